@@ -1,0 +1,52 @@
+/* What may be tuned: one row each, and one environment variable each. */
+#ifndef CMO_TUNABLE_H
+#define CMO_TUNABLE_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* X(field, environment variable, default, least, greatest, what it is) */
+#define CMO_TUNABLES(X)                                                                                        \
+    X(spin_us, "COMMOPS_SPIN_US", -1, -1, 1000000,                                                             \
+      "microseconds that a wait spins before it sleeps; -1: 50 where every local rank has a core, else 0")     \
+    X(slot_bytes, "COMMOPS_SLOT_BYTES", 256 << 10, 64, 1 << 30,                                                \
+      "bytes of one staging slot of a rank in a communicator's shared memory")                                 \
+    X(slots, "COMMOPS_SLOTS", 4, 3, 64, "staging slots of a rank in a communicator's shared memory")           \
+    X(pipe_bytes, "COMMOPS_PIPE_BYTES", 256 << 10, 4096, 1 << 30,                                              \
+      "bytes of the shared-memory pipe between two ranks of a host")                                           \
+    X(eager_bytes, "COMMOPS_EAGER_BYTES", 16 << 10, 0, 1 << 30,                                                \
+      "messages up to this size are sent before their receive is known")                                       \
+    X(eager_window, "COMMOPS_EAGER_WINDOW", 1 << 20, 0, 1 << 30,                                               \
+      "bytes of such messages that one peer may have waiting at another")                                      \
+    X(frame_bytes, "COMMOPS_FRAME_BYTES", 1 << 20, 64, 1 << 30, "most bytes of a message in one frame")        \
+    X(segment_bytes, "COMMOPS_SEGMENT_BYTES", 64 << 10, 16, 1 << 30,                                           \
+      "bytes that a ring or tree reduces and forwards at a time")                                              \
+    X(doubling_bytes, "COMMOPS_DOUBLING_BYTES", 32 << 10, 0, 1 << 30,                                          \
+      "allreduce between hosts uses recursive doubling up to this size and a ring above it")                   \
+    X(socket_bytes, "COMMOPS_SOCKET_BYTES", 0, 0, 1 << 30,                                                     \
+      "send and receive buffer of a socket; 0 leaves them to the kernel")                                      \
+    X(user_timeout_ms, "COMMOPS_USER_TIMEOUT_MS", 20000, 0, 1 << 30,                                           \
+      "milliseconds after which unacknowledged data breaks a connection (TCP_USER_TIMEOUT)")                   \
+    X(handshake_ms, "COMMOPS_HANDSHAKE_MS", 10000, 1, 1 << 30,                                                 \
+      "milliseconds that a connection may take to authenticate")
+
+typedef struct cmo_tunables {
+#define CMO_X(field, env, def, least, greatest, doc) int64_t field;
+    CMO_TUNABLES(CMO_X)
+#undef CMO_X
+} cmo_tunables;
+
+typedef struct cmo_tunable_row {
+    const char *name, *env, *doc;
+    int64_t def, least, greatest;
+} cmo_tunable_row;
+
+extern const cmo_tunable_row cmo_tunable_rows[]; /* in the order of the struct's fields */
+extern const int cmo_ntunables;
+
+/* The defaults, overridden by the environment. A value that is no number, or out of bounds, is an error that names it. */
+cmo_err cmo_tunables_read(cmo_tunables *out);
+
+#endif

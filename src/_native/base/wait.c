@@ -1,0 +1,69 @@
+#define _GNU_SOURCE
+#include "base/wait.h"
+
+#include "base/clock.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* A signal that comes between the last look at `interrupted` and epoll_wait does not end the sleep; the slice bounds
+ * how long it can go unnoticed. */
+static const int64_t slice = CMO_SECOND / 10;
+
+enum { POLLS_PER_LOOK = 64 }; /* spins between looks at the clock, which costs more than a poll */
+
+static cmo_err wait_spin(cmo_waiter *w, cmo_err (*poll)(void *), void *ctx, int64_t deadline, int64_t until)
+{
+    for (unsigned n = 1;; n++) {
+        cmo_err err = poll(ctx);
+        if (err != CMO_AGAIN) return err;
+        if (w->crowded) {
+            sched_yield();
+        } else {
+            cmo_relax();
+            if (n % POLLS_PER_LOOK) continue;
+        }
+        int64_t now = cmo_now();
+        if (now >= deadline || now >= until) return CMO_AGAIN;
+    }
+}
+
+cmo_err cmo_wait(cmo_waiter *w, cmo_err (*poll)(void *), void (*slept)(void *), void *ctx, int64_t deadline)
+{
+    for (;;) {
+        cmo_err err = wait_spin(w, poll, ctx, deadline, cmo_now() + w->spin);
+        if (err != CMO_AGAIN) return err;
+        atomic_store_explicit(w->asleep, 1, memory_order_relaxed);
+        atomic_thread_fence(memory_order_seq_cst); /* the sleeper's half of the pairing described in wait.h */
+        err = poll(ctx);
+        if (err == CMO_AGAIN) {
+            int64_t left = deadline - cmo_now();
+            if (left <= 0) err = cmo_fail(CMO_ETIMEOUT, "the deadline passed");
+            else {
+                struct epoll_event events[8];
+                int ms = (int)((left < slice ? left : slice) / 1000000) + 1;
+                int n = epoll_wait(w->epoll, events, 8, ms);
+                atomic_store_explicit(w->asleep, 0, memory_order_relaxed);
+                if (n > 0 && slept) slept(ctx);
+                if (w->interrupted && w->interrupted(w->interrupt_ctx)) err = cmo_fail(CMO_EINTERRUPT, "interrupted");
+            }
+        }
+        atomic_store_explicit(w->asleep, 0, memory_order_relaxed);
+        if (err != CMO_AGAIN) return err;
+    }
+}
+
+void cmo_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t deadline)
+{
+    int64_t left = deadline == CMO_NEVER ? slice : deadline - cmo_now();
+    if (left <= 0) return;
+    if (left > slice) left = slice;
+    struct timespec t = {.tv_sec = left / CMO_SECOND, .tv_nsec = left % CMO_SECOND};
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, &t, NULL, 0);
+}
+
+void cmo_futex_wake(_Atomic uint32_t *word) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0); }
