@@ -1,0 +1,191 @@
+/* Byte streams between the ranks of one host: a ring of bytes in the sender's window for each pair that talks.
+ *
+ * Invariant of a pipe: head and tail count bytes ever written and read, tail ≤ head ≤ tail + size. Only the sender
+ * stores head (release, after the bytes), only the receiver stores tail (release, after having copied them out); each
+ * reads the other's with acquire. So bytes in [tail, head) are the receiver's to read and the rest the sender's to
+ * write. Each keeps the other's counter as it last saw it and looks again only when that does not suffice, since a look costs a cache line's journey. */
+#include "transport/transport.h"
+#include "transport/window.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct shm_pipe {
+    _Alignas(CMO_LINE) _Atomic uint64_t head;
+    uint64_t size; /* of data, in bytes; written before the pipe is published */
+    _Alignas(CMO_LINE) _Atomic uint64_t tail;
+    _Alignas(CMO_LINE) char data[];
+} shm_pipe;
+
+typedef struct shm_link {
+    cmo_link link; /* first: a cmo_link * is a shm_link * */
+    int neighbour;
+    shm_pipe *out, *in;
+    uint64_t out_offset, out_size, in_size;
+    uint64_t written, read;         /* our own counters */
+    uint64_t seen_tail, seen_head;  /* the peer's, as last seen */
+} shm_link;
+
+typedef struct shm_net {
+    cmo_net net;
+    cmo_window *own;
+    const cmo_neighbour *neighbours;
+    const int *world;
+    int nlocal, self;
+    size_t pipe_bytes;
+    shm_link *links; /* [nlocal] */
+} shm_net;
+
+static shm_net *net_of(shm_link *l) { return (shm_net *)l->link.net; }
+
+static cmo_err shm_open(cmo_net *net, int peer, cmo_link **out)
+{
+    shm_net *n = (shm_net *)net;
+    int i = 0;
+    while (i < n->nlocal && n->world[i] != peer) i++;
+    if (i == n->nlocal) return cmo_fail(CMO_EINVAL, "rank %d is not on this host", peer);
+    shm_link *l = &n->links[i];
+    if (!l->out) {
+        CMO_TRY(cmo_window_alloc(n->own, sizeof(shm_pipe) + n->pipe_bytes, &l->out_offset));
+        l->out = (shm_pipe *)((char *)cmo_window_base(n->own) + l->out_offset);
+        l->out->size = l->out_size = n->pipe_bytes;
+        l->link.up = true;
+        /* Release: whoever sees the offset sees the size. */
+        atomic_store_explicit(&cmo_window_base(n->own)->pipe[i], l->out_offset, memory_order_release);
+    }
+    *out = &l->link;
+    return CMO_OK;
+}
+
+/* Take up the pipe that neighbour i has made for us, if it has. Offset and size are a peer's, hence checked. */
+static cmo_err shm_attach(shm_net *n, int i)
+{
+    shm_link *l = &n->links[i];
+    const cmo_neighbour *other = &n->neighbours[i];
+    uint64_t offset = atomic_load_explicit(&other->head->pipe[n->self], memory_order_acquire);
+    if (!offset) return CMO_OK;
+    shm_pipe *pipe = cmo_window_at(other, offset, sizeof(shm_pipe));
+    if (!pipe || !pipe->size || !cmo_window_at(other, offset, sizeof(shm_pipe) + pipe->size))
+        return cmo_fail(CMO_EPROTO, "rank %d offers a pipe outside its window", n->world[i]);
+    l->in_size = pipe->size;
+    l->in = pipe;
+    l->link.readable = true;
+    if (n->net.on_link) n->net.on_link(n->net.ctx, &l->link);
+    return CMO_OK;
+}
+
+static cmo_err shm_poll(cmo_net *net)
+{
+    shm_net *n = (shm_net *)net;
+    for (int i = 0; i < n->nlocal; i++)
+        if (!n->links[i].in) CMO_TRY(shm_attach(n, i));
+    return CMO_OK;
+}
+
+static cmo_err shm_write(cmo_link *link, const struct iovec *iov, int niov, size_t *moved)
+{
+    shm_link *l = (shm_link *)link;
+    uint64_t start = l->written;
+    for (int i = 0; i < niov; i++) {
+        size_t done = 0;
+        while (done < iov[i].iov_len) {
+            uint64_t space = l->out_size - (l->written - l->seen_tail);
+            if (!space) {
+                l->seen_tail = atomic_load_explicit(&l->out->tail, memory_order_acquire);
+                if (l->seen_tail > l->written || l->written - l->seen_tail > l->out_size)
+                    return cmo_fail(CMO_EPROTO, "rank %d has read more than was sent", link->peer);
+                space = l->out_size - (l->written - l->seen_tail);
+                if (!space) goto full;
+            }
+            size_t at = (size_t)(l->written % l->out_size), part = iov[i].iov_len - done;
+            if (part > space) part = (size_t)space;
+            if (part > l->out_size - at) part = (size_t)(l->out_size - at);
+            memcpy(l->out->data + at, (char *)iov[i].iov_base + done, part);
+            done += part;
+            l->written += part;
+        }
+    }
+full:
+    *moved = (size_t)(l->written - start);
+    if (*moved) {
+        atomic_store_explicit(&l->out->head, l->written, memory_order_release);
+        cmo_ring(&net_of(l)->neighbours[l->neighbour]);
+    }
+    return CMO_OK;
+}
+
+static cmo_err shm_read(cmo_link *link, const struct iovec *iov, int niov, size_t *moved)
+{
+    shm_link *l = (shm_link *)link;
+    *moved = 0;
+    if (!l->in) return CMO_OK;
+    uint64_t start = l->read;
+    for (int i = 0; i < niov; i++) {
+        size_t done = 0;
+        while (done < iov[i].iov_len) {
+            if (l->seen_head == l->read) {
+                l->seen_head = atomic_load_explicit(&l->in->head, memory_order_acquire);
+                if (l->seen_head < l->read || l->seen_head - l->read > l->in_size)
+                    return cmo_fail(CMO_EPROTO, "rank %d has sent more than its pipe holds", link->peer);
+                if (l->seen_head == l->read) goto empty;
+            }
+            size_t at = (size_t)(l->read % l->in_size), part = iov[i].iov_len - done;
+            if (part > l->seen_head - l->read) part = (size_t)(l->seen_head - l->read);
+            if (part > l->in_size - at) part = (size_t)(l->in_size - at);
+            memcpy((char *)iov[i].iov_base + done, l->in->data + at, part);
+            done += part;
+            l->read += part;
+        }
+    }
+empty:
+    *moved = (size_t)(l->read - start);
+    if (*moved) {
+        atomic_store_explicit(&l->in->tail, l->read, memory_order_release);
+        cmo_ring(&net_of(l)->neighbours[l->neighbour]); /* it may be waiting for room */
+    }
+    return CMO_OK;
+}
+
+static void shm_drop(cmo_link *link)
+{
+    link->readable = false;
+    link->up = false;
+}
+
+static void shm_close(cmo_net *net)
+{
+    shm_net *n = (shm_net *)net;
+    for (int i = 0; i < n->nlocal; i++)
+        if (n->links[i].out) {
+            atomic_store_explicit(&cmo_window_base(n->own)->pipe[i], 0, memory_order_relaxed);
+        } /* the pipe itself goes with the window: its reader may not be done */
+    free(n->links);
+    free(n);
+}
+
+static const cmo_net_ops shm_ops = {
+    .name = "shm",
+    .open = shm_open,
+    .poll = shm_poll,
+    .write = shm_write,
+    .read = shm_read,
+    .drop = shm_drop,
+    .close = shm_close,
+};
+
+cmo_err cmo_shm_net(cmo_net **out, cmo_window *own, const cmo_neighbour *neighbours, const int *world, int nlocal,
+                    int self, size_t pipe_bytes)
+{
+    shm_net *n = calloc(1, sizeof *n);
+    shm_link *links = calloc((size_t)nlocal, sizeof *links);
+    if (!n || !links) {
+        free(n);
+        free(links);
+        return cmo_fail(CMO_ENOMEM, "links to %d local ranks", nlocal);
+    }
+    *n = (shm_net){.net = {.ops = &shm_ops, .fd = -1}, .own = own, .neighbours = neighbours, .world = world,
+                   .nlocal = nlocal, .self = self, .pipe_bytes = pipe_bytes, .links = links};
+    for (int i = 0; i < nlocal; i++) links[i] = (shm_link){.link = {.net = &n->net, .peer = world[i]}, .neighbour = i};
+    *out = &n->net;
+    return CMO_OK;
+}

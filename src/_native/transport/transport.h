@@ -1,0 +1,68 @@
+/* What a transport must provide: ordered, reliable byte streams between processes, that never block.
+ *
+ * A net is one transport as one rank uses it; a link is its stream to and from one peer. Whoever owns the net (the
+ * engine of a rank) is one thread at a time, and every function here is called by that thread only.
+ *
+ * A transport is a file that fills in cmo_net_ops, and a row in the conformance tests (tests/native/test_transport.c). */
+#ifndef CMO_TRANSPORT_H
+#define CMO_TRANSPORT_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/uio.h>
+
+typedef struct cmo_net cmo_net;
+typedef struct cmo_link cmo_link;
+
+typedef struct cmo_net_ops {
+    const char *name;
+
+    /* Start a link to world rank `peer`, or return the one that there is. It may be written from the time its `up` is
+     * true. Never waits. The link is the net's; it lives until drop or close. */
+    cmo_err (*open)(cmo_net *, int peer, cmo_link **link);
+
+    /* Do what can be done for links that are not up, announce links that peers have opened (cmo_net.on_link), and refresh `readable`. An error is one
+     * of the net as a whole; that of a link is found by reading it. */
+    cmo_err (*poll)(cmo_net *);
+
+    /* Move bytes now; *moved says how many, 0 where the stream is full or empty. iov is borrowed and left unchanged. CMO_EPEERLOST
+     * when the stream has ended, and nothing that the peer sent before is left to be read. */
+    cmo_err (*write)(cmo_link *, const struct iovec *iov, int n, size_t *moved);
+    cmo_err (*read)(cmo_link *, const struct iovec *iov, int n, size_t *moved);
+
+    /* Say whether to end a sleep when the link can be written again. NULL where readers wake writers by themselves. */
+    void (*want_write)(cmo_link *, bool);
+
+    /* Give up a link: whatever is in flight is lost. Safe after any failure. */
+    void (*drop)(cmo_link *);
+
+    /* Free the net and all its links. */
+    void (*close)(cmo_net *);
+} cmo_net_ops;
+
+struct cmo_net {
+    const cmo_net_ops *ops;
+    int fd;                                 /* becomes readable when poll or read may have something to do; -1: none */
+    void (*on_link)(void *ctx, cmo_link *); /* a peer has opened a link; set by the owner before the first poll */
+    void *ctx;
+};
+
+struct cmo_link {
+    cmo_net *net;
+    int peer;      /* world rank at the other end, proven by the handshake */
+    bool up;       /* may be written */
+    bool readable; /* a read may find something; a hint that may be true too often, never false too long */
+};
+
+/* shm: pipes in the windows of the ranks of one host; a rank's link to itself too. neighbours: [nlocal], borrowed;
+ * world[i] is the world rank of neighbour i; `self` is our own place among them. */
+struct cmo_window;
+struct cmo_neighbour;
+cmo_err cmo_shm_net(cmo_net **out, struct cmo_window *own, const struct cmo_neighbour *neighbours, const int *world, int nlocal,
+                    int self, size_t pipe_bytes);
+
+/* tcp: see transport/tcp.h. sim: see transport/sim.h. */
+
+#endif

@@ -1,0 +1,57 @@
+/* The bytes between ranks: frames. Layout and parsing only; pure functions, no state, fuzzed.
+ *
+ * A link carries frames, each a header of 64 bytes, little-endian:
+ *
+ *      0      1      2      3      4             8                    16                   24
+ *     +------+------+------+------+-------------+--------------------+--------------------+--------------------+
+ *     | kind | space| dtype| ndim |    comm     |        seq         |        tag         |       length       |
+ *     +------+------+------+------+-------------+--------------------+--------------------+--------------------+
+ *     |            id             |            aux            |       fingerprint         | generation | extra |
+ *     +---------------------------+---------------------------+---------------------------+------------+-------+
+ *     32                          40                          48                          56           60      64
+ *
+ * then `ndim` shape entries of 8 bytes, then the payload.
+ *
+ *     kind     | ndim, length                | id                  | aux                | payload
+ *     EAGER    | the message's shape, bytes  | 0                   | 0                  | the whole message
+ *     RTS      | the message's shape, bytes  | sender's transfer   | 0                  | none: it waits for CTS
+ *     CTS      | 0, 0                        | sender's transfer   | receiver's transfer| none
+ *     DATA     | 0, bytes in this frame      | receiver's transfer | offset in message  | a piece of the message
+ *     CREDIT   | 0, 0                        | 0                   | bytes returned     | none
+ *     FAIL     | 0, bytes of text            | error code          | origin's world rank| why `comm` has failed
+ *     BYE      | 0, 0                        | 0                   | 0                  | none: the sender has closed `comm`
+ *
+ * `space` says how a message is matched: in COLLECTIVE by (comm, source, seq, tag = phase and step of the algorithm), in POINT by (comm,
+ * source, tag = the user's). `extra` is the caller's: for POINT, whether the message is a pickled object. */
+#ifndef CMO_WIRE_H
+#define CMO_WIRE_H
+
+#include "base/error.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { CMO_HEADER_BYTES = 64, CMO_MAX_DIMS = 64, CMO_MAX_FAIL_BYTES = 4096 };
+
+typedef enum { CMO_EAGER = 1, CMO_RTS, CMO_CTS, CMO_DATA, CMO_CREDIT, CMO_FAIL, CMO_BYE, CMO_NFRAMES } cmo_frame_kind;
+typedef enum { CMO_POINT, CMO_COLLECTIVE, CMO_NSPACES } cmo_space;
+
+typedef struct cmo_header {
+    uint8_t kind, space, dtype, ndim;
+    uint32_t comm;
+    uint64_t seq;
+    int64_t tag;
+    uint64_t length, id, aux, fingerprint;
+    uint32_t generation, extra;
+} cmo_header;
+
+void cmo_header_write(uint8_t out[CMO_HEADER_BYTES], const cmo_header *h);
+
+/* Parse and check what can be checked without knowing the receiver's state. CMO_EPROTO otherwise, with the reason. */
+cmo_err cmo_header_parse(cmo_header *out, const uint8_t in[CMO_HEADER_BYTES]);
+
+void cmo_shape_write(uint8_t *out, const uint64_t *shape, int ndim);
+/* CMO_EPROTO where shape × itemsize is not `length` or overflows. */
+cmo_err cmo_shape_parse(uint64_t *out, const uint8_t *in, int ndim, uint64_t itemsize, uint64_t length);
+
+#endif
