@@ -1,0 +1,101 @@
+#include "coll/coll.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+const cmo_algorithm *cmo_choose(const cmo_op *op)
+{
+    for (int i = 0; i < cmo_nalgorithms; i++) {
+        const cmo_algorithm *a = &cmo_algorithms[i];
+        if (a->kind == op->call.kind && (!a->fits || a->fits(op))) return a;
+    }
+    return NULL;
+}
+
+/* Murmur3's finaliser: every bit of the result depends on every bit of both. */
+static uint64_t mix(uint64_t a, uint64_t b)
+{
+    uint64_t h = a * UINT64_C(0x9e3779b97f4a7c15) + b;
+    h ^= h >> 33;
+    h *= UINT64_C(0xff51afd7ed558ccd);
+    h ^= h >> 33;
+    h *= UINT64_C(0xc4ceb9fe1a85ec53);
+    return h ^ h >> 33;
+}
+
+/* What must be alike on every rank. Not the size where only the root knows it (broadcast, scatter), nor where ranks
+ * differ in it by right (an exchange of counts). */
+static uint64_t call_fingerprint(const cmo_call *c, int size)
+{
+    bool learns = c->kind == CMO_BROADCAST || c->kind == CMO_SCATTER;
+    uint64_t h = mix((uint64_t)c->kind << 16 | (uint64_t)c->op << 8 | (learns ? 0 : (uint64_t)c->dtype), (uint64_t)c->root << 1 | c->exchange);
+    if (learns || c->exchange || c->kind == CMO_BARRIER) return h;
+    if (c->kind == CMO_ALLTOALL && c->counts) return mix(h, 1);
+    if (!c->counts) return mix(h, c->count << 1);
+    for (int i = 0; i < size; i++) h = mix(h, c->counts[i] << 1 | 1);
+    return h;
+}
+
+cmo_err cmo_coll_start(cmo_op *op, cmo_comm *comm, const cmo_call *call)
+{
+    op->call = *call;
+    op->comm = comm;
+    op->pc = 0;
+    op->child = NULL;
+    op->err = CMO_OK;
+    op->text[0] = 0;
+    op->state = NULL;
+    op->finish = NULL;
+    cmo_list_init(&op->xfers);
+    op->seq = ++comm->seq;
+    op->fingerprint = comm->chain = mix(comm->chain, call_fingerprint(call, comm->size));
+    comm->history[op->seq % CMO_HISTORY] = op->fingerprint;
+    op->algorithm = cmo_choose(op);
+    if (!op->algorithm) return cmo_fail(CMO_EINVAL, "no algorithm for %s", cmo_kind_name(call->kind));
+    op->step = op->algorithm->step;
+    size_t bytes = op->algorithm->state_bytes;
+    if (bytes <= sizeof op->inline_state) {
+        op->state = op->inline_state;
+        memset(op->state, 0, bytes);
+    } else if (!(op->state = calloc(1, bytes))) {
+        return cmo_fail(CMO_ENOMEM, "the state of a %s", cmo_kind_name(call->kind));
+    }
+    op->finish = op->algorithm->finish;
+    return CMO_OK;
+}
+
+void cmo_coll_end(cmo_op *op)
+{
+    if (op->child) {
+        cmo_coll_end(op->child);
+        free(op->child);
+        op->child = NULL;
+    }
+    if (op->xfers.next)
+        CMO_EACH(n, &op->xfers) cmo_xfer_cancel(CMO_ENTRY(n, cmo_xfer, of_op));
+    if (op->finish) op->finish(op);
+    op->finish = NULL;
+    if (op->state && op->state != op->inline_state) free(op->state);
+    op->state = NULL;
+}
+
+cmo_err cmo_child_start(cmo_op *op, cmo_comm *comm, const cmo_call *call)
+{
+    cmo_op *child = calloc(1, sizeof *child);
+    if (!child) return cmo_fail(CMO_ENOMEM, "a call inside a call");
+    op->child = child;
+    child->deadline = op->deadline;
+    return cmo_coll_start(child, comm, call);
+}
+
+cmo_err cmo_child_step(cmo_op *op)
+{
+    cmo_op *child = op->child;
+    cmo_err err = child->step(child);
+    if (child->err) err = cmo_fail(child->err, "%s", child->text);
+    if (err == CMO_AGAIN) return err;
+    cmo_coll_end(child);
+    free(child);
+    op->child = NULL;
+    return err;
+}

@@ -1,0 +1,57 @@
+/* A communicator: a group of ranks, numbered from 0, with a context of its own for messages and shared memory. */
+#ifndef CMO_COMM_H
+#define CMO_COMM_H
+
+#include "comm/op.h"
+#include "comm/piece.h"
+
+typedef struct cmo_engine cmo_engine;
+typedef struct cmo_comm cmo_comm;
+
+enum { CMO_HISTORY = 64 }; /* fingerprints kept of past collectives, for messages that come late */
+
+struct cmo_comm {
+    cmo_engine *engine;
+    cmo_node node;              /* in the engine's list of communicators */
+    uint32_t id;
+    int rank, size;
+    int *world;                 /* [size] world rank of each member; owned */
+    int *host;                  /* [size] host of each member, 0 … nhosts-1 by first appearance; owned */
+    int nhosts;
+
+    int local, nlocal;          /* this rank's place among the members on its host, and how many they are */
+    int *locals;                /* [nlocal] their ranks, ascending; owned */
+    cmo_piece **piece;          /* [nlocal] each one's piece; NULL where nlocal is 1 or there is no shared memory; owned */
+    unsigned char **staging;    /* [nlocal] each one's staging slots; owned */
+    const cmo_neighbour **neighbour; /* [nlocal] each one's window and doorbell; owned */
+    uint64_t slot_bytes;
+    int slots;
+    uint64_t piece_offset, piece_bytes; /* of our own piece, in our own window */
+
+    uint64_t seq;               /* of the last collective started here */
+    uint64_t chain;             /* its fingerprint */
+    uint64_t history[CMO_HISTORY]; /* fingerprint of collective seq at [seq % CMO_HISTORY] */
+    uint64_t round;             /* staging rounds that past collectives have used */
+    uint64_t safe_seq;          /* every member is known to have finished this collective */
+    uint64_t safe_round;        /* every member is known to have consumed this many rounds */
+
+    /* Several hosts: the members on this host, and those with the same place as this rank on every host that has one. Both are
+     * communicators with ids of their own, used only by collectives of this one. NULL where they make no sense. */
+    cmo_comm *local_comm, *cross_comm;
+    int least_local;            /* members of the host that has fewest */
+
+    cmo_node queue;             /* collectives not yet ended; the first is the one that is stepped */
+    cmo_node posted;            /* receives that have not matched */
+    cmo_node early;             /* messages that have not matched, in order of arrival */
+
+    cmo_err failed;             /* CMO_OK, or why nothing works any more */
+    char failed_text[CMO_TEXT];
+    int *lost;                  /* [nlost] ranks that are gone; owned */
+    int nlost;
+    bool closed;
+    bool inner;                 /* a local_comm or cross_comm */
+};
+
+static inline bool cmo_comm_shares_memory(const cmo_comm *c) { return c->nhosts == 1 && c->piece; }
+
+#endif

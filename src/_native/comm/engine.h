@@ -1,0 +1,113 @@
+/* A rank's engine: its links, its communicators, the calls in progress, and who drives them.
+ *
+ * All state of an engine is touched by one thread at a time, the driver. A thread that makes a blocking call becomes
+ * the driver if there is none, and steps every call in progress, its own among them, until its own has ended; if there
+ * is a driver it hands its call over and sleeps until it is told that the call has ended, or that it is to drive now.
+ * The progress thread drives the calls that nobody waits for. In simulation there are no threads: the scheduler calls
+ * cmo_engine_poll. */
+#ifndef CMO_ENGINE_H
+#define CMO_ENGINE_H
+
+#include "base/tunable.h"
+#include "comm/comm.h"
+#include "transport/transport.h"
+
+typedef struct cmo_world {
+    int rank, size;
+    uint32_t generation;
+    const int *host;             /* [size] host of each rank, any numbers; borrowed */
+    cmo_window *window;          /* our own; taken on success */
+    const cmo_neighbour *neighbours; /* [nlocal] the ranks with our host number, in rank order, ourselves included; copied, descriptors taken on success */
+    int nlocal;
+    bool share;                  /* collectives may use the windows; else every rank counts as a host of its own */
+    cmo_net *remote;             /* to the other ranks; taken on success; NULL where there are none */
+    cmo_tunables tunables;
+    int64_t (*now)(void *);      /* the clock; NULL: cmo_now. Simulation has its own */
+    void *now_ctx;
+    bool threadless;             /* no progress thread, no epoll: simulation */
+    bool (*interrupted)(void *); /* see base/wait.h */
+    void *interrupt_ctx;
+} cmo_world;
+
+cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *world);
+
+/* Ends the progress thread, closes every communicator and link. Not to be called while another thread is in a call. */
+void cmo_engine_destroy(cmo_engine *e);
+
+cmo_comm *cmo_engine_world(cmo_engine *e); /* the communicator of all ranks; the engine's */
+const cmo_tunables *cmo_engine_tunables(const cmo_engine *e);
+
+/* Do, without waiting, what can be done now: move bytes, step every call that can be stepped. For the simulator. True
+ * if anything moved. */
+bool cmo_engine_poll(cmo_engine *e);
+
+/* ------------------------------------------------------------------ calls in progress */
+
+enum { CMO_OP_RUNNING, CMO_OP_DRIVE, CMO_OP_ENDED };
+
+/* Make the call and wait for its end. The op is the caller's, zeroed or used before; it may be on the stack. On failure the reason is
+ * recorded (cmo_reason). timeout in seconds, negative: for ever. */
+cmo_err cmo_call_blocking(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout);
+
+/* Make the call and return at once. The op stays in use until it has ended (signal == CMO_OP_ENDED). op->on_done may have been set. */
+cmo_err cmo_call_start(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout);
+
+/* Wait for an op made by a _start function. CMO_ETIMEOUT after `seconds` leaves the op as it is; otherwise op->err, reason recorded. */
+cmo_err cmo_op_wait(cmo_op *op, double seconds);
+
+/* Point to point. The op's only transfer is in its state. tag ≥ 0; CMO_ANY for source and tag in receives and probes. */
+typedef struct cmo_message {
+    int peer;                /* destination, source, or CMO_ANY */
+    int64_t tag;
+    cmo_dtype dtype;
+    uint32_t extra;
+    int ndim;
+    const uint64_t *shape;   /* send: [ndim], borrowed */
+    const void *buffer;      /* send: borrowed */
+    uint64_t bytes;
+    cmo_allocate allocate;   /* receive: asked for the buffer; its refusal leaves the message where it is */
+    void *allocate_ctx;
+} cmo_message;
+
+typedef struct cmo_status { /* of a received or probed message */
+    int source;
+    int64_t tag;
+    uint64_t bytes;
+    cmo_dtype dtype;
+    uint32_t extra;
+    int ndim;
+    uint64_t shape[CMO_MAX_DIMS];
+} cmo_status;
+
+cmo_err cmo_send_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout);
+cmo_err cmo_recv_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status);
+/* Ends when a message that fits is there; it stays there. */
+cmo_err cmo_probe_start(cmo_op *op, cmo_comm *comm, int source, int64_t tag, double timeout, cmo_status *status);
+/* Look without waiting. CMO_AGAIN: no such message. */
+cmo_err cmo_probe_now(cmo_comm *comm, int source, int64_t tag, cmo_status *status);
+
+/* ------------------------------------------------------------------ communicators */
+
+/* What each member contributes to making a child communicator, exchanged by an allgather that the caller makes. */
+typedef struct cmo_member {
+    int64_t color, key;      /* color < 0: this rank will not be a member of any child */
+    uint64_t next_id;        /* the least communicator id that is free here */
+    uint64_t piece_offset;   /* of the piece reserved for the child in this rank's window; 0: none */
+    int64_t error;           /* cmo_err of the reservation */
+} cmo_member;
+
+/* Reserve what a child needs here and fill in `own`. */
+cmo_err cmo_comm_offer(cmo_comm *parent, int64_t color, int64_t key, cmo_member *own);
+/* Build the child from all members' contributions ([parent->size], in rank order). *out is NULL for a color < 0. Frees the reservation on failure. */
+cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **out);
+/* No more calls from this rank. Peers that still wait for it are told. The struct is freed by the engine. */
+void cmo_comm_close(cmo_comm *comm);
+
+/* Break the communicator: every call of every member in it fails with this error. Any thread of the driver role only. */
+void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text);
+
+/* Memory that every member on this host can address. */
+cmo_err cmo_shared_alloc(cmo_engine *e, size_t bytes, void **address, uint64_t *offset);
+void cmo_shared_free(cmo_engine *e, uint64_t offset, size_t bytes);
+
+#endif

@@ -1,0 +1,49 @@
+/* A call in progress.
+ *
+ * An algorithm is a resumable step: a function that does what it can without waiting and returns CMO_AGAIN, to be
+ * called again, or CMO_OK when this rank's part is done, or an error. Who calls it does not matter: a blocking call's thread, the progress thread,
+ * the simulator. `pc` is where it goes on (coll/coll.h has the notation); whatever it must remember is in `state`. */
+#ifndef CMO_OP_H
+#define CMO_OP_H
+
+#include "base/list.h"
+#include "comm/message.h"
+
+#include <stdatomic.h>
+
+struct cmo_comm;
+struct cmo_algorithm;
+typedef struct cmo_op cmo_op;
+
+enum { CMO_OP_INLINE_STATE = 512 };
+
+struct cmo_op {
+    cmo_call call;
+    struct cmo_comm *comm;
+    cmo_err (*step)(cmo_op *);
+    void (*finish)(cmo_op *);   /* frees what the state owns, once, however the op ended; may be NULL */
+    const struct cmo_algorithm *algorithm;
+    uint64_t seq;               /* number of this collective in its communicator, from 1 */
+    uint64_t fingerprint;       /* of this call and all before it in the communicator */
+    int pc;
+    void *state;                /* zeroed at the start; inline_state or heap */
+    cmo_op *child;              /* a collective that this one makes, in this or another communicator */
+    cmo_node xfers;             /* transfers posted and not done */
+    cmo_err err;                /* set by a transfer that failed; ends the op */
+    char text[CMO_TEXT];        /* why */
+
+    /* The engine's. */
+    cmo_node node;              /* in the queue of its communicator, or of the engine's other operations */
+    int64_t deadline;
+    double timeout;             /* seconds, for the message */
+    _Atomic uint32_t signal;    /* CMO_OP_RUNNING, then CMO_OP_DONE; see comm/engine.h */
+    bool point;                 /* point to point: in the engine's list, not in a communicator's queue */
+    void (*on_done)(void *);    /* called once by whoever ends it, after signal; NULL: none */
+    void *on_done_ctx;
+    _Alignas(16) unsigned char inline_state[CMO_OP_INLINE_STATE];
+};
+
+/* Set the first error and its explanation; for transfers and matching. */
+void cmo_op_fail(cmo_op *op, cmo_err err, const char *text);
+
+#endif

@@ -1,0 +1,61 @@
+/* What the members of a communicator that share a host share: a piece of each one's window.
+ *
+ * Every word has one writer, the owner of the piece, except `abort`. A member tells the others three things:
+ *
+ * - Announcements: post[seq % CMO_POSTS] carries the fingerprint of collective `seq`, and up to 48 bytes of payload.
+ *   `seq` is stored last (release), so whoever sees it (acquire) sees the rest. A slot may be used again when every
+ *   member has finished the collective that it announced: all `finished` ≥ seq - CMO_POSTS.
+ * - Rounds of staging: payload too large for an announcement goes through staging slots, one round each. Rounds are
+ *   numbered through the life of the communicator, alike on every member; round k uses slot k % slots. `staged` and
+ *   `reduced` count the rounds that the owner has copied in and, where an algorithm has that second phase, reduced;
+ *   `consumed` counts the rounds of which it will read no more. A slot may be written for round k when every member
+ *   has consumed > k - slots rounds. Every member raises all three past every round of every collective, whether or
+ *   not it had a part in it.
+ * - `finished`: the last collective in which the owner reads nothing more of the others' announcements. */
+#ifndef CMO_PIECE_H
+#define CMO_PIECE_H
+
+#include "transport/window.h"
+
+enum { CMO_POSTS = 8, CMO_POST_BYTES = 48, CMO_RECORD_DIMS = 64 };
+
+typedef struct cmo_post {
+    _Alignas(CMO_LINE) _Atomic uint64_t seq;
+    uint64_t fingerprint;
+    unsigned char payload[CMO_POST_BYTES];
+} cmo_post;
+
+/* What the owner called, for those who must learn it (broadcast, scatter) and for error messages. Valid as post[] is; the first cache line is enough
+ * for arrays of up to 3 dimensions. */
+typedef struct cmo_record {
+    _Alignas(CMO_LINE) uint64_t seq;
+    uint64_t count;
+    int32_t root;
+    uint8_t kind, op, dtype, ndim;
+    uint32_t flags;  /* CMO_RECORD_… */
+    uint32_t unused;
+    uint64_t shape[CMO_RECORD_DIMS];
+} cmo_record;
+
+enum { CMO_RECORD_COUNTS = 1 }; /* scatter: the blocks differ; the counts are the first thing staged */
+
+typedef struct cmo_piece {
+    cmo_post post[CMO_POSTS];
+    _Alignas(CMO_LINE) _Atomic uint64_t staged;
+    _Alignas(CMO_LINE) _Atomic uint64_t reduced;
+    _Alignas(CMO_LINE) _Atomic uint64_t consumed;
+    _Alignas(CMO_LINE) _Atomic uint64_t finished;
+    _Atomic uint64_t closed;                      /* 1: the owner will call nothing more */
+    _Alignas(CMO_LINE) _Atomic uint64_t abort;    /* written by anyone: 0, or 1 + world rank of who broke the communicator */
+    cmo_record record[CMO_POSTS];
+    _Alignas(CMO_LINE) _Atomic uint32_t left[];   /* [members] 1: that member will never touch this piece again */
+} cmo_piece;
+
+/* Bytes of a piece in front of its staging slots. */
+static inline size_t cmo_piece_head_bytes(int members)
+{
+    size_t bytes = sizeof(cmo_piece) + (size_t)members * sizeof(uint32_t);
+    return (bytes + CMO_PAGE - 1) / CMO_PAGE * CMO_PAGE;
+}
+
+#endif
