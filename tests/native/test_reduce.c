@@ -155,10 +155,9 @@ static unsigned char *allocate(size_t bytes)
 }
 
 /* One call, dst being source number `alias` or, at -1, apart. Each array starts `skew` bytes further from alignment than the last. */
-static void run(const struct arrays *arrays, const char *isa, cmo_dtype dtype, cmo_redop op, int nsrc, size_t count, int alias,
+static void run(const struct arrays *arrays, const char *isa, cmo_kernel kernel, cmo_dtype dtype, cmo_redop op, int nsrc, size_t count, int alias,
                 size_t skew, uint64_t divisor, int first)
 {
-    const cmo_kernel kernel = cmo_kernel_for_isa(isa, dtype, op);
     const size_t bytes = count * cmo_dtype_size(dtype);
     const size_t room = bytes + 3 * MARGIN + MAX_NSRC * skew;
     unsigned char *memory = arrays->memory;
@@ -213,14 +212,16 @@ static void check_pair(const struct arrays *arrays, cmo_dtype dtype, cmo_redop o
             const int with_large = nsrc == 1 || nsrc == 2 || nsrc == 4 || nsrc == 5 || nsrc == 9;
             expect(arrays, dtype, op, nsrc, with_large ? LARGE : SMALL, divisors[d]);
             for (int isa = 0; isa < NISAS; isa++) {
-                if (cmo_isa_find(isas[isa]) == NULL)
-                    continue;
+                const cmo_kernel kernel = cmo_kernel_for_isa(isas[isa], dtype, op);
+                if (kernel == NULL)
+                    continue; /* that exactly the meaningful pairs have kernels is checked before */
                 for (size_t count = 0; count <= SMALL; count++)
                     for (int alias = -1; alias < nsrc; alias++)
-                        run(arrays, isas[isa], dtype, op, nsrc, count, alias, (count + (size_t)nsrc) % 4, divisors[d], isa == 0);
+                        run(arrays, isas[isa], kernel, dtype, op, nsrc, count, alias, (count + (size_t)nsrc) % 4, divisors[d],
+                            isa == 0);
                 for (size_t c = 0; with_large && c < sizeof large / sizeof large[0]; c++)
                     for (int alias = -1; alias < nsrc; alias += (nsrc + 1) / 2)
-                        run(arrays, isas[isa], dtype, op, nsrc, large[c], alias, c % 2, divisors[d], isa == 0);
+                        run(arrays, isas[isa], kernel, dtype, op, nsrc, large[c], alias, c % 2, divisors[d], isa == 0);
             }
         }
     }
@@ -237,9 +238,12 @@ static void test_every_dtype_and_op(void)
     arrays.memory = allocate((MAX_NSRC + 2) * (LARGE * MAX_SIZE + 4 * MARGIN));
     for (int dtype = 0; dtype < CMO_NDTYPES; dtype++)
         for (int op = 0; op < CMO_NOPS; op++) {
-            const int exists = cmo_kernel_for((cmo_dtype)dtype, (cmo_redop)op) != NULL;
-            CHECK(exists == has_meaning((cmo_dtype)dtype, (cmo_redop)op));
-            if (exists)
+            const int meaning = has_meaning((cmo_dtype)dtype, (cmo_redop)op);
+            CHECK((cmo_kernel_for((cmo_dtype)dtype, (cmo_redop)op) != NULL) == meaning);
+            for (int isa = 0; isa < NISAS; isa++)
+                if (cmo_isa_find(isas[isa]) != NULL)
+                    CHECK((cmo_kernel_for_isa(isas[isa], (cmo_dtype)dtype, (cmo_redop)op) != NULL) == meaning);
+            if (meaning)
                 check_pair(&arrays, (cmo_dtype)dtype, (cmo_redop)op);
         }
     for (int k = 0; k < MAX_NSRC; k++)
