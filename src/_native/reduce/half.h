@@ -23,6 +23,13 @@ static inline float half_bits_float(uint32_t bits)
     return value;
 }
 
+/* By mask, not `?:`, of which the compiler makes a branch around the floating-point operations, and then no vectors. */
+static inline uint32_t half_select(int condition, uint32_t if_true, uint32_t if_false)
+{
+    const uint32_t mask = 0u - (uint32_t)condition;
+    return (if_true & mask) | (if_false & ~mask);
+}
+
 /* float16: 1 sign bit, 5 exponent bits (bias 15), 10 fraction bits. float32: 1, 8 (bias 127), 23. */
 enum {
     HALF_FRACTION_SHIFT = 23 - 10,
@@ -42,9 +49,9 @@ static inline float half_from_f16(uint16_t half)
     /* A subnormal is fraction · 2^-24. Read behind the exponent of 2^-14 it is 2^-14 too much, and the difference is exact. */
     const uint32_t smallest_normal = HALF_BIAS_SHIFT + (1u << 23);
     const uint32_t subnormal = half_float_bits(half_bits_float(shifted + smallest_normal) - half_bits_float(smallest_normal));
-    const uint32_t special = shifted | HALF_F32_INF | (magnitude > HALF_F16_INF ? HALF_F32_QUIET : 0u);
-    const uint32_t finite = magnitude < 0x400u ? subnormal : normal;
-    return half_bits_float(sign | (magnitude >= HALF_F16_INF ? special : finite));
+    const uint32_t special = shifted | HALF_F32_INF | half_select(magnitude > HALF_F16_INF, HALF_F32_QUIET, 0);
+    const uint32_t finite = half_select(magnitude < 0x400u, subnormal, normal);
+    return half_bits_float(sign | half_select(magnitude >= HALF_F16_INF, special, finite));
 }
 
 static inline uint16_t half_to_f16(float value)
@@ -59,10 +66,10 @@ static inline uint16_t half_to_f16(float value)
     /* Below 2^-14 the unit is 2^-24, which is the unit of float32 at 0.5: the addition itself does the rounding. */
     const uint32_t subnormal = half_float_bits(half_bits_float(magnitude) + 0.5f) - half_float_bits(0.5f);
     const uint32_t nan = HALF_F16_INF | HALF_F16_QUIET | ((magnitude >> HALF_FRACTION_SHIFT) & 0x3ffu);
-    const uint32_t finite = magnitude < HALF_BIAS_SHIFT + (1u << 23) ? subnormal : normal;
+    const uint32_t finite = half_select(magnitude < HALF_BIAS_SHIFT + (1u << 23), subnormal, normal);
     const uint32_t too_large = (127u + 16u) << 23; /* 2^16; what lies between 65520 and it has been rounded up already */
-    const uint32_t special = magnitude > HALF_F32_INF ? nan : HALF_F16_INF;
-    return (uint16_t)(sign | (magnitude >= too_large ? special : finite));
+    const uint32_t special = half_select(magnitude > HALF_F32_INF, nan, HALF_F16_INF);
+    return (uint16_t)(sign | half_select(magnitude >= too_large, special, finite));
 }
 
 /* bfloat16: the upper half of a float32. */
@@ -76,7 +83,7 @@ static inline uint16_t half_to_bf16(float value)
     const uint32_t bits = half_float_bits(value);
     const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const uint32_t nan = (bits >> 16) | 0x40u;
-    return (uint16_t)((bits & 0x7fffffffu) > HALF_F32_INF ? nan : rounded);
+    return (uint16_t)half_select((bits & 0x7fffffffu) > HALF_F32_INF, nan, rounded);
 }
 
 #endif
