@@ -10,8 +10,8 @@ __all__ = ["DEFAULT_TIMEOUT", "Deadline", "check_timeout"]
 DEFAULT_TIMEOUT = 60.0
 """Seconds that a call may take when nobody says otherwise."""
 
-# "For ever" still has to fit the arguments of select(), settimeout() and Condition.wait().
-_LONGEST = 365 * 86400.0
+# "For ever" still has to fit what settimeout() and select() take: 2³¹ milliseconds, which is 24.8 days.
+_LONGEST = 20 * 86400.0
 
 
 def check_timeout(timeout: float) -> float:
@@ -20,7 +20,7 @@ def check_timeout(timeout: float) -> float:
     Parameters
     ----------
     timeout : float
-        Seconds, zero or more; ``math.inf`` is taken as a year.
+        Seconds, zero or more; ``math.inf`` is taken as 20 days.
 
     Raises
     ------

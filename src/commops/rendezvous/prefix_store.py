@@ -15,7 +15,7 @@ class PrefixStore(Store):
 
     Prefixes nest as folders do: key ``b/x`` under prefix ``a`` is key ``x`` under prefix ``a/b``, and `count`
     under ``a`` counts it. Errors name the whole key, as it stands in the store beneath. Closing a
-    PrefixStore leaves the store beneath open, since others share it.
+    PrefixStore leaves the store beneath open, since others share it; a call that waits goes on waiting.
 
     Parameters
     ----------

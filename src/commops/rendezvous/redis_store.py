@@ -39,8 +39,8 @@ return stored
 class RedisStore(Store):
     """Keys are fields of the Redis hash `prefix`. Each job needs a prefix of its own.
 
-    A waiting call polls, after 1 ms at first and every 20 ms at last. Every other call is one Redis command or
-    script, which Redis runs one at a time; none is sent twice, so a lost answer is an error and never a
+    A waiting call polls, after 1 ms at first and every 20 ms at last. Every other call is one Redis command
+    or script, which Redis runs one at a time; none is sent twice, so a lost answer is an error and never a
     counter added to twice. The hash stays when the job ends; ``redis-cli DEL prefix`` removes it.
 
     Needs the ``redis`` package: ``pip install commops[redis]``.

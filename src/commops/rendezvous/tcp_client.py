@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Callable
 
 from commops.errors import AuthenticationError, RendezvousError
 from commops.rendezvous import tcp_handshake as handshake
@@ -72,17 +73,12 @@ class Connection:
         ProtocolError
             If what answers is no store.
         OSError
-            If the connection ends, or says nothing until the deadline, before the server's greeting.
+            If the connection ends unexplained, or says nothing until the deadline.
         """
         greeting = handshake.read_greeting(token, self._exactly(handshake.GREETING_SIZE, deadline))
         nonce = handshake.new_nonce()
-        try:
-            self._sock.sendall(handshake.respond(token, greeting, nonce))
-            last = self._exactly(handshake.GREETING_SIZE, deadline)
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise AuthenticationError(f"the store dropped the connection unexplained ({error})") from error
+        self._sock.sendall(handshake.respond(token, greeting, nonce))
+        last = self._exactly(handshake.GREETING_SIZE, deadline)
         handshake.read_verdict(token, greeting.nonce, nonce, last)
 
     def interrupt(self) -> None:
@@ -108,8 +104,21 @@ class Connection:
         return data
 
 
-def connect(endpoint: Endpoint, token: bytes | None, deadline: Deadline) -> Connection:
+def connect(
+    endpoint: Endpoint, token: bytes | None, deadline: Deadline, check: Callable[[], None] = lambda: None
+) -> Connection:
     """Return a proved connection to the store at `endpoint`, trying until the deadline: it may start later.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+        The store's address.
+    token : bytes or None
+        The job's secret.
+    deadline : Deadline
+        When to give up.
+    check : callable
+        Called before each attempt; an exception that it raises ends the attempts.
 
     Raises
     ------
@@ -120,6 +129,7 @@ def connect(endpoint: Endpoint, token: bytes | None, deadline: Deadline) -> Conn
     """
     cause: OSError | None = None
     for _ in deadline.polls(longest=0.1):
+        check()
         try:
             sock = endpoint.connect(deadline)
         except OSError as error:

@@ -29,6 +29,7 @@ STRANGER_GRACE = 1.0
 """Seconds after which an unproved connection gives way to one that waits in the queue."""
 
 _CHUNK = 256 << 10  # read or written at a time, so that a large value does not hold up the others
+_LONGEST_PAUSE = 3600.0
 _ACCEPT_PAUSE = 0.1  # seconds to wait before accepting again when the process has no descriptor left
 
 # What a connection is doing. It owes us bytes in STRANGER and IDLE, and must be silent in the other two.
@@ -56,9 +57,9 @@ class _Connection:
 class StoreServer:
     """Serves a table at an endpoint until closed.
 
-    Everything happens in one daemon thread around a selector. Of a peer that has not proved the token, 76 bytes
-    are read at most, and it is dropped after `HANDSHAKE_TIMEOUT`; whoever sends what is no frame, or speaks
-    out of turn, is dropped at once. A request that must wait costs nothing while it does.
+    Everything happens in one daemon thread around a selector. Of a peer that has not proved the token, 76
+    bytes are read at most, and it is dropped after `HANDSHAKE_TIMEOUT`; whoever sends what is no frame, or
+    speaks out of turn, is dropped at once. A request that must wait costs nothing while it does.
 
     Parameters
     ----------
@@ -155,7 +156,7 @@ class StoreServer:
                 self._receive(connection)
         except BlockingIOError:
             pass
-        except (OSError, ProtocolError):
+        except (OSError, ProtocolError, MemoryError):
             self._drop(connection)
 
     def _drop(self, connection: _Connection) -> None:
@@ -372,13 +373,16 @@ class StoreServer:
             else:
                 self._drop(connection)
 
-    def _pause(self) -> float | None:
-        """Return the seconds until something is due by the clock alone, None if nothing is."""
-        due = [self._timers[0][0]] if self._timers else []
+    def _pause(self) -> float:
+        """Return the seconds until something is due by the clock alone, as the selector can take them."""
+        now = time.monotonic()
+        due = [now + _LONGEST_PAUSE]  # a client may name a time-out that no system call accepts
+        if self._timers:
+            due.append(self._timers[0][0])
         if not self._accepting:
             door = self._oldest() + STRANGER_GRACE if len(self._strangers) >= MAX_STRANGERS else 0.0
             due.append(max(door, self._accept_after))
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        return max(0.0, min(due) - now)
 
 
 _servers: weakref.WeakSet[StoreServer] = weakref.WeakSet()

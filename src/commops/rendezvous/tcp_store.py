@@ -141,7 +141,7 @@ class SocketStore(Store):
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         if connection is None:
-            connection = connect(self._endpoint, self._token, deadline)
+            connection = connect(self._endpoint, self._token, deadline, self._check_open)
         with self._lock:
             self._busy.add(connection)
         try:
