@@ -181,6 +181,7 @@ static void f16_widen(float *dst, const void *src, size_t count)
     for (; count - i >= 8; i += 8)
         _mm256_storeu_ps((float *)(out + i), _mm256_cvtph_ps(_mm_loadu_si128((const void *)(in + i))));
 #endif
+    INDEPENDENT
     for (; i < count; i++)
         out[i] = half_from_f16(in[i]);
 }
@@ -198,6 +199,7 @@ static void f16_narrow(void *dst, const float *src, size_t count)
     for (; count - i >= 8; i += 8)
         _mm_storeu_si128((void *)(out + i), _mm256_cvtps_ph(_mm256_loadu_ps((const float *)(in + i)), _MM_FROUND_TO_NEAREST_INT));
 #endif
+    INDEPENDENT
     for (; i < count; i++)
         out[i] = half_to_f16(in[i]);
 }
