@@ -103,7 +103,6 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     folder = tmp_path_factory.mktemp("redis")
-PREFIX_KINDS = tuple(f"prefix-{kind}" for kind in KINDS)
     with (folder / "log").open("wb") as log, subprocess.Popen(command, cwd=folder, stdout=log) as server:
         try:
             RedisStore("127.0.0.1", port, "ready?", timeout=20).close()

@@ -262,12 +262,15 @@ class TestAdd:
         stores = [shared.open() for _ in range(4)] * 2
         together = threading.Barrier(len(stores))
 
-        def count(store: Store) -> list[int]:
-            together.wait()
-            return [store.add("n") for _ in range(10)]
+        totals: list[int] = []
 
-        totals = [future.result(60) for future in [in_thread(count, store) for store in stores]]
-        assert sorted(sum(totals, [])) == list(range(1, 81))  # type: ignore[arg-type]
+        def count(store: Store) -> None:
+            together.wait()
+            totals.extend(store.add("n") for _ in range(10))
+
+        for future in [in_thread(count, store) for store in stores]:
+            future.result(60)
+        assert sorted(totals) == list(range(1, 81))
 
 
 class TestDeleteAndCount:
