@@ -164,9 +164,10 @@ static unsigned char *allocate(size_t bytes)
     return memory;
 }
 
-/* One call, dst being source number `alias` or, at -1, apart. Each array starts `skew` bytes further from alignment than the last. */
-static void run(const struct arrays *arrays, const char *isa, cmo_kernel kernel, cmo_dtype dtype, cmo_redop op, int nsrc, size_t count, int alias,
-                size_t skew, uint64_t divisor, int first)
+/* One call, dst being source number `alias` or, at -1, apart. Each array starts `skew` bytes further from alignment than
+ * the last. The results of the first instruction set are kept, and the others' must be the same bits. */
+static void run(const struct arrays *arrays, const char *isa, cmo_kernel kernel, cmo_dtype dtype, cmo_redop op,
+                int nsrc, size_t count, int alias, size_t skew, uint64_t divisor, int first)
 {
     const size_t bytes = count * cmo_dtype_size(dtype);
     const size_t room = bytes + 3 * MARGIN + MAX_NSRC * skew;
@@ -294,8 +295,8 @@ static void check_half(const char *isa, cmo_dtype dtype)
     for (size_t i = 0; i < ALL; i++) {
         /* bfloat16 widens by a shift, so a signalling NaN stays one until arithmetic or narrowing quiets it. */
         const uint32_t quieted = isnan(wide[i]) ? bits_of(wide[i]) | 0x400000u : bits_of(wide[i]);
-        CHECKF((dtype == CMO_F16 ? bits_of(wide[i]) : quieted) == bits_of(reference_widen(format, (uint16_t)i)), "%s %s widens %zx",
-               isa, cmo_dtype_name(dtype), i);
+        CHECKF((dtype == CMO_F16 ? bits_of(wide[i]) : quieted) == bits_of(reference_widen(format, (uint16_t)i)),
+               "%s %s widens %zx", isa, cmo_dtype_name(dtype), i);
     }
     /* Back: every value, the point half-way to the next, and the neighbours of that in float32; then anything at all. */
     for (size_t i = 0; i < ALL; i++) {

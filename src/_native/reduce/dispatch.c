@@ -52,7 +52,7 @@ static const struct {
 #undef CMO_X
 };
 
-/* The highest set that was compiled and runs here, no higher than the one called `limit` (which may be NULL or unknown: no limit). */
+/* The highest set that was compiled and runs here, no higher than the one called `limit` (NULL or an unknown name: no limit). */
 static const struct cmo_isa *isa_highest(const char *limit)
 {
     const struct cmo_isa *best = &cmo_isa_baseline;
@@ -68,7 +68,8 @@ static const struct cmo_isa *isa_highest(const char *limit)
 
 static const struct cmo_isa *isa_chosen(void)
 {
-    /* Relaxed is enough: the pointer leads to constant data. Where threads race to choose, the first to publish decides for all. */
+    /* Relaxed is enough: the pointer leads to constant data. Where threads race to choose, the first to publish decides
+     * for all. */
     static _Atomic(const struct cmo_isa *) chosen;
     const struct cmo_isa *isa = atomic_load_explicit(&chosen, memory_order_relaxed);
     if (isa != NULL)

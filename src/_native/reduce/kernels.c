@@ -197,7 +197,8 @@ static void f16_narrow(void *dst, const float *src, size_t count)
 #endif
 #if defined(__F16C__)
     for (; count - i >= 8; i += 8)
-        _mm_storeu_si128((void *)(out + i), _mm256_cvtps_ph(_mm256_loadu_ps((const float *)(in + i)), _MM_FROUND_TO_NEAREST_INT));
+        _mm_storeu_si128((void *)(out + i),
+                         _mm256_cvtps_ph(_mm256_loadu_ps((const float *)(in + i)), _MM_FROUND_TO_NEAREST_INT));
 #endif
     INDEPENDENT
     for (; i < count; i++)
