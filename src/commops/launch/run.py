@@ -1,0 +1,58 @@
+"""``commops run``: a script or a module, as several ranks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from commops.launch.main import find_script, run_module, run_script
+from commops.launch.supervise import fork_ranks
+
+__all__ = ["run"]
+
+
+def run(
+    n: int, program: str, arguments: Sequence[str] = (), *, module: bool = False, label: bool = False
+) -> int:
+    """Run a program as `n` ranks on this machine, and return the exit code of the whole.
+
+    The calling process is the launcher. It forks the ranks, so it must have no threads, and nothing else to
+    do. Programs that want ranks of their own call `commops.launch`.
+
+    Parameters
+    ----------
+    n : int
+        Number of ranks, 1 or more.
+    program : str
+        Path of a script (or of a folder or zip file that contains ``__main__.py``), or a module's name.
+    arguments : sequence of str
+        What the program finds in ``sys.argv[1:]``.
+    module : bool
+        Whether `program` is a module's name, as in ``python -m``.
+    label : bool
+        Put ``[rank]`` before each line of output.
+
+    Returns
+    -------
+    int
+        0 if all ranks ended well; else the exit code of the rank that failed first, 128 + the number of the
+        signal that killed it, or 128 + the number of the signal that the launcher was sent.
+
+    Raises
+    ------
+    ValueError
+        If `n` is below 1.
+    RuntimeError
+        If this process has several threads.
+    """
+    if n < 1:
+        raise ValueError(f"n must be 1 or more, not {n}")
+    if not module and (trouble := find_script(program)):
+        print(f"commops: {trouble}", file=sys.stderr)
+        return 2
+
+    def child(rank: int) -> int:
+        (run_module if module else run_script)(program, arguments)
+        return 0
+
+    return fork_ranks(n, child, label=label).code
