@@ -1,0 +1,87 @@
+/* The one table of algorithms, and when each may be used. The first row that fits a call is taken.
+ *
+ * Whether a row fits must come out alike on every rank. So the predicates look only at the communicator's shape, at tunables, and at what
+ * every rank passes alike; for broadcast and scatter that leaves out the size. To add an algorithm: a file, a line in
+ * coll/algorithms.h, and a row here, before the rows that it is to be preferred to. */
+#include "coll/algorithms.h"
+#include "comm/engine.h"
+
+static bool alone(const cmo_op *op) { return op->comm->size == 1; }
+
+/* Counts that the ranks do not know of each other: they are exchanged first, then the call is made again without this. */
+static bool exchanges(const cmo_op *op) { return op->call.exchange; }
+
+/* Fewer hosts than ranks, and more than one. */
+static bool hosts(const cmo_op *op) { return op->comm->local_comm != NULL; }
+
+/* The same, and as many ranks on each host. */
+static bool even_hosts(const cmo_op *op)
+{
+    const cmo_comm *c = op->comm;
+    return hosts(op) && c->size == c->nhosts * c->least_local;
+}
+
+/* The same as `hosts`, and the root has a counterpart on every host. */
+static bool root_on_every_host(const cmo_op *op)
+{
+    const cmo_comm *c = op->comm;
+    if (!hosts(op)) return false;
+    int place = 0;
+    for (int r = 0; r < op->call.root; r++) place += c->host[r] == c->host[op->call.root];
+    return place < c->least_local;
+}
+
+/* Latency matters more than bandwidth. */
+static bool small(const cmo_op *op)
+{
+    uint64_t most = (uint64_t)cmo_engine_tunables(op->comm->engine)->doubling_bytes;
+    return op->call.count <= most / cmo_dtype_size(op->call.dtype);
+}
+
+const cmo_algorithm cmo_algorithms[] = {
+    /* A communicator of one rank. */
+    {"alone", CMO_BARRIER, alone, cmo_alone_step, NULL, CMO_STATE_NONE},
+    {"alone", CMO_BROADCAST, alone, cmo_alone_step, NULL, CMO_STATE_NONE},
+    {"alone", CMO_ALLREDUCE, alone, cmo_alone_step, NULL, CMO_STATE_NONE},
+    {"alone", CMO_REDUCE, alone, cmo_alone_step, NULL, CMO_STATE_NONE},
+    {"alone", CMO_REDUCE_SCATTER, alone, cmo_alone_step, NULL, CMO_STATE_NONE},
+    {"alone", CMO_SCAN, alone, cmo_alone_step, NULL, CMO_STATE_NONE},
+    {"alone", CMO_EXSCAN, alone, cmo_alone_step, NULL, CMO_STATE_NONE},
+    {"alone", CMO_SCATTER, alone, cmo_alone_step, NULL, CMO_STATE_NONE},
+    {"alone", CMO_GATHER, alone, cmo_alone_step, NULL, CMO_STATE_NONE},
+    {"alone", CMO_ALLGATHER, alone, cmo_alone_step, NULL, CMO_STATE_NONE},
+    {"alone", CMO_ALLTOALL, alone, cmo_alone_step, NULL, CMO_STATE_NONE},
+
+    /* Unknown counts. */
+    {"exchange", CMO_GATHER, exchanges, cmo_exchange_step, cmo_exchange_finish, CMO_STATE_INLINE},
+    {"exchange", CMO_ALLGATHER, exchanges, cmo_exchange_step, cmo_exchange_finish, CMO_STATE_INLINE},
+    {"exchange", CMO_ALLTOALL, exchanges, cmo_exchange_step, cmo_exchange_finish, CMO_STATE_INLINE},
+
+    /* All ranks share memory. */
+
+    /* Several hosts with several ranks each. */
+    {"hosts", CMO_BARRIER, hosts, cmo_hosts_barrier_step, NULL, CMO_STATE_NONE},
+    {"hosts", CMO_BROADCAST, root_on_every_host, cmo_hosts_broadcast_step, cmo_hosts_broadcast_finish, CMO_STATE_HEAP},
+    {"hosts", CMO_ALLREDUCE, hosts, cmo_hosts_allreduce_step, cmo_hosts_reduce_finish, CMO_STATE_INLINE},
+    {"hosts", CMO_REDUCE, hosts, cmo_hosts_reduce_step, cmo_hosts_reduce_finish, CMO_STATE_INLINE},
+    {"hosts", CMO_ALLGATHER, even_hosts, cmo_hosts_allgather_step, cmo_hosts_allgather_finish, CMO_STATE_INLINE},
+
+    /* Messages. */
+    {"dissemination", CMO_BARRIER, NULL, cmo_dissemination_step, NULL, CMO_STATE_HEAP},
+    {"tree", CMO_BROADCAST, NULL, cmo_tree_broadcast_step, cmo_tree_broadcast_finish, CMO_STATE_INLINE},
+    {"recursive_doubling", CMO_ALLREDUCE, small, cmo_recursive_doubling_step, cmo_recursive_doubling_finish, CMO_STATE_HEAP},
+    {"ring", CMO_ALLREDUCE, NULL, cmo_ring_step, cmo_ring_finish, CMO_STATE_HEAP},
+    {"tree", CMO_REDUCE, small, cmo_tree_reduce_step, cmo_tree_reduce_finish, CMO_STATE_INLINE},
+    {"ring", CMO_REDUCE, NULL, cmo_ring_reduce_step, cmo_ring_reduce_finish, CMO_STATE_INLINE},
+    {"ring", CMO_REDUCE_SCATTER, NULL, cmo_ring_step, cmo_ring_finish, CMO_STATE_HEAP},
+    {"recursive_doubling", CMO_SCAN, small, cmo_scan_doubling_step, cmo_scan_doubling_finish, CMO_STATE_HEAP},
+    {"chain", CMO_SCAN, NULL, cmo_scan_chain_step, cmo_scan_chain_finish, CMO_STATE_HEAP},
+    {"recursive_doubling", CMO_EXSCAN, small, cmo_scan_doubling_step, cmo_scan_doubling_finish, CMO_STATE_HEAP},
+    {"chain", CMO_EXSCAN, NULL, cmo_scan_chain_step, cmo_scan_chain_finish, CMO_STATE_HEAP},
+    {"tree", CMO_SCATTER, NULL, cmo_tree_scatter_step, cmo_tree_scatter_finish, CMO_STATE_HEAP},
+    {"tree", CMO_GATHER, NULL, cmo_tree_gather_step, cmo_tree_gather_finish, CMO_STATE_HEAP},
+    {"ring", CMO_ALLGATHER, NULL, cmo_ring_step, cmo_ring_finish, CMO_STATE_HEAP},
+    {"pairwise", CMO_ALLTOALL, NULL, cmo_pairwise_step, cmo_pairwise_finish, CMO_STATE_HEAP},
+};
+
+const int cmo_nalgorithms = sizeof cmo_algorithms / sizeof cmo_algorithms[0];

@@ -1,0 +1,34 @@
+#include "coll/incoming.h"
+
+#include <inttypes.h>
+
+cmo_err cmo_layout_elements(const cmo_layout *layout, uint64_t *elements)
+{
+    uint64_t bytes = cmo_dtype_size(layout->dtype);
+    bool empty = false, overflow = false;
+    *elements = 1;
+    for (int i = 0; i < layout->ndim; i++) {
+        if (!layout->shape[i]) empty = true;
+        overflow |= __builtin_mul_overflow(bytes, layout->shape[i], &bytes);
+        *elements *= layout->shape[i];
+    }
+    if (empty) *elements = 0;
+    else if (overflow) return cmo_fail(CMO_EPROTO, "an array of more than 2^64 bytes is announced");
+    return CMO_OK;
+}
+
+cmo_err cmo_incoming(void *ctx, const cmo_layout *layout, void **address)
+{
+    const cmo_op *op = ctx;
+    const cmo_call *call = &op->call;
+    if (call->allocate) return call->allocate(call->allocate_ctx, layout, address);
+    uint64_t elements;
+    CMO_TRY(cmo_layout_elements(layout, &elements));
+    uint64_t expected = cmo_block_count(call->kind == CMO_SCATTER ? call->counts : NULL, call->count, op->comm->rank);
+    if (layout->dtype != call->dtype || elements != expected)
+        return cmo_fail(CMO_EMISMATCH, "%s: rank %d, the root, sends %" PRIu64 " %s to rank %d, which expects %" PRIu64 " %s",
+                        cmo_kind_name(call->kind), call->root, elements, cmo_dtype_name(layout->dtype), op->comm->rank,
+                        expected, cmo_dtype_name(call->dtype));
+    *address = call->out;
+    return CMO_OK;
+}
