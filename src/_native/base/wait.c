@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "base/wait.h"
 
 #include "base/clock.h"
@@ -6,7 +5,6 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <sched.h>
-#include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -32,7 +30,7 @@ static cmo_err wait_spin(cmo_waiter *w, cmo_err (*poll)(void *), void *ctx, int6
     }
 }
 
-cmo_err cmo_wait(cmo_waiter *w, cmo_err (*poll)(void *), void (*slept)(void *), void *ctx, int64_t deadline)
+cmo_err cmo_wait(cmo_waiter *w, cmo_err (*poll)(void *), cmo_slept slept, void *ctx, int64_t deadline)
 {
     for (;;) {
         cmo_err err = wait_spin(w, poll, ctx, deadline, cmo_now() + w->spin);
@@ -48,7 +46,7 @@ cmo_err cmo_wait(cmo_waiter *w, cmo_err (*poll)(void *), void (*slept)(void *), 
                 int ms = (int)((left < slice ? left : slice) / 1000000) + 1;
                 int n = epoll_wait(w->epoll, events, 8, ms);
                 atomic_store_explicit(w->asleep, 0, memory_order_relaxed);
-                if (n > 0 && slept) slept(ctx);
+                if (slept) slept(ctx, events, n > 0 ? n : 0);
                 if (w->interrupted && w->interrupted(w->interrupt_ctx)) err = cmo_fail(CMO_EINTERRUPT, "interrupted");
             }
         }

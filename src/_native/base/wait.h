@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/epoll.h>
 
 typedef struct cmo_waiter {
     int epoll;                     /* borrowed; what ends a sleep; -1: never sleep longer than a slice */
@@ -24,10 +25,12 @@ typedef struct cmo_waiter {
     void *interrupt_ctx;
 } cmo_waiter;
 
+typedef void (*cmo_slept)(void *ctx, const struct epoll_event *events, int n);
+
 /* Poll until `poll(ctx)` returns something other than CMO_AGAIN, and return that; CMO_ETIMEOUT when the deadline
- * passes first; CMO_EINTERRUPT when `interrupted` says so. `slept(ctx)`, if given, is called after each sleep that a descriptor ended, before the next
- * poll: it empties the doorbell and looks who died. Blocks; must be called by one thread at a time per waiter. */
-cmo_err cmo_wait(cmo_waiter *w, cmo_err (*poll)(void *), void (*slept)(void *), void *ctx, int64_t deadline);
+ * passes first; CMO_EINTERRUPT when `interrupted` says so. `slept(ctx, events, n)` is called
+ * after each sleep, before the next poll, with what ended it (n = 0: nothing did): it empties the doorbell and looks who died. Blocks; must be called by one thread at a time per waiter. */
+cmo_err cmo_wait(cmo_waiter *w, cmo_err (*poll)(void *), cmo_slept slept, void *ctx, int64_t deadline);
 
 /* Sleep while *word == expected, at most until the deadline; may return early. For threads of one process. */
 void cmo_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t deadline);

@@ -79,6 +79,8 @@ void cmo_coll_end(cmo_op *op)
     op->state = NULL;
 }
 
+const cmo_collectives cmo_coll = {.start = cmo_coll_start, .end = cmo_coll_end};
+
 cmo_err cmo_child_start(cmo_op *op, cmo_comm *comm, const cmo_call *call)
 {
     cmo_op *child = calloc(1, sizeof *child);

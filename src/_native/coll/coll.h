@@ -43,6 +43,7 @@ const cmo_algorithm *cmo_choose(const cmo_op *op);
 
 /* Give the op its number, fingerprint, algorithm and state. The call's arguments have been checked. */
 cmo_err cmo_coll_start(cmo_op *op, cmo_comm *comm, const cmo_call *call);
+extern const cmo_collectives cmo_coll; /* the two, for cmo_world */
 void cmo_coll_end(cmo_op *op); /* cancel transfers, finish, free the state; may be repeated */
 
 /* Make a collective from inside a collective: start it, then CO_WAIT(op, cmo_child_step(op)). One child at a time. */

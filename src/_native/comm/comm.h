@@ -10,9 +10,16 @@ typedef struct cmo_comm cmo_comm;
 
 enum { CMO_HISTORY = 64 }; /* fingerprints kept of past collectives, for messages that come late */
 
+typedef struct cmo_told { /* what a rank said when it learned of a failure */
+    bool heard, in_call;
+    uint64_t seq;
+    char call[128];
+} cmo_told;
+
 struct cmo_comm {
     cmo_engine *engine;
     cmo_node node;              /* in the engine's list of communicators */
+    cmo_node busy;              /* in the engine's list of those whose queue is not empty */
     uint32_t id;
     int rank, size;
     int *world;                 /* [size] world rank of each member; owned */
@@ -46,10 +53,13 @@ struct cmo_comm {
 
     cmo_err failed;             /* CMO_OK, or why nothing works any more */
     char failed_text[CMO_TEXT];
-    int *lost;                  /* [nlost] ranks that are gone; owned */
-    int nlost;
+    uint64_t failed_seq;        /* the collective in which, or before which, it broke for this rank */
+    uint8_t *lost;              /* [size] 1: gone; owned */
+    uint8_t *left;              /* [size] 1: has closed the communicator; owned */
+    cmo_told *told;             /* [size] after a failure: where each rank stood; NULL before; owned */
+    int64_t settle;             /* after a failure: no longer wait for ranks to tell */
     bool closed;
-    bool inner;                 /* a local_comm or cross_comm */
+    cmo_comm *outer;            /* of a local_comm or cross_comm: the communicator whose part it is; else NULL */
 };
 
 static inline bool cmo_comm_shares_memory(const cmo_comm *c) { return c->nhosts == 1 && c->piece; }

@@ -21,6 +21,7 @@ typedef struct cmo_world {
     int nlocal;
     bool share;                  /* collectives may use the windows; else every rank counts as a host of its own */
     cmo_net *remote;             /* to the other ranks; taken on success; NULL where there are none */
+    const cmo_collectives *collectives; /* &cmo_coll of coll/coll.h */
     cmo_tunables tunables;
     int64_t (*now)(void *);      /* the clock; NULL: cmo_now. Simulation has its own */
     void *now_ctx;
@@ -69,7 +70,7 @@ typedef struct cmo_message {
     void *allocate_ctx;
 } cmo_message;
 
-typedef struct cmo_status { /* of a received or probed message */
+struct cmo_status { /* of a received or probed message */
     int source;
     int64_t tag;
     uint64_t bytes;
@@ -77,7 +78,7 @@ typedef struct cmo_status { /* of a received or probed message */
     uint32_t extra;
     int ndim;
     uint64_t shape[CMO_MAX_DIMS];
-} cmo_status;
+};
 
 cmo_err cmo_send_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout);
 cmo_err cmo_recv_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status);
@@ -86,7 +87,11 @@ cmo_err cmo_probe_start(cmo_op *op, cmo_comm *comm, int source, int64_t tag, dou
 /* Look without waiting. CMO_AGAIN: no such message. */
 cmo_err cmo_probe_now(cmo_comm *comm, int source, int64_t tag, cmo_status *status);
 
-/* ------------------------------------------------------------------ communicators */
+/* Become the driver, and stop being it: around changes to communicators from outside a call. Waits for the driver that there is. */
+void cmo_engine_enter(cmo_engine *e);
+void cmo_engine_leave(cmo_engine *e);
+
+/* ------------------------------------------------------------------ communicators; between enter and leave */
 
 /* What each member contributes to making a child communicator, exchanged by an allgather that the caller makes. */
 typedef struct cmo_member {
@@ -103,7 +108,7 @@ cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **o
 /* No more calls from this rank. Peers that still wait for it are told. The struct is freed by the engine. */
 void cmo_comm_close(cmo_comm *comm);
 
-/* Break the communicator: every call of every member in it fails with this error. Any thread of the driver role only. */
+/* Break the communicator: every call of every member in it fails with this error. For the driver. */
 void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text);
 
 /* Memory that every member on this host can address. */

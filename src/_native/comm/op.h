@@ -14,6 +14,7 @@
 struct cmo_comm;
 struct cmo_algorithm;
 typedef struct cmo_op cmo_op;
+typedef struct cmo_status cmo_status;
 
 enum { CMO_OP_INLINE_STATE = 512 };
 
@@ -36,12 +37,21 @@ struct cmo_op {
     cmo_node node;              /* in the queue of its communicator, or of the engine's other operations */
     int64_t deadline;
     double timeout;             /* seconds, for the message */
+    bool waited;                /* a thread sleeps on `signal`; under the engine's lock */
+    bool shared;                /* another thread than the driver may look at it: it ends under the engine's lock */
+    cmo_status *status;         /* point to point: what was received; borrowed */
     _Atomic uint32_t signal;    /* CMO_OP_RUNNING, then CMO_OP_DONE; see comm/engine.h */
     bool point;                 /* point to point: in the engine's list, not in a communicator's queue */
     void (*on_done)(void *);    /* called once by whoever ends it, after signal; NULL: none */
     void *on_done_ctx;
     _Alignas(16) unsigned char inline_state[CMO_OP_INLINE_STATE];
 };
+
+/* How collectives are started, and how what they hold is given back: the room of the algorithms, as the engine sees it. */
+typedef struct cmo_collectives {
+    cmo_err (*start)(cmo_op *op, struct cmo_comm *comm, const cmo_call *call);
+    void (*end)(cmo_op *op);
+} cmo_collectives;
 
 /* Set the first error and its explanation; for transfers and matching. */
 void cmo_op_fail(cmo_op *op, cmo_err err, const char *text);

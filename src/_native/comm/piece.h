@@ -11,7 +11,10 @@
  *   `consumed` counts the rounds of which it will read no more. A slot may be written for round k when every member
  *   has consumed > k - slots rounds. Every member raises all three past every round of every collective, whether or
  *   not it had a part in it.
- * - `finished`: the last collective in which the owner reads nothing more of the others' announcements. */
+ * - `finished`: the last collective in which the owner reads nothing more of the others' announcements.
+ *
+ * Who finds that the communicator is broken writes its `verdict`, then its world rank into every other member's `abort`
+ * word (compare and swap: the first one counts), where that member looks now and then while it waits. */
 #ifndef CMO_PIECE_H
 #define CMO_PIECE_H
 
@@ -39,6 +42,13 @@ typedef struct cmo_record {
 
 enum { CMO_RECORD_COUNTS = 1 }; /* scatter: the blocks differ; the counts are the first thing staged */
 
+/* Why the owner found the communicator broken. Written once, before any `abort` word that points here. */
+typedef struct cmo_verdict {
+    uint32_t err;
+    int32_t lost; /* rank that is gone, -1: none */
+    char text[CMO_TEXT];
+} cmo_verdict;
+
 typedef struct cmo_piece {
     cmo_post post[CMO_POSTS];
     _Alignas(CMO_LINE) _Atomic uint64_t staged;
@@ -46,7 +56,8 @@ typedef struct cmo_piece {
     _Alignas(CMO_LINE) _Atomic uint64_t consumed;
     _Alignas(CMO_LINE) _Atomic uint64_t finished;
     _Atomic uint64_t closed;                      /* 1: the owner will call nothing more */
-    _Alignas(CMO_LINE) _Atomic uint64_t abort;    /* written by anyone: 0, or 1 + world rank of who broke the communicator */
+    _Alignas(CMO_LINE) _Atomic uint64_t abort;    /* written by anyone: 0, or 1 + the member (place on this host) that broke it */
+    _Alignas(CMO_LINE) cmo_verdict verdict;
     cmo_record record[CMO_POSTS];
     _Alignas(CMO_LINE) _Atomic uint32_t left[];   /* [members] 1: that member will never touch this piece again */
 } cmo_piece;

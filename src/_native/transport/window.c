@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "transport/window.h"
 
 #include <errno.h>

@@ -1,0 +1,378 @@
+/* Who drives an engine, how a call is handed over, and the progress thread. The rules are in engine.h.
+ *
+ * `role` is 1 while there is a driver. It is taken by compare and swap. Whoever finds it taken puts its call on the
+ * submitted list, under the lock, and looks at the role once more; the driver, after giving the role up, looks at the
+ * list once more (both sequentially consistent): so a call is never left with nobody to see it. A driver that leaves while a thread
+ * sleeps for an unfinished call hands the role to it; calls that nobody waits for are left to the progress thread. */
+#include "comm/internal.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static void ring(int fd)
+{
+    uint64_t one = 1;
+    if (fd >= 0 && write(fd, &one, sizeof one) < 0) { /* EAGAIN: it is ringing already */
+    }
+}
+
+static void silence(int fd)
+{
+    uint64_t count;
+    if (fd >= 0 && read(fd, &count, sizeof count) < 0) { /* EAGAIN: somebody else did */
+    }
+}
+
+static bool role_take(cmo_engine *e)
+{
+    uint32_t free_role = 0;
+    return atomic_compare_exchange_strong_explicit(&e->role, &free_role, 1, memory_order_acquire, memory_order_relaxed);
+}
+
+/* An unfinished call that a thread sleeps for. Under the lock. */
+static cmo_op *somebody_waiting(cmo_engine *e)
+{
+    CMO_EACH(n, &e->busy) {
+        cmo_comm *c = CMO_ENTRY(n, cmo_comm, busy);
+        CMO_EACH(m, &c->queue)
+            if (CMO_ENTRY(m, cmo_op, node)->waited) return CMO_ENTRY(m, cmo_op, node);
+    }
+    CMO_EACH(n, &e->points)
+        if (CMO_ENTRY(n, cmo_op, node)->waited) return CMO_ENTRY(n, cmo_op, node);
+    return NULL;
+}
+
+static void role_leave(cmo_engine *e)
+{
+    for (;;) {
+        int running = e->running; /* ours to read only while the role is ours */
+        if (running) {
+            pthread_mutex_lock(&e->lock);
+            cmo_op *next = somebody_waiting(e);
+            if (next) {
+                next->waited = false;
+                atomic_store_explicit(&next->signal, CMO_OP_DRIVE, memory_order_release);
+                cmo_futex_wake(&next->signal);
+            }
+            pthread_mutex_unlock(&e->lock);
+            if (next) return; /* the role is its now */
+        }
+        atomic_store_explicit(&e->role, 0, memory_order_seq_cst);
+        if (running && e->has_thread) ring(e->thread_bell);
+        if (!atomic_load_explicit(&e->nsubmitted, memory_order_seq_cst) || !role_take(e)) return;
+        cmo_engine_poll(e); /* takes what was submitted */
+    }
+}
+
+static void engine_slept(void *engine, const struct epoll_event *events, int n)
+{
+    cmo_engine *e = engine;
+    e->look = true;
+    for (int i = 0; i < n; i++) {
+        uint64_t which = events[i].data.u64;
+        if (which >= (uint64_t)e->nlocal) continue; /* the sockets: the next pass looks at them */
+        cmo_neighbour *neighbour = &e->neighbours[which];
+        if ((int)which == e->self) {
+            silence(neighbour->doorbell);
+            continue;
+        }
+        epoll_ctl(e->epoll, EPOLL_CTL_DEL, neighbour->pidfd, NULL);
+        int world = e->neighbour_world[which];
+        char text[CMO_TEXT];
+        cmo_engine_poll(e); /* what it did before it died still counts */
+        snprintf(text, sizeof text, "its process has ended");
+        cmo_peer_lost(e, world, text);
+    }
+}
+
+typedef struct drive_ctx {
+    cmo_engine *engine;
+    cmo_op *op;
+} drive_ctx;
+
+static bool op_ended(cmo_op *op) { return atomic_load_explicit(&op->signal, memory_order_acquire) == CMO_OP_ENDED; }
+
+static cmo_err drive_poll(void *ctx)
+{
+    drive_ctx *d = ctx;
+    cmo_engine_poll(d->engine);
+    return op_ended(d->op) ? CMO_OK : CMO_AGAIN;
+}
+
+static void drive_slept(void *ctx, const struct epoll_event *events, int n) { engine_slept(((drive_ctx *)ctx)->engine, events, n); }
+
+/* Drive until the op has ended, the deadline has passed or a signal came. The role is ours. */
+static cmo_err drive(cmo_engine *e, cmo_op *op, int64_t deadline)
+{
+    drive_ctx ctx = {e, op};
+    return cmo_wait(&e->waiter, drive_poll, drive_slept, &ctx, deadline);
+}
+
+/* End a blocking call for a reason of this rank's own, and see it to its end. The role is ours. */
+static void drive_to_end(cmo_engine *e, cmo_op *op, cmo_err err)
+{
+    char text[CMO_TEXT];
+    if (err == CMO_ETIMEOUT) {
+        e->look = true; /* the pass ends what is overdue, this call included */
+    } else if (op->point) {
+        cmo_op_fail(op, err, "interrupted");
+    } else {
+        snprintf(text, sizeof text, "rank %d was interrupted in %s", op->comm->rank, cmo_kind_name(op->call.kind));
+        cmo_comm_fail(op->comm, err, text);
+    }
+    while (!op_ended(op) && drive(e, op, cmo_now() + CMO_SECOND / 10) != CMO_OK) e->look = true;
+}
+
+static cmo_err op_result(cmo_op *op)
+{
+    if (op->err) cmo_fail(op->err, "%s", op->text);
+    return op->err;
+}
+
+/* Hand a call to whoever drives. True: the role was free after all and is ours now. */
+static bool hand_over(cmo_engine *e, cmo_op *op)
+{
+    pthread_mutex_lock(&e->lock);
+    cmo_list_append(&e->submitted, &op->node);
+    atomic_fetch_add_explicit(&e->nsubmitted, 1, memory_order_seq_cst);
+    pthread_mutex_unlock(&e->lock);
+    if (role_take(e)) return true;
+    if (atomic_load_explicit(e->asleep, memory_order_seq_cst)) ring(e->neighbours[e->self].doorbell);
+    return false;
+}
+
+static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
+{
+    op->comm = comm;
+    op->step = NULL;
+    op->finish = NULL;
+    op->state = NULL;
+    op->child = NULL;
+    op->err = CMO_OK;
+    op->pc = 0;
+    op->timeout = timeout;
+    op->deadline = comm->engine->now ? timeout < 0 ? CMO_NEVER : cmo_engine_now(comm->engine) + (int64_t)(timeout * 1e9) : cmo_deadline(timeout);
+    op->waited = false;
+    op->shared = shared;
+    cmo_list_init(&op->node);
+    cmo_list_init(&op->xfers);
+    atomic_store_explicit(&op->signal, CMO_OP_RUNNING, memory_order_relaxed);
+}
+
+cmo_err cmo_op_wait(cmo_op *op, double seconds)
+{
+    cmo_engine *e = op->comm->engine;
+    int64_t until = cmo_deadline(seconds);
+    while (!op_ended(op)) {
+        bool mine = role_take(e);
+        if (!mine) {
+            pthread_mutex_lock(&e->lock);
+            op->waited = !op_ended(op);
+            pthread_mutex_unlock(&e->lock);
+            cmo_futex_wait(&op->signal, CMO_OP_RUNNING, until);
+            pthread_mutex_lock(&e->lock);
+            op->waited = false;
+            mine = atomic_load_explicit(&op->signal, memory_order_acquire) == CMO_OP_DRIVE;
+            if (mine) atomic_store_explicit(&op->signal, CMO_OP_RUNNING, memory_order_relaxed);
+            pthread_mutex_unlock(&e->lock);
+        }
+        cmo_err err = CMO_OK;
+        if (mine) {
+            if (!op_ended(op)) err = drive(e, op, until);
+            role_leave(e);
+        } else if (cmo_now() >= until) {
+            err = cmo_fail(CMO_ETIMEOUT, "the call has not ended within %g s", seconds);
+        } else if (e->waiter.interrupted && e->waiter.interrupted(e->waiter.interrupt_ctx)) {
+            err = CMO_EINTERRUPT;
+        }
+        if (err && !op_ended(op)) return err;
+    }
+    pthread_mutex_lock(&e->lock); /* whoever ended it has let go of it */
+    pthread_mutex_unlock(&e->lock);
+    return op_result(op);
+}
+
+static cmo_err comm_usable(cmo_comm *comm)
+{
+    if (comm->closed) return cmo_fail(CMO_EREVOKED, "the communicator is closed");
+    if (!comm->failed) return CMO_OK;
+    char text[CMO_TEXT];
+    cmo_failure_text(comm, text, sizeof text);
+    return cmo_fail(comm->failed, "the communicator is broken: %s", text);
+}
+
+/* A blocking call that another thread drives: wait, and carry the deadline and signals of this thread. */
+static cmo_err wait_for_driver(cmo_engine *e, cmo_op *op)
+{
+    double seconds = op->timeout < 0 ? -1 : op->timeout + 2; /* the driver ends it at its deadline; this is for the worst case */
+    cmo_err err = cmo_op_wait(op, seconds);
+    if (op_ended(op)) return err;
+    if (err == CMO_EINTERRUPT) { /* the call must have ended before its buffers may go */
+        pthread_mutex_lock(&e->lock);
+        op->deadline = 0;
+        pthread_mutex_unlock(&e->lock);
+        while (!op_ended(op)) cmo_op_wait(op, 0.1);
+        return cmo_fail(CMO_EINTERRUPT, "interrupted");
+    }
+    while (!op_ended(op)) err = cmo_op_wait(op, 0.1);
+    return err;
+}
+
+static cmo_err run(cmo_op *op)
+{
+    cmo_engine *e = op->comm->engine;
+    if (!role_take(e)) {
+        op->shared = true;
+        if (!hand_over(e, op)) return wait_for_driver(e, op);
+        cmo_engine_poll(e);
+    } else {
+        cmo_engine_submit(e, op);
+    }
+    cmo_err err = op_ended(op) ? CMO_OK : drive(e, op, op->deadline);
+    if (!op_ended(op)) drive_to_end(e, op, err);
+    role_leave(e);
+    return op_result(op);
+}
+
+void cmo_op_launch(cmo_op *op)
+{
+    cmo_engine *e = op->comm->engine;
+    if (e->threadless) {
+        cmo_engine_submit(e, op);
+    } else if (role_take(e)) {
+        cmo_engine_submit(e, op);
+        cmo_engine_poll(e); /* what needs nobody else is over at once */
+        role_leave(e);
+    } else if (hand_over(e, op)) {
+        cmo_engine_poll(e);
+        role_leave(e);
+    }
+}
+
+cmo_err cmo_call_blocking(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout)
+{
+    CMO_TRY(comm_usable(comm));
+    op_prepare(op, comm, timeout, false);
+    op->point = false;
+    op->call = *call;
+    return run(op);
+}
+
+cmo_err cmo_call_start(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout)
+{
+    CMO_TRY(comm_usable(comm));
+    op_prepare(op, comm, timeout, true);
+    op->point = false;
+    op->call = *call;
+    cmo_op_launch(op);
+    return CMO_OK;
+}
+
+cmo_err cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout)
+{
+    CMO_TRY(comm_usable(comm));
+    op_prepare(op, comm, timeout, true);
+    op->point = true;
+    memset(op->inline_state, 0, sizeof op->inline_state);
+    return CMO_OK;
+}
+
+/* ------------------------------------------------------------------ the progress thread */
+
+static cmo_err thread_poll(void *engine)
+{
+    cmo_engine *e = engine;
+    cmo_engine_poll(e);
+    return e->running && !atomic_load_explicit(&e->stop, memory_order_relaxed) ? CMO_AGAIN : CMO_OK;
+}
+
+/* It sleeps until it is rung, because there are calls that nobody waits for, or until the sockets have something: then it
+ * takes in what comes (connections, messages before their receives, news of failures), though this rank is in no call. */
+static void *thread_main(void *engine)
+{
+    cmo_engine *e = engine;
+    while (!atomic_load_explicit(&e->stop, memory_order_acquire)) {
+        struct epoll_event event;
+        int n = epoll_wait(e->thread_epoll, &event, 1, -1);
+        silence(e->thread_bell);
+        if (n <= 0 || atomic_load_explicit(&e->stop, memory_order_acquire)) continue;
+        if (role_take(e)) {
+            cmo_wait(&e->thread_waiter, thread_poll, engine_slept, e, CMO_NEVER);
+            role_leave(e);
+        } else if (event.data.u64) {
+            usleep(2000); /* a driver is at it; the sockets stay readable until it has looked, so do not spin on that */
+        }
+    }
+    return NULL;
+}
+
+cmo_err cmo_engine_start_thread(cmo_engine *e)
+{
+    sigset_t all, before;
+    sigfillset(&all); /* signals are for the threads of the program */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(&e->thread, NULL, thread_main, e);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rc) return cmo_fail(CMO_ESYS, "the progress thread: %s", strerror(rc));
+    e->has_thread = true;
+    return CMO_OK;
+}
+
+/* Let what is queued go out, for a while: the last frames say that we leave. */
+static void flush(cmo_engine *e)
+{
+    int64_t until = cmo_now() + 2 * CMO_SECOND;
+    for (bool idle = false; !idle && cmo_now() < until;) {
+        idle = true;
+        if (e->remote) e->remote->ops->poll(e->remote);
+        CMO_EACH(n, &e->channels) {
+            cmo_channel *c = CMO_ENTRY(n, cmo_channel, node);
+            cmo_channel_pump(c);
+            if (!cmo_channel_idle(c) && c->link->up && !e->dead[c->peer]) idle = false;
+        }
+        if (!idle) usleep(100);
+    }
+}
+
+static void thread_stop(cmo_engine *e)
+{
+    if (!e->has_thread) return;
+    atomic_store_explicit(&e->stop, 1, memory_order_release);
+    ring(e->thread_bell);
+    ring(e->neighbours[e->self].doorbell);
+    pthread_join(e->thread, NULL);
+    e->has_thread = false;
+}
+
+static cmo_comm *any_open(cmo_engine *e)
+{
+    CMO_EACH(n, &e->comms)
+        if (!CMO_ENTRY(n, cmo_comm, node)->outer) return CMO_ENTRY(n, cmo_comm, node);
+    return NULL;
+}
+
+void cmo_engine_destroy(cmo_engine *e)
+{
+    thread_stop(e);
+    for (cmo_comm *c; (c = any_open(e));) {
+        CMO_EACH(n, &c->queue) cmo_op_abandon(CMO_ENTRY(n, cmo_op, node));
+        cmo_comm_close(c);
+    }
+    CMO_EACH(n, &e->points) cmo_op_abandon(CMO_ENTRY(n, cmo_op, node));
+    if (!e->threadless) flush(e);
+    cmo_engine_release(e);
+}
+
+/* Change communicators as the driver: no pass runs meanwhile. */
+void cmo_engine_enter(cmo_engine *e)
+{
+    while (!role_take(e)) {
+        if (e->threadless) return;
+        usleep(50);
+    }
+}
+
+void cmo_engine_leave(cmo_engine *e) { role_leave(e); }

@@ -1,0 +1,344 @@
+/* A rank's engine: what it is made of, and one pass over all that is in progress. Who makes the passes is in drive.c. */
+#include "comm/internal.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+enum { PASSES_PER_LOOK = 64 }; /* how often deadlines and abort words are looked at while polling */
+
+cmo_comm *cmo_engine_world(cmo_engine *e) { return e->world; }
+const cmo_tunables *cmo_engine_tunables(const cmo_engine *e) { return &e->tunables; }
+void cmo_engine_attach(cmo_engine *e, cmo_comm *comm) { cmo_list_append(&e->comms, &comm->node); }
+
+cmo_comm *cmo_engine_find(cmo_engine *e, uint32_t id)
+{
+    CMO_EACH(n, &e->comms) {
+        cmo_comm *c = CMO_ENTRY(n, cmo_comm, node);
+        if (c->id == id) return c;
+    }
+    return NULL;
+}
+
+/* ------------------------------------------------------------------ one pass */
+
+static void op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text)
+{
+    void (*on_done)(void *) = op->on_done;
+    void *ctx = op->on_done_ctx;
+    cmo_list_remove(&op->node);
+    if (!op->point && cmo_list_empty(&op->comm->queue)) cmo_list_remove(&op->comm->busy);
+    if (op->point) {
+        CMO_EACH(n, &op->xfers) cmo_xfer_cancel(CMO_ENTRY(n, cmo_xfer, of_op));
+        cmo_xfer_cancel((cmo_xfer *)(void *)op->inline_state);
+    } else {
+        e->collectives->end(op);
+    }
+    op->err = err;
+    if (err) snprintf(op->text, sizeof op->text, "%s", text);
+    e->running--;
+    e->moved = true;
+    if (op->shared) {
+        /* Under the lock, so that the op's owner, who takes it once after seeing the signal, cannot free it meanwhile. */
+        pthread_mutex_lock(&e->lock);
+        bool waited = op->waited;
+        atomic_store_explicit(&op->signal, CMO_OP_ENDED, memory_order_release);
+        if (waited) cmo_futex_wake(&op->signal);
+        pthread_mutex_unlock(&e->lock);
+    } else {
+        atomic_store_explicit(&op->signal, CMO_OP_ENDED, memory_order_relaxed);
+    }
+    if (on_done) on_done(ctx);
+}
+
+static void op_fails(cmo_op *op, cmo_err err, const char *text)
+{
+    char copy[CMO_TEXT]; /* text may be the reason, which what follows overwrites */
+    snprintf(copy, sizeof copy, "%s", text);
+    op->err = err;
+    cmo_comm_fail(op->comm, err, copy);
+}
+
+void cmo_op_abandon(cmo_op *op) { op_end(op->comm->engine, op, CMO_EREVOKED, "the communicator was closed"); }
+
+static void pass_collective(cmo_engine *e, cmo_comm *comm)
+{
+    cmo_op *op = CMO_ENTRY(comm->queue.next, cmo_op, node);
+    if (!op->err) {
+        cmo_err err = CMO_OK;
+        if (!op->step && !comm->failed) {
+            cmo_call call = op->call;
+            err = e->collectives->start(op, comm, &call);
+            if (!err) e->moved = true;
+        }
+        int pc = op->pc;
+        if (!err && op->step) err = op->step(op);
+        if (op->pc != pc) e->moved = true;
+        if (op->err) op_fails(op, op->err, op->text);
+        else if (err == CMO_OK && op->step) {
+            op_end(e, op, CMO_OK, NULL);
+            return;
+        } else if (err != CMO_OK && err != CMO_AGAIN) op_fails(op, err, cmo_reason());
+    }
+    if (comm->failed && cmo_failure_settled(comm)) {
+        char text[CMO_TEXT];
+        cmo_failure_text(comm, text, sizeof text);
+        op_end(e, op, comm->failed, text);
+    }
+}
+
+static void pass_point(cmo_engine *e, cmo_op *op)
+{
+    cmo_err err = cmo_point_step(op);
+    if (op->err) op_end(e, op, op->err, op->text);
+    else if (err != CMO_AGAIN) op_end(e, op, err, cmo_reason());
+    else if (op->comm->failed) {
+        char text[CMO_TEXT];
+        snprintf(text, sizeof text, "%s", op->comm->failed_text);
+        op_end(e, op, op->comm->failed, text);
+    }
+}
+
+/* The op's time is up. */
+static void op_expire(cmo_engine *e, cmo_op *op)
+{
+    char text[CMO_TEXT];
+    const char *name = op->point ? "a message" : cmo_kind_name(op->call.kind);
+    snprintf(text, sizeof text, "%s passed its deadline of %g s", name, op->timeout);
+    if (op->point) op_end(e, op, CMO_ETIMEOUT, text);
+    else cmo_comm_fail(op->comm, CMO_ETIMEOUT, text);
+}
+
+static void pass_look(cmo_engine *e)
+{
+    int64_t now = cmo_engine_now(e);
+    e->look = false;
+    CMO_EACH(n, &e->busy) {
+        cmo_comm *c = CMO_ENTRY(n, cmo_comm, busy);
+        cmo_failure_look(c->local_comm ? c->local_comm : c);
+        cmo_op *op = CMO_ENTRY(c->queue.next, cmo_op, node);
+        if (op->deadline <= now && !c->failed) op_expire(e, op);
+    }
+    CMO_EACH(n, &e->points) {
+        cmo_op *op = CMO_ENTRY(n, cmo_op, node);
+        cmo_failure_look(op->comm->local_comm ? op->comm->local_comm : op->comm);
+        if (op->deadline <= now) op_expire(e, op);
+    }
+}
+
+static void take_submitted(cmo_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    CMO_EACH(n, &e->submitted) {
+        cmo_op *op = CMO_ENTRY(n, cmo_op, node);
+        cmo_list_remove(n);
+        cmo_engine_submit(e, op);
+    }
+    atomic_store_explicit(&e->nsubmitted, 0, memory_order_relaxed);
+    pthread_mutex_unlock(&e->lock);
+}
+
+void cmo_engine_submit(cmo_engine *e, cmo_op *op)
+{
+    e->running++;
+    if (op->point) {
+        cmo_list_append(&e->points, &op->node);
+        return;
+    }
+    if (cmo_list_empty(&op->comm->queue)) cmo_list_append(&e->busy, &op->comm->busy);
+    cmo_list_append(&op->comm->queue, &op->node);
+}
+
+/* Is somebody waiting for bytes from another host, or for a message? Else its sockets are looked at less often. */
+static bool wants_remote(cmo_engine *e)
+{
+    if (!cmo_list_empty(&e->points)) return true;
+    CMO_EACH(n, &e->busy)
+        if (!cmo_comm_shares_memory(CMO_ENTRY(n, cmo_comm, busy))) return true;
+    return false;
+}
+
+bool cmo_engine_poll(cmo_engine *e)
+{
+    e->moved = false;
+    if (atomic_load_explicit(&e->nsubmitted, memory_order_relaxed)) take_submitted(e);
+    bool looks = e->look || e->threadless || ++e->passes % PASSES_PER_LOOK == 0;
+    if (e->shm) e->shm->ops->poll(e->shm);
+    if (e->remote && (looks || wants_remote(e)) && e->remote->ops->poll(e->remote) != CMO_OK) {
+        char text[CMO_TEXT];
+        snprintf(text, sizeof text, "%s", cmo_reason());
+        CMO_EACH(n, &e->comms) cmo_comm_fail(CMO_ENTRY(n, cmo_comm, node), CMO_ESYS, text);
+    }
+    CMO_EACH(n, &e->channels)
+        if (cmo_channel_pump(CMO_ENTRY(n, cmo_channel, node))) e->moved = true;
+    CMO_EACH(n, &e->busy) pass_collective(e, CMO_ENTRY(n, cmo_comm, busy));
+    CMO_EACH(n, &e->points) pass_point(e, CMO_ENTRY(n, cmo_op, node));
+    if (looks) pass_look(e);
+    if (e->moved) /* what the steps have posted goes out at once */
+        CMO_EACH(n, &e->channels) cmo_channel_pump(CMO_ENTRY(n, cmo_channel, node));
+    return e->moved;
+}
+
+/* ------------------------------------------------------------------ making and ending */
+
+static int usable_cores(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
+}
+
+static cmo_err engine_epoll(cmo_engine *e)
+{
+    e->epoll = epoll_create1(EPOLL_CLOEXEC);
+    e->thread_epoll = epoll_create1(EPOLL_CLOEXEC);
+    e->thread_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (e->epoll < 0 || e->thread_epoll < 0 || e->thread_bell < 0) return cmo_fail(CMO_ESYS, "no descriptors for an engine");
+    int bad = 0;
+    for (int i = 0; i < e->nlocal; i++) {
+        int fd = i == e->self ? e->neighbours[i].doorbell : e->neighbours[i].pidfd;
+        struct epoll_event ev = {.events = EPOLLIN, .data.u64 = (uint64_t)i};
+        if (fd >= 0) bad |= epoll_ctl(e->epoll, EPOLL_CTL_ADD, fd, &ev);
+    }
+    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = UINT64_MAX};
+    if (e->remote && e->remote->fd >= 0) {
+        bad |= epoll_ctl(e->epoll, EPOLL_CTL_ADD, e->remote->fd, &ev);
+        bad |= epoll_ctl(e->thread_epoll, EPOLL_CTL_ADD, e->remote->fd, &ev);
+    }
+    ev.data.u64 = 0;
+    bad |= epoll_ctl(e->thread_epoll, EPOLL_CTL_ADD, e->thread_bell, &ev);
+    return bad ? cmo_fail(CMO_ESYS, "an engine's epoll") : CMO_OK;
+}
+
+static cmo_err engine_world(cmo_engine *e, const cmo_world *w)
+{
+    size_t n = (size_t)w->size;
+    int *members = malloc(n * sizeof *members), *host = malloc(n * sizeof *host);
+    uint64_t *offset = calloc(n, sizeof *offset), own = 0;
+    cmo_err err = CMO_ENOMEM;
+    if (!members || !host || !offset) goto done;
+    /* The first piece of every window: at the same offset in all of them. */
+    if (e->share && e->nlocal > 1 && (err = cmo_window_alloc(e->window, cmo_comm_piece_bytes(e), &own)) != CMO_OK) goto done;
+    for (int r = 0; r < w->size; r++) {
+        members[r] = r;
+        host[r] = e->share ? w->host[r] : r;
+        if (e->neighbour_of[r] >= 0) offset[r] = own;
+    }
+    err = cmo_comm_create(&e->world, e, 1, members, host, w->size, w->rank, offset, NULL);
+done:
+    free(members);
+    free(host);
+    free(offset);
+    return err;
+}
+
+static cmo_err engine_tables(cmo_engine *e, const cmo_world *w)
+{
+    size_t n = (size_t)w->size, local = (size_t)w->nlocal;
+    e->neighbours = malloc(local * sizeof *e->neighbours);
+    e->neighbour_world = malloc(local * sizeof *e->neighbour_world);
+    e->neighbour_of = malloc(n * sizeof *e->neighbour_of);
+    e->channel = calloc(n, sizeof *e->channel);
+    e->dead = calloc(n, 1);
+    if (!e->neighbours || !e->neighbour_world || !e->neighbour_of || !e->channel || !e->dead)
+        return cmo_fail(CMO_ENOMEM, "an engine for %d ranks", w->size);
+    memcpy(e->neighbours, w->neighbours, local * sizeof *e->neighbours);
+    int i = 0;
+    for (int r = 0; r < w->size; r++) {
+        e->neighbour_of[r] = -1;
+        if (w->host[r] != w->host[w->rank]) continue;
+        if (i == w->nlocal) return cmo_fail(CMO_EINVAL, "more ranks on this host than neighbours");
+        if (r == w->rank) e->self = i;
+        e->neighbour_world[i] = r;
+        e->neighbour_of[r] = i++;
+    }
+    return i == w->nlocal ? CMO_OK : cmo_fail(CMO_EINVAL, "%d neighbours for %d ranks on this host", w->nlocal, i);
+}
+
+static void engine_free(cmo_engine *e)
+{
+    CMO_EACH(n, &e->comms) {
+        cmo_comm *c = CMO_ENTRY(n, cmo_comm, node);
+        if (!c->outer) cmo_comm_free(c), n_next = e->comms.next; /* its parts have gone with it */
+    }
+    CMO_EACH(n, &e->retired) cmo_comm_free(CMO_ENTRY(n, cmo_comm, node));
+    CMO_EACH(n, &e->orphans) cmo_early_free(CMO_ENTRY(n, cmo_early, node));
+    CMO_EACH(n, &e->channels) cmo_channel_free(CMO_ENTRY(n, cmo_channel, node));
+    if (e->shm) e->shm->ops->close(e->shm);
+    if (e->epoll >= 0) close(e->epoll);
+    if (e->thread_epoll >= 0) close(e->thread_epoll);
+    if (e->thread_bell >= 0) close(e->thread_bell);
+    free(e->neighbours);
+    free(e->neighbour_world);
+    free(e->neighbour_of);
+    free(e->channel);
+    free(e->dead);
+    free(e->xfers);
+    free(e->xfer_generation);
+    pthread_mutex_destroy(&e->lock);
+    free(e);
+}
+
+void cmo_engine_release(cmo_engine *e)
+{
+    cmo_net *remote = e->remote;
+    cmo_window *window = e->window;
+    for (int i = 0; i < e->nlocal; i++) {
+        cmo_neighbour *n = &e->neighbours[i];
+        if (n->doorbell >= 0) close(n->doorbell);
+        if (n->pidfd >= 0) close(n->pidfd);
+        if (i != e->self && !e->threadless) cmo_window_unmap(n->head, n->size);
+    }
+    engine_free(e);
+    if (remote) remote->ops->close(remote);
+    cmo_window_destroy(window);
+}
+
+cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
+{
+    cmo_engine *e = calloc(1, sizeof *e);
+    if (!e) return cmo_fail(CMO_ENOMEM, "an engine");
+    e->rank = w->rank;
+    e->size = w->size;
+    e->generation = w->generation;
+    e->tunables = w->tunables;
+    e->collectives = w->collectives;
+    e->now = w->now;
+    e->now_ctx = w->now_ctx;
+    e->threadless = w->threadless;
+    e->window = w->window;
+    e->nlocal = w->nlocal;
+    e->share = w->share;
+    e->remote = w->remote;
+    e->next_id = 4; /* 1, 2 and 3 are the world's and its parts' */
+    e->epoll = e->thread_epoll = e->thread_bell = -1;
+    pthread_mutex_init(&e->lock, NULL);
+    cmo_node *lists[] = {&e->channels, &e->comms, &e->busy, &e->retired, &e->orphans, &e->points, &e->submitted};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) cmo_list_init(lists[i]);
+    cmo_err err = engine_tables(e, w);
+    if (!err) err = cmo_shm_net(&e->shm, e->window, e->neighbours, e->neighbour_world, e->nlocal, e->self, (size_t)e->tunables.pipe_bytes);
+    if (err) goto fail;
+    e->shm->on_link = cmo_channel_adopt;
+    e->shm->ctx = e;
+    if (e->remote) {
+        e->remote->on_link = cmo_channel_adopt;
+        e->remote->ctx = e;
+    }
+    bool crowded = e->nlocal > usable_cores();
+    int64_t spin = e->tunables.spin_us >= 0 ? e->tunables.spin_us * 1000 : crowded ? 20000 : 50000;
+    e->asleep = &cmo_window_base(e->window)->asleep;
+    if (!e->threadless && (err = engine_epoll(e)) != CMO_OK) goto fail;
+    e->waiter = (cmo_waiter){.epoll = e->epoll, .asleep = e->asleep, .spin = spin, .crowded = crowded,
+                             .interrupted = w->interrupted, .interrupt_ctx = w->interrupt_ctx};
+    e->thread_waiter = (cmo_waiter){.epoll = e->epoll, .asleep = e->asleep, .spin = 0, .crowded = crowded};
+    if ((err = engine_world(e, w)) != CMO_OK) goto fail;
+    if (!e->threadless && (err = cmo_engine_start_thread(e)) != CMO_OK) goto fail;
+    *out = e;
+    return CMO_OK;
+fail:
+    engine_free(e);
+    return err;
+}

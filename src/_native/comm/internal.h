@@ -1,0 +1,177 @@
+/* What the files of this room share and nobody else sees. */
+#ifndef CMO_INTERNAL_H
+#define CMO_INTERNAL_H
+
+#include "comm/engine.h"
+
+#include "base/clock.h"
+#include "base/wait.h"
+
+#include <pthread.h>
+
+/* ------------------------------------------------------------------ channel.c: frames to and from one peer */
+
+enum { CMO_FRAME_HEAD = CMO_HEADER_BYTES + 8 * CMO_MAX_DIMS };
+
+/* A message that came before its receive. */
+typedef struct cmo_early {
+    cmo_node node;          /* in comm->early or engine->orphans */
+    struct cmo_channel *channel;
+    cmo_header header;
+    uint64_t shape[CMO_MAX_DIMS];
+    uint8_t *data;          /* EAGER: [header.length]; owned */
+    uint64_t have;          /* bytes of it that are here */
+    cmo_xfer *claimed;      /* matched while it was still arriving: copied there when whole */
+} cmo_early;
+
+typedef struct cmo_control { /* a frame without a transfer, to be sent */
+    cmo_node node;
+    size_t bytes;
+    uint8_t data[];
+} cmo_control;
+
+typedef struct cmo_channel {
+    cmo_engine *engine;
+    cmo_node node;          /* in engine->channels */
+    cmo_link *link;         /* the net's */
+    int peer;               /* world rank */
+    bool gone;              /* nothing more comes or goes */
+    bool parted;            /* it has closed the world communicator: its end is no failure */
+
+    cmo_node control;       /* frames to be sent before any transfer's */
+    cmo_node sends;         /* transfers to be announced, in the order of their posts */
+    cmo_node moving;        /* transfers whose bytes may go, served in turn */
+    uint64_t window;        /* bytes of eager messages that the peer has not given back */
+    uint64_t owed;          /* bytes that we have not given back to the peer */
+
+    /* The frame being sent: tx_head, then tx_left bytes at tx_payload. */
+    uint8_t tx_head[CMO_FRAME_HEAD];
+    size_t tx_head_bytes, tx_head_done;
+    const uint8_t *tx_payload;
+    uint64_t tx_left, tx_bytes;
+    cmo_xfer *tx_xfer;      /* whose payload it is */
+    cmo_control *tx_control;
+    uint8_t *tx_orphan;     /* the rest of a frame whose transfer was cancelled; owned */
+    bool tx_blocked;
+
+    /* The frame being received. */
+    uint8_t *rx_buffer;     /* bytes read ahead; owned */
+    size_t rx_capacity, rx_start, rx_end;
+    bool rx_in_payload;
+    cmo_header rx_header;
+    uint8_t *rx_payload;    /* where the payload goes; NULL: nowhere */
+    uint64_t rx_left;
+    cmo_xfer *rx_xfer;
+    cmo_early *rx_early;
+    char rx_text[CMO_MAX_FAIL_BYTES];
+} cmo_channel;
+
+/* The channel to a world rank, its link opened if it was not. NULL with a reason on failure. */
+cmo_channel *cmo_channel_to(cmo_engine *e, int peer);
+void cmo_channel_adopt(void *engine, cmo_link *link); /* the nets' on_link */
+bool cmo_channel_pump(cmo_channel *c);                /* move what can be moved; true if anything was */
+void cmo_channel_free(cmo_channel *c);
+void cmo_channel_control(cmo_channel *c, const cmo_header *h, const void *payload, size_t bytes);
+void cmo_channel_credit(cmo_channel *c, const cmo_header *h); /* an eager message has been taken in */
+bool cmo_channel_idle(const cmo_channel *c);          /* nothing waits to be sent */
+void cmo_channel_forget(cmo_channel *c, const cmo_xfer *x); /* a transfer that it may be moving is taken back */
+
+/* ------------------------------------------------------------------ match.c: messages meet receives */
+
+/* A header of kind EAGER or RTS has come. Says where an eager payload goes: to a posted transfer, an early message, or
+ * nowhere (neither is set). */
+void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shape, cmo_xfer **x, cmo_early **early);
+void cmo_match_posted(cmo_comm *comm, cmo_xfer *x); /* a receive has been posted: take an early message, or wait */
+void cmo_match_whole(cmo_early *early);             /* all of its bytes are here */
+void cmo_match_orphans(cmo_engine *e, cmo_comm *comm); /* a communicator has come to be: give it what came for it */
+cmo_early *cmo_match_find(cmo_comm *comm, int source, int64_t tag); /* a point-to-point message that is waiting */
+void cmo_early_free(cmo_early *m);
+int cmo_comm_rank_of(const cmo_comm *comm, int world); /* -1: not a member */
+
+void cmo_xfer_done(cmo_xfer *x);                      /* it has ended well */
+void cmo_xfer_fail(cmo_xfer *x, cmo_err err, const char *text);
+cmo_xfer *cmo_xfer_by_id(cmo_engine *e, uint64_t id); /* NULL: no such transfer; ids come from peers */
+uint64_t cmo_xfer_register(cmo_engine *e, cmo_xfer *x);
+void cmo_xfer_unregister(cmo_engine *e, cmo_xfer *x);
+
+/* ------------------------------------------------------------------ failure.c */
+
+void cmo_peer_lost(cmo_engine *e, int world, const char *cause);
+void cmo_failure_heard(cmo_channel *c, const cmo_header *h, const char *text); /* a FAIL frame */
+void cmo_bye_heard(cmo_channel *c, const cmo_header *h);
+void cmo_failure_look(cmo_comm *comm);                /* abort words, members that have closed */
+bool cmo_failure_settled(cmo_comm *comm);             /* everybody has said where it stood, or had the time to */
+void cmo_failure_text(cmo_comm *comm, char *out, size_t n); /* the explanation for this rank's caller */
+
+/* ------------------------------------------------------------------ engine.c, drive.c, point.c */
+
+struct cmo_engine {
+    int rank, size;
+    uint32_t generation;
+    cmo_tunables tunables;
+    int64_t (*now)(void *);
+    void *now_ctx;
+    bool threadless;
+
+    cmo_window *window;
+    cmo_neighbour *neighbours;   /* [nlocal]; owned */
+    int *neighbour_world;        /* [nlocal]; owned */
+    int nlocal, self;
+    int *neighbour_of;           /* [size] place on this host of a world rank, -1: elsewhere; owned */
+    bool share;
+
+    cmo_net *shm, *remote;
+    cmo_channel **channel;       /* [size]; owned */
+    cmo_node channels;
+    uint8_t *dead;               /* [size] 1: known to be gone */
+
+    const cmo_collectives *collectives;
+    cmo_node comms, busy;
+    cmo_comm *world;
+    uint64_t next_id;
+    cmo_node retired;            /* closed communicators whose piece a member may still touch */
+    cmo_node orphans;            /* messages for communicators that do not exist here yet */
+    cmo_node points;             /* point-to-point calls in progress */
+
+    cmo_xfer **xfers;            /* by the low half of their id; owned */
+    uint32_t *xfer_generation;
+    uint32_t nxfers, free_xfer_hint;
+
+    /* Who drives. */
+    _Atomic uint32_t role;       /* 1: there is a driver */
+    _Atomic uint32_t nsubmitted;
+    pthread_mutex_t lock;        /* protects submitted, and `waited` of ops */
+    cmo_node submitted;
+    int running;                 /* calls in progress; the driver's */
+    bool moved;                  /* something has, in this pass */
+    bool look;                   /* look at deadlines, abort words and deaths in the next pass */
+    unsigned passes;
+    cmo_waiter waiter, thread_waiter; /* of threads that call, and of the progress thread */
+    _Atomic uint32_t *asleep;
+    int epoll, thread_epoll, thread_bell;
+    pthread_t thread;
+    bool has_thread;
+    _Atomic uint32_t stop;
+};
+
+static inline int64_t cmo_engine_now(cmo_engine *e) { return e->now ? e->now(e->now_ctx) : cmo_now(); }
+cmo_comm *cmo_engine_find(cmo_engine *e, uint32_t id);
+void cmo_engine_attach(cmo_engine *e, cmo_comm *comm); /* into the list */
+void cmo_engine_submit(cmo_engine *e, cmo_op *op);     /* hand over a call, whoever drives */
+cmo_err cmo_point_step(cmo_op *op);
+cmo_err cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout);
+void cmo_op_launch(cmo_op *op);                        /* start a prepared op, whoever drives */
+void cmo_op_abandon(cmo_op *op);                       /* end it: its communicator is being closed */
+cmo_err cmo_engine_start_thread(cmo_engine *e);
+void cmo_engine_release(cmo_engine *e);                /* free everything */
+
+/* ------------------------------------------------------------------ comm.c */
+
+/* world, host: [size], copied. piece_offset: [size] of each member's piece in its own window, 0: none. */
+cmo_err cmo_comm_create(cmo_comm **out, cmo_engine *e, uint32_t id, const int *world, const int *host, int size, int rank,
+                        const uint64_t *piece_offset, cmo_comm *outer);
+void cmo_comm_free(cmo_comm *comm);
+size_t cmo_comm_piece_bytes(const cmo_engine *e);
+bool cmo_comm_retire(cmo_comm *comm); /* true: its piece has been given back, it may be freed */
+
+#endif

@@ -1,0 +1,119 @@
+/* Point to point: an op with one transfer, which lives in its inline state. */
+#include "comm/internal.h"
+
+#include <string.h>
+
+_Static_assert(sizeof(cmo_xfer) <= CMO_OP_INLINE_STATE, "a transfer fits into the op");
+
+static cmo_xfer *transfer_of(cmo_op *op) { return (cmo_xfer *)(void *)op->inline_state; }
+
+static void status_of(cmo_status *s, int source, const cmo_header *h, const uint64_t *shape)
+{
+    *s = (cmo_status){.source = source, .tag = h->tag, .bytes = h->length, .dtype = h->dtype, .extra = h->extra, .ndim = h->ndim};
+    if (h->ndim) memcpy(s->shape, shape, h->ndim * sizeof *shape);
+}
+
+static void point_post(cmo_op *op)
+{
+    cmo_comm *c = op->comm;
+    cmo_xfer *x = transfer_of(op);
+    cmo_list_init(&x->node);
+    cmo_list_append(&op->xfers, &x->of_op);
+    x->state = CMO_X_WAITING;
+    if (x->peer >= 0 && (c->lost[x->peer] || c->left[x->peer])) {
+        cmo_early *m = x->sends ? NULL : cmo_match_find(c, x->peer, x->header.tag);
+        if (!m) {
+            cmo_xfer_fail(x, CMO_EPEERLOST, c->lost[x->peer] ? "it is gone" : "it has closed the communicator");
+            return;
+        }
+    }
+    if (!x->sends) {
+        cmo_match_posted(c, x);
+        return;
+    }
+    x->channel = cmo_channel_to(c->engine, c->world[x->peer]);
+    if (!x->channel || x->channel->gone) cmo_xfer_fail(x, CMO_EPEERLOST, x->channel ? "its connection is gone" : cmo_reason());
+    else cmo_list_append(&x->channel->sends, &x->node);
+}
+
+static cmo_err send_or_recv(cmo_op *op)
+{
+    cmo_xfer *x = transfer_of(op);
+    if (op->pc == 0) {
+        op->pc = 1;
+        op->comm->engine->moved = true;
+        point_post(op);
+    }
+    if (op->err || !cmo_moved(x)) return CMO_AGAIN;
+    if (op->status) status_of(op->status, x->peer, &x->header, x->got_shape);
+    return CMO_OK;
+}
+
+static cmo_err probe(cmo_op *op)
+{
+    cmo_xfer *x = transfer_of(op);
+    cmo_comm *c = op->comm;
+    cmo_early *m = cmo_match_find(c, x->peer, x->header.tag);
+    if (m) {
+        status_of(op->status, cmo_comm_rank_of(c, m->channel->peer), &m->header, m->shape);
+        return CMO_OK;
+    }
+    if (x->peer >= 0 && (c->lost[x->peer] || c->left[x->peer])) cmo_op_fail(op, CMO_EPEERLOST, "it is gone");
+    return CMO_AGAIN;
+}
+
+cmo_err cmo_point_step(cmo_op *op) { return op->step(op); }
+
+static cmo_err point_start(cmo_op *op, cmo_comm *comm, int peer, int64_t tag, double timeout, cmo_status *status, cmo_err (*step)(cmo_op *))
+{
+    CMO_TRY(cmo_point_prepare(op, comm, timeout));
+    op->step = step;
+    op->status = status;
+    cmo_xfer *x = transfer_of(op);
+    x->op = op;
+    x->peer = peer;
+    x->header = (cmo_header){.space = CMO_POINT, .comm = comm->id, .tag = tag};
+    return CMO_OK;
+}
+
+cmo_err cmo_send_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout)
+{
+    CMO_TRY(point_start(op, comm, m->peer, m->tag, timeout, NULL, send_or_recv));
+    cmo_xfer *x = transfer_of(op);
+    x->sends = true;
+    x->buffer = (uint8_t *)(uintptr_t)m->buffer;
+    x->length = x->ready = x->header.length = m->bytes;
+    x->header.dtype = (uint8_t)m->dtype;
+    x->header.extra = m->extra;
+    x->header.ndim = (uint8_t)m->ndim;
+    x->shape = m->shape;
+    cmo_op_launch(op);
+    return CMO_OK;
+}
+
+cmo_err cmo_recv_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status)
+{
+    CMO_TRY(point_start(op, comm, m->peer, m->tag, timeout, status, send_or_recv));
+    transfer_of(op)->allocate = m->allocate;
+    transfer_of(op)->allocate_ctx = m->allocate_ctx;
+    cmo_op_launch(op);
+    return CMO_OK;
+}
+
+cmo_err cmo_probe_start(cmo_op *op, cmo_comm *comm, int source, int64_t tag, double timeout, cmo_status *status)
+{
+    CMO_TRY(point_start(op, comm, source, tag, timeout, status, probe));
+    cmo_op_launch(op);
+    return CMO_OK;
+}
+
+cmo_err cmo_probe_now(cmo_comm *comm, int source, int64_t tag, cmo_status *status)
+{
+    cmo_engine *e = comm->engine;
+    cmo_engine_enter(e);
+    cmo_engine_poll(e);
+    cmo_early *m = cmo_match_find(comm, source, tag);
+    if (m) status_of(status, cmo_comm_rank_of(comm, m->channel->peer), &m->header, m->shape);
+    cmo_engine_leave(e);
+    return m ? CMO_OK : CMO_AGAIN;
+}
