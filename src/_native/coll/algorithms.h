@@ -6,11 +6,21 @@
 
 /* Most bytes that the state of an algorithm may take: inline costs no allocation when a call starts. A file asserts that its
  * own state fits in the one that its row of the table names. */
-enum { CMO_STATE_NONE = 0, CMO_STATE_INLINE = CMO_OP_INLINE_STATE, CMO_STATE_HEAP = 2048 };
+enum { CMO_STATE_NONE = 0, CMO_STATE_SMALL = 64, CMO_STATE_INLINE = CMO_OP_INLINE_STATE, CMO_STATE_HEAP = 2048 };
 
 /* One rank alone, and counts that the ranks do not know of each other. */
 cmo_err cmo_alone_step(cmo_op *op);                                                            /* coll/alone.c */
 cmo_err cmo_exchange_step(cmo_op *op);              void cmo_exchange_finish(cmo_op *op);      /* coll/exchange.c */
+
+/* Ranks that share memory: coll/shm.h tells them apart. */
+bool cmo_shm_fits(const cmo_op *op);                                                           /* coll/shm.c */
+bool cmo_shm_inline_fits(const cmo_op *op);         cmo_err cmo_shm_inline_step(cmo_op *op);   /* coll/shm_inline.c */
+bool cmo_shm_staged_fits(const cmo_op *op);         cmo_err cmo_shm_staged_step(cmo_op *op);   /* coll/shm_staged.c */
+cmo_err cmo_shm_sliced_step(cmo_op *op);                                                       /* coll/shm_sliced.c */
+cmo_err cmo_shm_reduce_scatter_step(cmo_op *op);                                               /* coll/shm_reduce_scatter.c */
+cmo_err cmo_shm_rooted_step(cmo_op *op);                                                       /* coll/shm_rooted.c */
+cmo_err cmo_shm_gather_step(cmo_op *op);            void cmo_shm_gather_finish(cmo_op *op);    /* coll/shm_gather.c */
+cmo_err cmo_shm_alltoall_step(cmo_op *op);          void cmo_shm_alltoall_finish(cmo_op *op);  /* coll/shm_alltoall.c */
 
 /* Several ranks on each of several hosts. */
 cmo_err cmo_hosts_barrier_step(cmo_op *op);                                                    /* coll/hosts.c */

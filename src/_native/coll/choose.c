@@ -52,12 +52,33 @@ const cmo_algorithm cmo_algorithms[] = {
     {"alone", CMO_ALLGATHER, alone, cmo_alone_step, NULL, CMO_STATE_NONE},
     {"alone", CMO_ALLTOALL, alone, cmo_alone_step, NULL, CMO_STATE_NONE},
 
+    /* All ranks share memory. */
+    {"inline", CMO_BARRIER, cmo_shm_inline_fits, cmo_shm_inline_step, NULL, CMO_STATE_SMALL},
+    {"inline", CMO_ALLREDUCE, cmo_shm_inline_fits, cmo_shm_inline_step, NULL, CMO_STATE_SMALL},
+    {"inline", CMO_REDUCE, cmo_shm_inline_fits, cmo_shm_inline_step, NULL, CMO_STATE_SMALL},
+    {"inline", CMO_REDUCE_SCATTER, cmo_shm_inline_fits, cmo_shm_inline_step, NULL, CMO_STATE_SMALL},
+    {"inline", CMO_SCAN, cmo_shm_inline_fits, cmo_shm_inline_step, NULL, CMO_STATE_SMALL},
+    {"inline", CMO_EXSCAN, cmo_shm_inline_fits, cmo_shm_inline_step, NULL, CMO_STATE_SMALL},
+    {"inline", CMO_GATHER, cmo_shm_inline_fits, cmo_shm_inline_step, NULL, CMO_STATE_SMALL},
+    {"inline", CMO_ALLGATHER, cmo_shm_inline_fits, cmo_shm_inline_step, NULL, CMO_STATE_SMALL},
+    {"inline", CMO_ALLTOALL, cmo_shm_inline_fits, cmo_shm_inline_step, NULL, CMO_STATE_SMALL},
+    {"staged", CMO_ALLREDUCE, cmo_shm_staged_fits, cmo_shm_staged_step, NULL, CMO_STATE_INLINE},
+    {"staged", CMO_REDUCE, cmo_shm_staged_fits, cmo_shm_staged_step, NULL, CMO_STATE_INLINE},
+    {"staged", CMO_SCAN, cmo_shm_staged_fits, cmo_shm_staged_step, NULL, CMO_STATE_INLINE},
+    {"staged", CMO_EXSCAN, cmo_shm_staged_fits, cmo_shm_staged_step, NULL, CMO_STATE_INLINE},
+    {"sliced", CMO_ALLREDUCE, cmo_shm_fits, cmo_shm_sliced_step, NULL, CMO_STATE_INLINE},
+    {"sliced", CMO_REDUCE, cmo_shm_fits, cmo_shm_sliced_step, NULL, CMO_STATE_INLINE},
+    {"staged", CMO_REDUCE_SCATTER, cmo_shm_fits, cmo_shm_reduce_scatter_step, NULL, CMO_STATE_INLINE},
+    {"staged", CMO_BROADCAST, cmo_shm_fits, cmo_shm_rooted_step, NULL, CMO_STATE_INLINE},
+    {"staged", CMO_SCATTER, cmo_shm_fits, cmo_shm_rooted_step, NULL, CMO_STATE_INLINE},
+    {"staged", CMO_GATHER, cmo_shm_fits, cmo_shm_gather_step, cmo_shm_gather_finish, CMO_STATE_INLINE},
+    {"staged", CMO_ALLGATHER, cmo_shm_fits, cmo_shm_gather_step, cmo_shm_gather_finish, CMO_STATE_INLINE},
+    {"staged", CMO_ALLTOALL, cmo_shm_fits, cmo_shm_alltoall_step, cmo_shm_alltoall_finish, CMO_STATE_INLINE},
+
     /* Unknown counts. */
     {"exchange", CMO_GATHER, exchanges, cmo_exchange_step, cmo_exchange_finish, CMO_STATE_INLINE},
     {"exchange", CMO_ALLGATHER, exchanges, cmo_exchange_step, cmo_exchange_finish, CMO_STATE_INLINE},
     {"exchange", CMO_ALLTOALL, exchanges, cmo_exchange_step, cmo_exchange_finish, CMO_STATE_INLINE},
-
-    /* All ranks share memory. */
 
     /* Several hosts with several ranks each. */
     {"hosts", CMO_BARRIER, hosts, cmo_hosts_barrier_step, NULL, CMO_STATE_NONE},

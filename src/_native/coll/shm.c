@@ -1,0 +1,123 @@
+#include "coll/shm.h"
+
+#include "coll/algorithms.h"
+
+#include <inttypes.h>
+
+bool cmo_shm_fits(const cmo_op *op) { return cmo_comm_shares_memory(op->comm) && op->comm->size <= CMO_SHM_MEMBERS; }
+
+void cmo_shm_ring(const cmo_comm *c)
+{
+    atomic_thread_fence(memory_order_seq_cst); /* the waker's half of the pairing described in base/wait.h, once for all members */
+    for (int i = 0; i < c->size; i++) {
+        const cmo_neighbour *n = c->neighbour[i];
+        if (i != c->rank && __builtin_expect(atomic_load_explicit(&n->head->asleep, memory_order_relaxed), 0)) cmo_window_wake(n);
+    }
+}
+
+/* Has every member finished collective `seq`? Remembers the answer in comm->safe_seq, so that n cache lines are fetched once in
+ * CMO_POSTS collectives at most. Acquire: what the members have read of our slot they have read before we write it again. */
+static bool shm_look_finished(cmo_comm *c, uint64_t seq)
+{
+    uint64_t least = UINT64_MAX;
+    for (int i = 0; i < c->size; i++) {
+        uint64_t finished = atomic_load_explicit(&c->piece[i]->finished, memory_order_acquire);
+        least = cmo_shm_min(least, finished);
+    }
+    c->safe_seq = least;
+    return least >= seq;
+}
+
+bool cmo_shm_look_consumed(cmo_comm *c, uint64_t rounds)
+{
+    uint64_t least = UINT64_MAX;
+    for (int i = 0; i < c->size; i++) {
+        uint64_t consumed = atomic_load_explicit(&c->piece[i]->consumed, memory_order_acquire); /* as above, for slots */
+        least = cmo_shm_min(least, consumed);
+    }
+    c->safe_round = least;
+    return least >= rounds;
+}
+
+/* What this rank has called. The shape is there for those who must learn it, and left out elsewhere. */
+static void shm_fill_record(const cmo_op *op, cmo_record *record)
+{
+    const cmo_call *call = &op->call;
+    bool shaped = (call->kind == CMO_BROADCAST || call->kind == CMO_SCATTER) && op->comm->rank == call->root;
+    record->seq = op->seq;
+    record->count = cmo_block_start(call->counts, call->count, call->counts ? op->comm->size : 1);
+    record->root = call->root;
+    record->kind = (uint8_t)call->kind;
+    record->op = (uint8_t)call->op;
+    record->dtype = (uint8_t)call->dtype;
+    record->ndim = shaped ? (uint8_t)call->ndim : 0;
+    record->flags = call->counts ? CMO_RECORD_COUNTS : 0;
+    for (int i = 0; i < record->ndim; i++) record->shape[i] = call->shape[i];
+}
+
+cmo_err cmo_shm_announce(cmo_op *op, const void *payload, size_t bytes)
+{
+    cmo_comm *c = op->comm;
+    if (op->seq > CMO_POSTS && c->safe_seq < op->seq - CMO_POSTS && !shm_look_finished(c, op->seq - CMO_POSTS)) return CMO_AGAIN;
+    cmo_post *post = cmo_shm_post(op, c->rank);
+    shm_fill_record(op, cmo_shm_record(op, c->rank));
+    post->fingerprint = op->fingerprint;
+    cmo_shm_copy(post->payload, payload, bytes);
+    /* Release: whoever sees the number sees what is above, and our round 0. */
+    atomic_store_explicit(&post->seq, op->seq, memory_order_release);
+    cmo_shm_ring(c);
+    return CMO_OK;
+}
+
+cmo_err cmo_shm_misfit(const cmo_op *op, int member, uint64_t seq)
+{
+    if (seq > op->seq)
+        return cmo_fail(CMO_EPROTO, "rank %d has overwritten its announcement of collective %" PRIu64 " with that of %" PRIu64, member,
+                        op->seq, seq);
+    const cmo_record *theirs = cmo_shm_record(op, member);
+    const char *name = theirs->kind < CMO_NKINDS ? cmo_kind_name((cmo_kind)theirs->kind) : "something else";
+    return cmo_fail(CMO_EMISMATCH, "collective %" PRIu64 " is %s on rank %d and %s on rank %d, or differs in its arguments, or one before it did",
+                    op->seq, cmo_kind_name(op->call.kind), op->comm->rank, name, member);
+}
+
+void cmo_shm_end(const cmo_op *op, const cmo_shm *s)
+{
+    cmo_comm *c = op->comm;
+    cmo_piece *own = cmo_shm_own(op);
+    if (s->rounds) {
+        c->round = s->base + s->rounds;
+        /* Release throughout: a member that sees these numbers, instead of the smaller ones that it waits for, must still see the
+         * bytes, and what this rank has read must be behind it. */
+        atomic_store_explicit(&own->staged, c->round, memory_order_release);
+        atomic_store_explicit(&own->reduced, c->round, memory_order_release);
+        atomic_store_explicit(&own->consumed, c->round, memory_order_release);
+    }
+    atomic_store_explicit(&own->finished, op->seq, memory_order_release);
+    cmo_shm_ring(c); /* somebody may wait for room to announce or to stage */
+}
+
+uint64_t cmo_shm_cut_slots(cmo_shm_cut *cut, const cmo_comm *c, size_t itemsize, uint64_t longest)
+{
+    uint64_t slot = cmo_shm_round_bytes(c), lines = slot / CMO_LINE;
+    cut->together = lines < (uint64_t)c->size ? (int)lines : c->size;
+    uint64_t part = slot / (uint64_t)cut->together / CMO_LINE * CMO_LINE;
+    cut->elements = part / itemsize;
+    /* Parts of short blocks stand close together: equal places in parts far apart would share few sets of the cache. */
+    uint64_t needed = longest < cut->elements ? (longest * itemsize + CMO_LINE - 1) / CMO_LINE * CMO_LINE : part;
+    cut->stride = needed;
+    cut->turns = cmo_shm_rounds(longest, cut->elements);
+    return cut->turns * cmo_shm_rounds((uint64_t)c->size, (uint64_t)cut->together);
+}
+
+void cmo_shm_stage_parts(const cmo_op *op, unsigned char *slot, const cmo_shm_cut *cut, cmo_shm_turn turn)
+{
+    const cmo_call *call = &op->call;
+    size_t item = cmo_dtype_size(call->dtype);
+    const char *block = (const char *)call->in + cmo_block_start(call->counts, call->count, turn.first) * item;
+    for (int j = turn.first; j < turn.last; j++) {
+        uint64_t count = cmo_block_count(call->counts, call->count, j);
+        uint64_t part = j == op->comm->rank ? 0 : cmo_shm_part_of(cut, count, turn.from);
+        if (part) memcpy(slot + (uint64_t)(j - turn.first) * cut->stride, block + turn.from * item, part * item);
+        if (count) block += count * item;
+    }
+}

@@ -1,0 +1,118 @@
+/* Allreduce and reduce of large arrays: every rank folds one slice of each round for all.
+ *
+ *     5 ranks, one round: slices 0 … 4 of the slots of ranks a … e
+ *
+ *              copy in           fold, each rank its slice            copy out
+ *     a     . a1 a2 a3 a4         S0 = a0+b0+c0+d0+e0  .  .  .  .     S0 from a, S1 from b, S2 from c,
+ *     b    b0  . b2 b3 b4          .  S1 = a1+b1+c1+d1+e1  .  .       S3 from d, S4 from e
+ *     c    c0 c1  . c3 c4   wait   .  .  S2               wait
+ *     d    d0 d1 d2  . d4          .  .  .  S3
+ *     e    e0 e1 e2 e3  .          .  .  .  .  S4
+ *
+ * A rank does not copy in its own slice, which nobody else reads, and leaves the folded slice in its place. The array goes in
+ * rounds of a slot each, in a pipeline: while round t is copied in, round t - 1 is folded and round t - 2 copied out, so a rank waits only for those
+ * that are a whole round behind. For B bytes a rank writes B in slots and reads 2 B (size - 1) / size of the others', whatever the size is;
+ * rounds + 2 steps. In a reduce only the root copies out.
+ *
+ * Slices end at cache lines. The fold is in the order of ranks and in one call of the kernel, so the result has the same bits as
+ * that of shm_staged.c. */
+#include "coll/algorithms.h"
+#include "coll/fold.h"
+#include "coll/shm.h"
+
+typedef struct sliced_state {
+    cmo_shm shm;
+    uint64_t elements; /* of a round */
+    bool receives;     /* this rank wants the result */
+} sliced_state;
+_Static_assert(sizeof(sliced_state) <= CMO_STATE_INLINE, "see coll/algorithms.h");
+
+static void sliced_begin(cmo_op *op, sliced_state *s)
+{
+    cmo_shm_begin(op, &s->shm);
+    s->elements = cmo_shm_round_bytes(op->comm) / cmo_dtype_size(op->call.dtype);
+    s->shm.rounds = cmo_shm_rounds(op->call.count, s->elements);
+    s->receives = op->call.kind == CMO_ALLREDUCE || op->comm->rank == op->call.root;
+}
+
+/* Round t of the array, in bytes, and where slice r of it starts, from the start of the round. */
+static uint64_t sliced_start(const cmo_op *op, const sliced_state *s, uint64_t t)
+{
+    return t * s->elements * cmo_dtype_size(op->call.dtype);
+}
+
+static uint64_t sliced_bytes(const cmo_op *op, const sliced_state *s, uint64_t t)
+{
+    return cmo_shm_min(s->elements, op->call.count - t * s->elements) * cmo_dtype_size(op->call.dtype);
+}
+
+static uint64_t slice(const cmo_op *op, uint64_t bytes, int r)
+{
+    uint64_t lines = (bytes + CMO_LINE - 1) / CMO_LINE;
+    return cmo_shm_min(cmo_part(lines, op->comm->size, r) * CMO_LINE, bytes);
+}
+
+static void sliced_copy_in(const cmo_op *op, const sliced_state *s, uint64_t t)
+{
+    int rank = op->comm->rank;
+    const char *in = (const char *)op->call.in + sliced_start(op, s, t);
+    unsigned char *slot = cmo_shm_slot(op, &s->shm, rank, t);
+    uint64_t bytes = sliced_bytes(op, s, t), from = slice(op, bytes, rank), to = slice(op, bytes, rank + 1);
+    cmo_shm_copy(slot, in, from);
+    cmo_shm_copy(slot + to, in + to, bytes - to);
+}
+
+static void sliced_fold(const cmo_op *op, const sliced_state *s, uint64_t t)
+{
+    const cmo_call *call = &op->call;
+    const cmo_comm *c = op->comm;
+    uint64_t bytes = sliced_bytes(op, s, t), from = slice(op, bytes, c->rank), to = slice(op, bytes, c->rank + 1);
+    const void *srcs[CMO_SHM_MEMBERS];
+    for (int j = 0; j < c->size; j++)
+        srcs[j] = j == c->rank ? (const unsigned char *)call->in + sliced_start(op, s, t) + from : cmo_shm_slot(op, &s->shm, j, t) + from;
+    cmo_kernel_for(call->dtype, call->op)(cmo_shm_slot(op, &s->shm, c->rank, t) + from, srcs, c->size, (to - from) / cmo_dtype_size(call->dtype),
+                                          cmo_fold_divisor(call, c->size));
+}
+
+/* Each rank starts with its own slice, so that they do not all read from the same one at once. */
+static void sliced_copy_out(const cmo_op *op, const sliced_state *s, uint64_t t)
+{
+    const cmo_comm *c = op->comm;
+    char *out = (char *)op->call.out + sliced_start(op, s, t);
+    uint64_t bytes = sliced_bytes(op, s, t);
+    for (int i = 0, j = c->rank; i < c->size; i++, j = j + 1 < c->size ? j + 1 : 0) {
+        uint64_t from = slice(op, bytes, j), to = slice(op, bytes, j + 1);
+        memcpy(out + from, cmo_shm_slot(op, &s->shm, j, t) + from, to - from);
+    }
+}
+
+cmo_err cmo_shm_sliced_step(cmo_op *op)
+{
+    sliced_state *s = op->state;
+    cmo_shm *m = &s->shm;
+    CO_BEGIN(op);
+    sliced_begin(op, s);
+    CO_WAIT(op, cmo_shm_slot_free(op, m, 0));
+    sliced_copy_in(op, s, 0);
+    CO_WAIT(op, cmo_shm_announce(op, NULL, 0));
+    for (m->t = 1; m->t < m->rounds + 2; m->t++) {
+        if (m->t < m->rounds) {
+            CO_WAIT(op, cmo_shm_slot_free(op, m, m->t));
+            sliced_copy_in(op, s, m->t);
+            cmo_shm_staged(op, m, m->t);
+        }
+        if (m->t <= m->rounds) {
+            CO_WAIT(op, cmo_shm_all_staged(op, m, op->comm->size, m->t - 1));
+            sliced_fold(op, s, m->t - 1);
+            cmo_shm_reduced(op, m, m->t - 1);
+            if (!s->receives) cmo_shm_consumed(op, m, m->t);
+        }
+        if (m->t >= 2 && s->receives) {
+            CO_WAIT(op, cmo_shm_all_reduced(op, m, m->t - 2));
+            sliced_copy_out(op, s, m->t - 2);
+            cmo_shm_consumed(op, m, m->t - 1);
+        }
+    }
+    cmo_shm_end(op, m);
+    CO_END(op);
+}
