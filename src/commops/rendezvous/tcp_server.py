@@ -22,7 +22,7 @@ __all__ = ["StoreServer"]
 HANDSHAKE_TIMEOUT = 5.0
 """Seconds that a peer has to prove itself."""
 
-MAX_STRANGERS = 64
+MAX_STRANGERS = 128
 """Connections that may be unproved at a time; further ones wait in the kernel's queue."""
 
 STRANGER_GRACE = 1.0
