@@ -8,7 +8,7 @@
  *       |<-------------------------------------------------|
  *       | PROOF   HMAC("client" …)                         |
  *       |------------------------------------------------->| verify
- *       |      WELCOME (only from a server of lower rank)  |
+ *       |      WELCOME   the connection is ours            |
  *       |<-------------------------------------------------|
  *
  * Both codes cover the HELLO, the ANSWER's status and both nonces; nonces are fresh, the labels differ and the HELLO

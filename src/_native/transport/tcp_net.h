@@ -1,0 +1,93 @@
+/* What the two halves of the TCP transport share: tcp_connect.c, how connections come about, and tcp.c, the streams and
+ * the table of functions. For no one else. */
+#ifndef CMO_TCP_NET_H
+#define CMO_TCP_NET_H
+
+#include "base/clock.h"
+#include "base/list.h"
+#include "transport/address.h"
+#include "transport/handshake.h"
+#include "transport/tcp.h"
+
+#define CMO_MILLISECOND (CMO_SECOND / 1000)
+
+typedef enum {
+    LISTENING,
+    CONNECTING, AWAIT_ANSWER, AWAIT_WELCOME,  /* made here */
+    AWAIT_HELLO, AWAIT_PROOF, REFUSING,       /* made to us; REFUSING: an ANSWER other than ACCEPTED is on its way out */
+    CHOSEN,                                   /* only our own last message is still to be sent */
+    LIVE,
+    CLOSED                                    /* to be freed at the end of a poll: epoll may still have named it */
+} tcp_stage;
+
+typedef struct tcp_socket {
+    cmo_node node; /* in the net's listening, pending, live or closed */
+    int fd;
+    tcp_stage stage;
+    bool inbound;
+    bool proven;            /* client: the server has shown that it holds the token, and is the peer */
+    uint32_t watched;       /* epoll events asked for */
+    struct tcp_link *link;  /* client: always; server: from an acceptable HELLO on, which may still be a stranger's */
+    cmo_address address;    /* of the other end */
+    int64_t born, deadline;
+    uint8_t in[CMO_HELLO_BYTES], out[CMO_HELLO_BYTES];
+    size_t got, expected, sent, queued;
+    uint8_t hello[CMO_HELLO_BYTES], answer[CMO_ANSWER_BYTES];
+} tcp_socket;
+_Static_assert(CMO_ANSWER_BYTES <= CMO_HELLO_BYTES && CMO_PROOF_BYTES <= CMO_HELLO_BYTES, "every message fits in and out");
+
+typedef struct tcp_link {
+    cmo_link link; /* first: a cmo_link * is a tcp_link * */
+    enum { IDLE, WANTED, HAS_CHOSEN, UP, DEAD } state;
+    const char *addresses;  /* in the net's text */
+    int naddresses;
+    tcp_socket *socket;     /* HAS_CHOSEN, UP: the connection chosen */
+    cmo_node retry;         /* WANTED: in the net's retries, until retry_at */
+    int64_t retry_at, give_up_at;
+    const char *next;       /* in addresses: those that this round has not tried */
+    int rounds, failures;   /* rounds begun; rounds in a row in which nothing at all was to be found */
+    bool alive;             /* this round: the peer is there, only not ready for us */
+    cmo_err final;          /* this round: an error that another round would not change */
+    bool wants_write;
+    int write_errno;        /* why writing failed; the error is told when all has been read */
+    int64_t acknowledged_at; /* nothing has been unacknowledged since before this time */
+    cmo_err err;            /* DEAD: why */
+    char why[256];          /* DEAD: the same as text; before, what came of this round's attempts */
+} tcp_link;
+
+typedef struct tcp_net {
+    cmo_net net;
+    int size, timer;
+    tcp_link *links;        /* [size] */
+    char *text;             /* all addresses */
+    cmo_hello own;
+    bool (*mac)(void *ctx, const uint8_t *data, size_t n, uint8_t out[32]);
+    void *mac_ctx;
+    int64_t handshake_ns, user_timeout_ns, check_ns;
+    int socket_bytes;
+    cmo_node listening, pending, live, closed, retries;
+    int strangers;          /* inbound sockets in pending */
+    bool accepting;
+    int64_t accept_at;      /* when to accept again after running out of descriptors; CMO_NEVER: when a stranger has gone */
+    int64_t check_at;       /* of the next tcp_check; CMO_NEVER: no link is up */
+    int64_t due;            /* what the timer is set to */
+} tcp_net;
+
+static inline tcp_net *net_of(const tcp_link *l) { return (tcp_net *)l->link.net; }
+static inline bool is_lower(const tcp_net *n, const tcp_link *l) { return (int)n->own.src < l->link.peer; }
+static inline tcp_socket *socket_at(cmo_node *node) { return CMO_ENTRY(node, tcp_socket, node); }
+
+/* Make a socket of a descriptor, which is taken on success; NULL, with errno, where that fails. */
+tcp_socket *cmo_tcp_adopt(tcp_net *n, int fd, tcp_stage stage, uint32_t events);
+void cmo_tcp_watch(tcp_net *n, tcp_socket *s, uint32_t events); /* have epoll tell of these events and no others */
+void cmo_tcp_set_buffers(const tcp_net *n, int fd);
+
+void cmo_tcp_accept(tcp_net *n, const tcp_socket *listener); /* whoever is waiting */
+void cmo_tcp_advance(tcp_net *n, tcp_socket *s);             /* as far as it goes now: connection and handshake */
+void cmo_tcp_begin_round(tcp_net *n, tcp_link *l);           /* try the addresses of a wanted link, from the first one */
+void cmo_tcp_tick(tcp_net *n);                               /* do what is due; the timer has run out */
+
+/* End a link for good: close what there is of it, and keep the reason for its readers. */
+void cmo_tcp_break(tcp_link *l, cmo_err err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+#endif
