@@ -9,7 +9,6 @@ import hashlib
 import os
 import stat
 import struct
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -147,7 +146,8 @@ class FileStore(Store):
 
     def _write(self, key: str, value: bytes) -> None:
         name = encode_key(key)
-        descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=self._folder)
+        temporary = self._folder / (_TEMPORARY + os.urandom(8).hex())
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with open(descriptor, "wb") as file:
                 file.writelines((_HEAD.pack(_MAGIC, len(name)), name, value))

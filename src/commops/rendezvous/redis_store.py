@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -98,6 +99,8 @@ class RedisStore(Store):
                 importlib.import_module("redis.backoff").NoBackoff(), 0
             ),
         }
+        self._lock = threading.Lock()
+        self._users = 0  # calls in progress on the shared client
         self._shared_timeout = self.timeout
         self._shared = self._connect(self._shared_timeout)
         try:
@@ -163,7 +166,9 @@ class RedisStore(Store):
             return stored
 
     def _close(self) -> None:
-        self._shared.close()
+        with self._lock:
+            if self._users == 0:
+                self._shared.close()
 
     # ---- connections
 
@@ -178,6 +183,8 @@ class RedisStore(Store):
         shared = deadline.timeout >= self._shared_timeout
         client = self._shared if shared else self._connect(deadline.remaining())
         errors = self._redis.exceptions
+        with self._lock:
+            self._users += shared
         try:
             yield client
         except (errors.AuthenticationError, errors.NoPermissionError) as error:
@@ -189,7 +196,12 @@ class RedisStore(Store):
         except errors.RedisError as error:
             raise RendezvousError(f"{self!r}: {error}") from error
         finally:
-            if not shared:
+            # Closing takes the connections from whoever is using them, with what errors it may. So a store
+            # that is closed in the middle of calls is really closed by the last of them.
+            with self._lock:
+                self._users -= shared
+                last = self._closed and self._users == 0
+            if last or not shared:
                 client.close()
 
     def _await_server(self, deadline: Deadline) -> None:

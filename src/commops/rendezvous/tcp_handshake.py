@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import enum
 import hmac
-import secrets
+import os
 import struct
 from dataclasses import dataclass
 
@@ -79,7 +79,7 @@ class Greeting:
 
 def new_nonce() -> bytes:
     """Return 32 fresh random bytes."""
-    return secrets.token_bytes(32)
+    return os.urandom(32)
 
 
 def greet(token: bytes | None, nonce: bytes, refusal: Refusal = Refusal.NONE) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import select
 import stat
 
@@ -29,7 +28,7 @@ class Token(bytes):
 
 def new_token() -> Token:
     """Return a fresh token: 32 bytes from the system's generator, as 64 hexadecimal digits."""
-    return Token(secrets.token_hex(32).encode())
+    return Token(os.urandom(32).hex().encode())
 
 
 def load_token(explicit: str | bytes | None = None) -> Token | None:
