@@ -4,6 +4,7 @@
  * every rank passes alike; for broadcast and scatter that leaves out the size. To add an algorithm: a file, a line in
  * coll/algorithms.h, and a row here, before the rows that it is to be preferred to. */
 #include "coll/algorithms.h"
+#include "coll/hosts.h"
 #include "comm/engine.h"
 
 static bool alone(const cmo_op *op) { return op->comm->size == 1; }
@@ -25,10 +26,7 @@ static bool even_hosts(const cmo_op *op)
 static bool root_on_every_host(const cmo_op *op)
 {
     const cmo_comm *c = op->comm;
-    if (!hosts(op)) return false;
-    int place = 0;
-    for (int r = 0; r < op->call.root; r++) place += c->host[r] == c->host[op->call.root];
-    return place < c->least_local;
+    return hosts(op) && cmo_hosts_place(c, op->call.root) < c->least_local;
 }
 
 /* Latency matters more than bandwidth. */
@@ -82,7 +80,7 @@ const cmo_algorithm cmo_algorithms[] = {
 
     /* Several hosts with several ranks each. */
     {"hosts", CMO_BARRIER, hosts, cmo_hosts_barrier_step, NULL, CMO_STATE_NONE},
-    {"hosts", CMO_BROADCAST, root_on_every_host, cmo_hosts_broadcast_step, cmo_hosts_broadcast_finish, CMO_STATE_HEAP},
+    {"hosts", CMO_BROADCAST, root_on_every_host, cmo_hosts_broadcast_step, NULL, CMO_STATE_HEAP},
     {"hosts", CMO_ALLREDUCE, hosts, cmo_hosts_allreduce_step, cmo_hosts_reduce_finish, CMO_STATE_INLINE},
     {"hosts", CMO_REDUCE, hosts, cmo_hosts_reduce_step, cmo_hosts_reduce_finish, CMO_STATE_INLINE},
     {"hosts", CMO_ALLGATHER, even_hosts, cmo_hosts_allgather_step, cmo_hosts_allgather_finish, CMO_STATE_INLINE},
