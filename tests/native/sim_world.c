@@ -1,0 +1,395 @@
+#include "sim_world.h"
+
+#include "coll/coll.h"
+#include "world_payload.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct world_rank {
+    cmo_window *window;          /* the engine's once that exists */
+    cmo_window_head *head;       /* the harness's own mapping: it outlives the engine, whose neighbours still look at it */
+    size_t head_bytes;
+    cmo_engine *engine;
+    cmo_comm *comm;
+    world_task *first, *last;    /* all tasks */
+    world_task *start, *running; /* the next to be started, the first that may not have ended */
+    int64_t start_at;
+    bool drawn;                  /* start_at is set */
+    bool dead;
+} world_rank;
+
+struct world {
+    world_settings settings;
+    int *host;
+    bool shares;                 /* some ranks talk through memory, which the simulation does not see */
+    cmo_sim *sim;
+    world_rank *ranks;
+    int unfinished;              /* tasks */
+    uint64_t polls, kill_after;
+    int victim;                  /* -1: nobody */
+    world_payload *payload;
+};
+
+/* How often all engines must be found idle, one after the other, before the clock moves, and before that is a deadlock. */
+enum { IDLE_SWEEPS = 2, LAST_SWEEPS = 20 };
+
+enum { MOST_NAPS = 8 }; /* times that the clock is moved past every deadline: failures take a few rounds to be settled */
+
+static const char *const layout_names[] = {
+#define WORLD_X(e, text) text,
+    WORLD_LAYOUTS(WORLD_X)
+#undef WORLD_X
+};
+
+/* ------------------------------------------------------------------ settings */
+
+static cmo_tunables default_tunables(void)
+{
+    return (cmo_tunables){
+#define WORLD_X(field, env, def, least, greatest, doc) .field = def,
+        CMO_TUNABLES(WORLD_X)
+#undef WORLD_X
+    };
+}
+
+world_settings world_plain(int size, world_layout layout, uint64_t seed)
+{
+    return (world_settings){.size = size, .layout = layout, .per_host = 4, .seed = seed, .tunables = default_tunables(),
+                            .net = {.latency_ns = 10000, .ns_per_byte = 0.1}, .timeout = -1};
+}
+
+static uint64_t settings_draw(uint64_t *state, uint64_t bound)
+{
+    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (*state >> 33) % bound;
+}
+
+world_settings world_rough(int size, world_layout layout, uint64_t seed)
+{
+    world_settings s = world_plain(size, layout, seed);
+    uint64_t state = seed ^ UINT64_C(0x5851f42d4c957f2d);
+    for (int i = 0; i < 4; i++) settings_draw(&state, 1);
+    cmo_tunables *t = &s.tunables;
+    t->slot_bytes = 64 << settings_draw(&state, 3);
+    t->slots = 3 + (int64_t)settings_draw(&state, 3);
+    t->segment_bytes = 16 << settings_draw(&state, 3);
+    t->eager_bytes = 16 * (int64_t)settings_draw(&state, 5);
+    t->eager_window = settings_draw(&state, 2) ? 256 : 1 << 20;
+    t->pipe_bytes = 64 << settings_draw(&state, 6);
+    t->frame_bytes = 64 << settings_draw(&state, 4);
+    t->doubling_bytes = settings_draw(&state, 3) ? 16 << settings_draw(&state, 5) : 0;
+    s.net = (cmo_sim_settings){.latency_ns = 1000,
+                               .jitter_ns = settings_draw(&state, 3) ? 20000 : 0,
+                               .ns_per_byte = 1,
+                               .capacity = 64 << settings_draw(&state, 6),
+                               .short_moves = settings_draw(&state, 2) ? 0.3 : 0};
+    s.per_host = 2 + (int)settings_draw(&state, 4);
+    s.stagger_ns = settings_draw(&state, 2) ? 50000 : 1;
+    return s;
+}
+
+static int host_of(const world_settings *s, int rank)
+{
+    int left = rank, h = 0;
+    switch (s->layout) {
+    case WORLD_OWN_HOSTS: return rank;
+    case WORLD_EVEN_HOSTS: return rank / s->per_host;
+    case WORLD_SCATTERED_HOSTS: return rank * 7 % s->per_host;
+    case WORLD_UNEVEN_HOSTS:
+        while (left >= 1 + h % s->per_host) left -= 1 + h++ % s->per_host;
+        return h;
+    default: return 0;
+    }
+}
+
+/* ------------------------------------------------------------------ making and ending */
+
+static cmo_err rank_window(world *w, int r)
+{
+    int nlocal = 0;
+    for (int i = 0; i < w->settings.size; i++) nlocal += w->host[i] == w->host[r];
+    const cmo_tunables *t = &w->settings.tunables;
+    /* For its piece and, in case it talks to all of them, a pipe to every rank of its host. */
+    size_t bytes = CMO_PAGE * 8 + cmo_piece_head_bytes(nlocal) + (size_t)(t->slots * t->slot_bytes) +
+                   (size_t)nlocal * ((size_t)t->pipe_bytes + 2 * CMO_PAGE);
+    world_rank *rank = &w->ranks[r];
+    bool alone = nlocal == 1;
+    CMO_TRY(cmo_window_create(&rank->window, nlocal, bytes, alone));
+    if (!alone) return cmo_window_map(cmo_window_fd(rank->window), nlocal, &rank->head, &rank->head_bytes);
+    rank->head = cmo_window_base(rank->window);
+    return CMO_OK;
+}
+
+static cmo_err rank_engine(world *w, int r)
+{
+    const world_settings *s = &w->settings;
+    int nlocal = 0;
+    cmo_neighbour *neighbours = calloc((size_t)s->size, sizeof *neighbours);
+    if (!neighbours) return cmo_fail(CMO_ENOMEM, "neighbours");
+    for (int i = 0; i < s->size; i++)
+        if (w->host[i] == w->host[r])
+            neighbours[nlocal++] = (cmo_neighbour){
+                .head = w->ranks[i].head, .size = cmo_window_size(w->ranks[i].window), .doorbell = -1, .pidfd = -1};
+    cmo_world given = {.rank = r, .size = s->size, .generation = 1, .host = w->host, .window = w->ranks[r].window,
+                       .neighbours = neighbours, .nlocal = nlocal, .share = s->layout != WORLD_UNSHARED,
+                       .collectives = &cmo_coll, .tunables = s->tunables, .now = cmo_sim_now, .now_ctx = w->sim, .threadless = true};
+    cmo_err err = nlocal < s->size ? cmo_sim_net(w->sim, r, &given.remote) : CMO_OK;
+    if (!err) err = cmo_engine_create(&w->ranks[r].engine, &given);
+    free(neighbours);
+    if (err) return err;
+    w->ranks[r].comm = cmo_engine_world(w->ranks[r].engine);
+    if (nlocal > 1) w->shares = true;
+    return CMO_OK;
+}
+
+world *world_create(const world_settings *settings)
+{
+    world *w = calloc(1, sizeof *w);
+    cmo_err err = CMO_ENOMEM;
+    if (!w) return NULL;
+    w->settings = *settings;
+    w->victim = -1;
+    w->host = calloc((size_t)settings->size, sizeof *w->host);
+    w->ranks = calloc((size_t)settings->size, sizeof *w->ranks);
+    if (!w->host || !w->ranks) goto fail;
+    for (int r = 0; r < settings->size; r++) w->host[r] = host_of(settings, r);
+    err = cmo_sim_create(&w->sim, settings->size, settings->seed, &settings->net);
+    for (int r = 0; r < settings->size && !err; r++) err = rank_window(w, r);
+    for (int r = 0; r < settings->size && !err; r++) err = rank_engine(w, r);
+    if (!err) return w;
+fail:
+    fprintf(stderr, "a world cannot be made: %s: %s\n", cmo_err_name(err), cmo_reason());
+    world_describe(w, stderr);
+    world_destroy(w);
+    return NULL;
+}
+
+void world_destroy(world *w)
+{
+    if (!w) return;
+    for (int r = 0; w->ranks && r < w->settings.size; r++) {
+        world_rank *rank = &w->ranks[r];
+        if (rank->engine) cmo_engine_destroy(rank->engine);
+        else cmo_window_destroy(rank->window);
+    }
+    for (int r = 0; w->ranks && r < w->settings.size; r++) {
+        world_rank *rank = &w->ranks[r];
+        if (rank->head_bytes) cmo_window_unmap(rank->head, rank->head_bytes);
+        for (world_task *t = rank->first, *next; t; t = next) {
+            next = t->next;
+            free(t);
+        }
+    }
+    cmo_sim_destroy(w->sim);
+    world_payload_free(w->payload);
+    free(w->ranks);
+    free(w->host);
+    free(w);
+}
+
+world_task *world_add(world *w, int r)
+{
+    world_rank *rank = &w->ranks[r];
+    world_task *t = aligned_alloc(_Alignof(world_task), sizeof *t);
+    if (!t) abort();
+    memset(t, 0, sizeof *t);
+    if (rank->last) rank->last->next = t;
+    else rank->first = t;
+    rank->last = t;
+    if (!rank->start) rank->start = t;
+    if (!rank->running) rank->running = t;
+    w->unfinished++;
+    return t;
+}
+
+world_task *world_tasks(world *w, int r) { return w->ranks[r].first; }
+uint64_t world_random(world *w, uint64_t bound) { return cmo_sim_random(w->sim, bound); }
+int world_size(const world *w) { return w->settings.size; }
+cmo_comm *world_comm(world *w, int r) { return w->ranks[r].comm; }
+cmo_sim *world_sim(world *w) { return w->sim; }
+const int *world_hosts(const world *w) { return w->host; }
+uint64_t world_polls(const world *w) { return w->polls; }
+
+void world_kill_after(world *w, int rank, uint64_t polls)
+{
+    w->victim = rank;
+    w->kill_after = polls;
+}
+
+/* ------------------------------------------------------------------ running */
+
+static void task_end(world *w, world_task *t, cmo_err err)
+{
+    t->ended = true;
+    t->err = err;
+    t->ended_at = cmo_sim_now(w->sim);
+    t->algorithm = t->what == TASK_CALL && t->op.algorithm ? t->op.algorithm : NULL;
+    w->unfinished--;
+}
+
+static cmo_err task_start(world *w, world_rank *rank, world_task *t)
+{
+    double timeout = w->settings.timeout;
+    t->started = true;
+    t->started_at = cmo_sim_now(w->sim);
+    switch (t->what) {
+    case TASK_CALL: return cmo_call_start(&t->op, rank->comm, &t->call, timeout);
+    case TASK_SEND: return cmo_send_start(&t->op, rank->comm, &t->message, timeout);
+    case TASK_RECV: return cmo_recv_start(&t->op, rank->comm, &t->message, timeout, &t->status);
+    default: return cmo_probe_start(&t->op, rank->comm, t->message.peer, t->message.tag, timeout, &t->status);
+    }
+}
+
+/* Start what is due here. */
+static void rank_start(world *w, int r)
+{
+    world_rank *rank = &w->ranks[r];
+    while (rank->start && !(rank->start->waits && rank->running != rank->start)) {
+        if (!rank->drawn) {
+            int64_t now = cmo_sim_now(w->sim);
+            rank->start_at = now + (int64_t)cmo_sim_random(w->sim, (uint64_t)w->settings.stagger_ns + 1);
+            rank->drawn = true;
+            if (rank->start_at > now && cmo_sim_alarm(w->sim, r, rank->start_at)) abort();
+        }
+        if (rank->start_at > cmo_sim_now(w->sim)) return;
+        rank->drawn = false;
+        world_task *t = rank->start;
+        rank->start = t->next;
+        cmo_err err = task_start(w, rank, t);
+        if (err) task_end(w, t, err);
+    }
+}
+
+/* Note what has ended here. */
+static void rank_collect(world *w, int r)
+{
+    world_rank *rank = &w->ranks[r];
+    for (world_task *t = rank->running; t != rank->start; t = t->next)
+        if (!t->ended && atomic_load_explicit(&t->op.signal, memory_order_acquire) == CMO_OP_ENDED) task_end(w, t, t->op.err);
+    while (rank->running != rank->start && rank->running->ended) rank->running = rank->running->next;
+}
+
+static void world_kill(world *w, int r)
+{
+    world_rank *rank = &w->ranks[r];
+    rank->dead = true;
+    for (world_task *t = rank->running; t; t = t->next)
+        if (!t->ended) task_end(w, t, CMO_EPEERLOST);
+    rank->start = rank->running = NULL;
+    if (cmo_sim_kill(w->sim, r)) abort();
+}
+
+static bool rank_poll(world *w, int r)
+{
+    world_rank *rank = &w->ranks[r];
+    if (w->victim >= 0 && w->polls >= w->kill_after && !w->ranks[w->victim].dead) world_kill(w, w->victim);
+    if (rank->dead) return false;
+    rank_start(w, r);
+    w->polls++;
+    int before = w->unfinished;
+    bool moved = cmo_engine_poll(rank->engine);
+    rank_collect(w, r);
+    if (w->unfinished < before) rank_start(w, r); /* what waited for the end of others */
+    if (moved) cmo_sim_wake(w->sim, r);
+    return moved || w->unfinished < before;
+}
+
+/* Poll those to whom something has happened, in random order, until there are none. */
+static bool poll_woken(world *w)
+{
+    bool moved = false;
+    for (int r; w->unfinished && (r = cmo_sim_take(w->sim)) >= 0;) moved |= rank_poll(w, r);
+    return moved;
+}
+
+/* A number that changes when a rank tells its neighbours something through memory. */
+static uint64_t memory_mark(const world *w)
+{
+    uint64_t mark = 0;
+    for (int r = 0; r < w->settings.size; r++) {
+        const cmo_comm *c = w->ranks[r].comm->local_comm ? w->ranks[r].comm->local_comm : w->ranks[r].comm;
+        if (!c->piece) continue;
+        cmo_piece *p = c->piece[c->local];
+        mark += atomic_load_explicit(&p->staged, memory_order_relaxed) + atomic_load_explicit(&p->reduced, memory_order_relaxed) +
+                atomic_load_explicit(&p->consumed, memory_order_relaxed) + atomic_load_explicit(&p->finished, memory_order_relaxed);
+    }
+    return mark;
+}
+
+static bool sweep(world *w)
+{
+    uint64_t mark = memory_mark(w);
+    for (int r = 0; r < w->settings.size; r++) cmo_sim_wake(w->sim, r);
+    bool moved = poll_woken(w);
+    return moved || memory_mark(w) != mark;
+}
+
+static bool sweeps(world *w, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (sweep(w)) return true;
+    return false;
+}
+
+static void report(const world *w)
+{
+    enum { MOST = 12 };
+    int shown = 0;
+    fprintf(stderr, "deadlock: nothing moves and %d tasks are unfinished; ", w->unfinished);
+    world_describe(w, stderr);
+    for (int r = 0; r < w->settings.size; r++)
+        for (const world_task *t = w->ranks[r].running; t && shown < MOST; t = t->next) {
+            if (t->ended) continue;
+            shown++;
+            if (t->what != TASK_CALL)
+                fprintf(stderr, "    rank %d: point to point task %d, peer %d\n", r, t->number, t->message.peer);
+            else
+                fprintf(stderr, "    rank %d: task %d, %s (%s), count %" PRIu64 "%s, number %" PRIu64 ", at line %d\n", r,
+                        t->number, cmo_kind_name(t->call.kind), t->op.algorithm ? t->op.algorithm->name : "not begun", t->call.count,
+                        t->started ? "" : ", not started", t->op.seq, t->op.pc);
+            break;
+        }
+}
+
+bool world_run(world *w)
+{
+    int naps = w->settings.timeout < 0 ? 0 : MOST_NAPS;
+    for (int r = 0; r < w->settings.size; r++) cmo_sim_wake(w->sim, r);
+    while (w->unfinished) {
+        poll_woken(w);
+        if (!w->unfinished) break;
+        if (w->shares && sweeps(w, IDLE_SWEEPS)) continue;
+        if (cmo_sim_advance(w->sim)) continue;
+        if (sweeps(w, LAST_SWEEPS)) continue;
+        if (naps-- > 0) { /* only a deadline can help now */
+            cmo_sim_sleep(w->sim, cmo_sim_now(w->sim) + (int64_t)(w->settings.timeout * 2e9));
+            continue;
+        }
+        report(w);
+        return false;
+    }
+    return true;
+}
+
+/* ------------------------------------------------------------------ measurements */
+
+void world_count_payload(world *w)
+{
+    w->payload = world_payload_create(w->settings.size);
+    if (w->payload) cmo_sim_tap(w->sim, world_payload_tap, w->payload);
+}
+
+uint64_t world_payload_sent(const world *w, int r) { return w->payload->sent[r]; }
+uint64_t world_messages_sent(const world *w, int r) { return w->payload->messages[r]; }
+
+void world_describe(const world *w, FILE *out)
+{
+    const world_settings *s = &w->settings;
+    const cmo_tunables *t = &s->tunables;
+    fprintf(out, "seed %" PRIu64 ", %d ranks, %s (%d); slots %" PRId64 " × %" PRId64 ", segment %" PRId64 ", eager %" PRId64
+                 " of %" PRId64 ", pipe %" PRId64 ", frame %" PRId64 ", doubling %" PRId64 "\n",
+            s->seed, s->size, layout_names[s->layout], s->per_host, t->slots, t->slot_bytes, t->segment_bytes,
+            t->eager_bytes, t->eager_window, t->pipe_bytes, t->frame_bytes, t->doubling_bytes);
+}
