@@ -5,13 +5,12 @@ from __future__ import annotations
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from commops.rendezvous.deadline import DEFAULT_TIMEOUT
-from commops.rendezvous.file_store import FileStore
-from commops.rendezvous.redis_store import RedisStore
 from commops.rendezvous.store import Store
-from commops.rendezvous.tcp_store import TCPStore, UnixStore
 from commops.rendezvous.token import load_token
 
 __all__ = ["open_store"]
+
+# Each kind of store is imported where it is opened: a rank needs one of them, and starts sooner for it.
 
 _FORMS = (
     "tcp://host:port (an IPv6 address in brackets), file:///folder, "
@@ -56,6 +55,8 @@ def open_store(
     if colon and scheme == "unix":
         if not rest:
             raise _bad(rendezvous, "the name is missing")
+        from commops.rendezvous.tcp_store import UnixStore
+
         return UnixStore(rest, is_server=is_server, token=load_token(token), timeout=timeout)
     try:
         parts = urlsplit(rendezvous)
@@ -89,6 +90,8 @@ def _open_tcp(
         raise _bad(url, "only a host and a port belong in it")
     if port == 0 and not is_server:
         raise _bad(url, "port 0 lets a server choose; a client needs the port that the server got")
+    from commops.rendezvous.tcp_store import TCPStore
+
     return TCPStore(parts.hostname, port, is_server=is_server, token=load_token(token), timeout=timeout)
 
 
@@ -97,6 +100,8 @@ def _open_file(url: str, parts: SplitResult, timeout: float) -> Store:
         raise _bad(url, "it needs three slashes and the full path of a folder")
     if parts.query or parts.fragment:
         raise _bad(url, "write ? as %3F and # as %23")
+    from commops.rendezvous.file_store import FileStore
+
     return FileStore(unquote(parts.path), timeout=timeout)
 
 
@@ -108,6 +113,8 @@ def _open_redis(url: str, parts: SplitResult, port: int | None, timeout: float) 
         raise _bad(url, "the prefix is missing: without one, jobs that share a server would mix their keys")
     if parts.query or parts.fragment:
         raise _bad(url, "write ? as %3F and # as %23")
+    from commops.rendezvous.redis_store import RedisStore
+
     return RedisStore(
         parts.hostname,
         _REDIS_PORT if port is None else port,
