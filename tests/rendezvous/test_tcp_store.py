@@ -259,6 +259,10 @@ class TestMembers:
         server.set("key", b"value")
         assert exactly(sock, 24 + 8 + 5).endswith(b"value")
 
+    def test_too_many_keys_to_wait_for(self, server: TCPStore) -> None:
+        with pytest.raises(ValueError, match="at most 65536 keys, not 65537"):
+            server.wait(map(str, range(65537)))
+
     def test_many_that_wait_for_one_key(self, server: TCPStore, member: Callable[[], socket.socket]) -> None:
         sockets = [member() for _ in range(100)]
         for sock in sockets:

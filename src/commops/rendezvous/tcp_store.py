@@ -13,7 +13,7 @@ from commops.rendezvous.deadline import DEFAULT_TIMEOUT, Deadline
 from commops.rendezvous.endpoint import Endpoint, TCPEndpoint, UnixEndpoint
 from commops.rendezvous.store import Store, decode_key, encode_key
 from commops.rendezvous.tcp_client import Connection, connect
-from commops.rendezvous.tcp_protocol import Kind, Message, ProtocolError
+from commops.rendezvous.tcp_protocol import MAX_KEYS, Kind, Message, ProtocolError
 from commops.rendezvous.tcp_server import StoreServer
 
 __all__ = ["SocketStore", "TCPStore", "UnixStore"]
@@ -84,6 +84,8 @@ class SocketStore(Store):
         return self._number(Message(Kind.ADD, amount, (encode_key(key),)), deadline)
 
     def _wait(self, keys: tuple[str, ...], deadline: Deadline) -> Sequence[str]:
+        if len(keys) > MAX_KEYS:
+            raise ValueError(f"wait: a {type(self).__name__} takes at most {MAX_KEYS} keys, not {len(keys)}")
         names = tuple(map(encode_key, keys))
         reply = self._exchange(Message(Kind.WAIT, _nanoseconds(deadline), names), deadline)
         if reply.kind is Kind.DONE:
