@@ -229,19 +229,17 @@ static int tcp_connect(tcp_net *n, tcp_link *l, const cmo_address *address)
 
 static void tcp_end_round(tcp_net *n, tcp_link *l)
 {
-    const int64_t now = cmo_now();
     if (l->alive) {
         l->failures = 0;
-        l->give_up_at = now + n->handshake_ns;
     } else if (l->final == CMO_EAUTH) {
         cmo_tcp_break(l, CMO_EAUTH, "rank %d did not prove that it holds the token (%s)", l->link.peer, l->why);
         return;
-    } else if (l->final || ++l->failures == ROUNDS || now >= l->give_up_at) {
+    } else if (l->final || ++l->failures == ROUNDS) {
         cmo_tcp_break(l, CMO_EPEERLOST, "rank %d cannot be reached (%s)", l->link.peer, l->why);
         return;
     }
     int64_t delay = (int64_t)FIRST_DELAY_MS << (l->rounds < 8 ? l->rounds - 1 : 7);
-    l->retry_at = now + (delay < MAX_DELAY_MS ? delay : MAX_DELAY_MS) * CMO_MILLISECOND;
+    l->retry_at = cmo_now() + (delay < MAX_DELAY_MS ? delay : MAX_DELAY_MS) * CMO_MILLISECOND;
     cmo_list_append(&n->retries, &l->retry);
     tcp_schedule(n, l->retry_at);
 }
@@ -287,6 +285,8 @@ static void tcp_fail_socket(tcp_net *n, tcp_socket *s, cmo_err final, const char
         }
         tcp_note(l, &s->address, what);
         if (s->proven) l->alive = true;
+        /* Only addresses at which nobody is to be found use up the time. */
+        if (s->stage != CONNECTING) l->give_up_at = cmo_now() + n->handshake_ns;
         if (final && l->final != CMO_EAUTH) l->final = final;
         tcp_discard(n, s);
             tcp_connect_next(n, l);
@@ -393,18 +393,21 @@ static void tcp_on_answer(tcp_net *n, tcp_socket *s)
         return;
     }
     s->proven = tcp_server_code(n, s, code) && cmo_mac_equal(code, a.mac);
-    if (a.status == CMO_VERDICT_ACCEPTED && s->proven && tcp_client_code(n, s, code)) {
+    const bool peer = a.status == CMO_VERDICT_ACCEPTED || a.status == CMO_VERDICT_DUPLICATE || a.status == CMO_VERDICT_GONE;
+    if (!peer) { /* whoever it is, it is not the rank that we want, or not yet one that we can work with */
+        s->proven = false;
+        tcp_fail_socket(n, s, CMO_EPEERLOST, cmo_verdict_text(a.status));
+    } else if (!s->proven || !tcp_client_code(n, s, code)) {
+        tcp_fail_socket(n, s, CMO_EAUTH, "its code does not fit");
+    } else if (a.status == CMO_VERDICT_GONE) {
+        cmo_tcp_break(l, CMO_EPEERLOST, "rank %d has given up its connection to this rank", l->link.peer);
+    } else if (a.status == CMO_VERDICT_DUPLICATE) {
+        tcp_fail_socket(n, s, CMO_OK, cmo_verdict_text(a.status)); /* it is there, so there will be another attempt */
+    } else {
         tcp_send(s, code, sizeof code);
         tcp_expect(s, AWAIT_WELCOME, CMO_WELCOME_BYTES);
         s->deadline = CMO_NEVER; /* this is the peer, so there is nothing better to try */
         if (is_lower(n, l)) tcp_choose(n, s);
-    } else if (a.status == CMO_VERDICT_ACCEPTED) {
-        tcp_fail_socket(n, s, CMO_EAUTH, "its code does not fit");
-    } else if (a.status == CMO_VERDICT_GONE && s->proven) {
-        cmo_tcp_break(l, CMO_EPEERLOST, "rank %d has given up its connection to this rank", l->link.peer);
-    } else {
-        if (a.status != CMO_VERDICT_DUPLICATE) s->proven = false; /* that one says to wait; no other is worth another attempt */
-        tcp_fail_socket(n, s, s->proven ? CMO_OK : CMO_EPEERLOST, cmo_verdict_text(a.status));
     }
 }
 
@@ -545,8 +548,12 @@ static void tcp_expire(tcp_net *n, tcp_socket *s)
     /* What came while nobody polled counts as in time. */
     if (s->stage != CONNECTING) cmo_tcp_advance(n, s);
     if (s->stage == CLOSED || s->stage == LIVE || cmo_now() < s->deadline) return;
-    if (!s->inbound && s->stage != CONNECTING) s->link->alive = true;
-    tcp_fail_socket(n, s, CMO_OK, s->stage == CONNECTING ? "no answer" : "it has accepted the connection, and is silent");
+    if (s->stage == CONNECTING) { /* unlike those who refuse, whoever swallows packets is asked for the whole time */
+        tcp_fail_socket(n, s, s->deadline < s->link->give_up_at ? CMO_OK : CMO_EPEERLOST, "no answer");
+    } else {
+        if (!s->inbound) s->link->alive = true;
+        tcp_fail_socket(n, s, CMO_OK, "it has accepted the connection, and is silent");
+    }
 }
 
 /* Break the links to hosts that acknowledge nothing. What is outstanding is data, or a probe of a closed window that was
