@@ -92,6 +92,8 @@ bool cmo_channel_idle(const cmo_channel *c)
 
 void cmo_channel_control(cmo_channel *c, const cmo_header *h, const void *payload, size_t bytes)
 {
+    /* A peer that only receives has no pipe of its own yet, since links between local ranks go one way each. */
+    if (!c->gone && !c->link->up) cmo_channel_to(c->engine, c->peer);
     cmo_control *k = malloc(sizeof *k + CMO_HEADER_BYTES + bytes);
     if (!k) return; /* no memory for a note to a peer: it will find out by its deadline */
     cmo_header full = *h;
@@ -251,7 +253,8 @@ static cmo_err rx_cts(cmo_channel *c, const cmo_header *h)
         return cmo_fail(CMO_EPROTO, "rank %d asks for a message that was not offered to it", c->peer);
     x->remote_id = h->aux;
     x->state = CMO_X_MOVING;
-    cmo_list_append(&c->moving, &x->node);
+    if (x->length) cmo_list_append(&c->moving, &x->node);
+    else cmo_xfer_done(x); /* it has no bytes that could end it */
     return CMO_OK;
 }
 

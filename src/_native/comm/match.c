@@ -173,6 +173,7 @@ static bool match_take(cmo_xfer *x, cmo_channel *c, const cmo_header *h, const u
             return false;
         }
         cmo_channel_control(c, &(cmo_header){.kind = CMO_CTS, .comm = h->comm, .id = h->id, .aux = x->id}, NULL, 0);
+        if (!x->length) cmo_xfer_done(x); /* nothing follows */
     }
     return true;
 }
