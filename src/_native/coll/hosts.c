@@ -46,7 +46,7 @@ static cmo_err hosts_incoming(void *ctx, const cmo_layout *layout, void **addres
     s->known.dtype = layout->dtype;
     s->known.count = elements;
     s->known.ndim = layout->ndim;
-    s->known.out = *address;
+    s->known.in = s->known.out = *address;
     if (layout->ndim) memcpy(s->shape, layout->shape, (size_t)layout->ndim * sizeof *s->shape);
     return CMO_OK;
 }
