@@ -87,6 +87,7 @@ world_settings world_rough(int size, world_layout layout, uint64_t seed)
                                .short_moves = settings_draw(&state, 2) ? 0.3 : 0};
     s.per_host = 2 + (int)settings_draw(&state, 4);
     s.stagger_ns = settings_draw(&state, 2) ? 50000 : 1;
+    t->staged_bytes = settings_draw(&state, 2) ? 16 << settings_draw(&state, 5) : 0;
     return s;
 }
 

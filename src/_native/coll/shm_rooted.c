@@ -75,9 +75,10 @@ static void rooted_put(unsigned char *round, uint64_t from, uint64_t to, const v
 
 static void rooted_copy_in(const cmo_op *op, const rooted_state *s, unsigned char *round, uint64_t from, uint64_t to)
 {
+    const char *array = op->call.kind == CMO_BROADCAST ? op->call.out : op->call.in;
     rooted_put(round, from, to, op->call.counts, 0, s->head);
-    rooted_put(round, from, to, op->call.in, s->head, s->lo);
-    if (s->hi < s->bytes) rooted_put(round, from, to, (const char *)op->call.in + (s->hi - s->head), s->hi, s->bytes);
+    rooted_put(round, from, to, array, s->head, s->lo);
+    if (s->hi < s->bytes) rooted_put(round, from, to, array + (s->hi - s->head), s->hi, s->bytes);
 }
 
 static void rooted_stage(const cmo_op *op, const rooted_state *s, uint64_t t)

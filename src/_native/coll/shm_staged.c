@@ -15,6 +15,7 @@
 #include "coll/algorithms.h"
 #include "coll/fold.h"
 #include "coll/shm.h"
+#include "comm/engine.h"
 
 typedef struct staged_state {
     cmo_shm shm;
@@ -24,9 +25,7 @@ typedef struct staged_state {
 } staged_state;
 _Static_assert(sizeof(staged_state) <= CMO_STATE_INLINE, "see coll/algorithms.h");
 
-/* Up to this many bytes reading every member's array is cheaper than sharing the work and waiting a second time. */
-enum { STAGED_BYTES = 16 << 10 };
-
+/* Up to a size, reading every member's array is cheaper than sharing the work and waiting a second time. */
 bool cmo_shm_staged_fits(const cmo_op *op)
 {
     const cmo_call *call = &op->call;
@@ -36,7 +35,7 @@ bool cmo_shm_staged_fits(const cmo_op *op)
     case CMO_REDUCE: if (op->comm->size <= 2) return true; break;
     default: break;
     }
-    return call->count <= STAGED_BYTES / cmo_dtype_size(call->dtype);
+    return call->count <= (uint64_t)cmo_engine_tunables(op->comm->engine)->staged_bytes / cmo_dtype_size(call->dtype);
 }
 
 static void staged_begin(cmo_op *op, staged_state *s)
