@@ -12,7 +12,9 @@ from pathlib import Path
 
 MARK = "COMMOPS_TEST_MARK"
 
-RUN = "import sys; from commops.launch.run import run; sys.exit(run({n}, sys.argv[1], sys.argv[2:], {options}))"
+RUN = (
+    "import sys; from commops.launch.run import run; sys.exit(run({n}, sys.argv[1], sys.argv[2:], {options}))"
+)
 
 
 class Programs:
@@ -55,9 +57,7 @@ class Programs:
         """Start `commops.launch.run.run(n, program, arguments, **options)` in an interpreter of its own."""
         text = ", ".join(f"{name}={value}" for name, value in options.items())
         code = RUN.format(n=n, options=text)
-        return self.start(
-            sys.executable, *flags, "-c", code, program, *arguments, env=env, **popen or {}
-        )
+        return self.start(sys.executable, *flags, "-c", code, program, *arguments, env=env, **popen or {})
 
     def run(self, n: int, program: str | Path, *arguments: str, **options: object) -> tuple[int, str, str]:
         """Run it to its end and return its exit code, output and errors."""

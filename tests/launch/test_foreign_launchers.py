@@ -39,7 +39,9 @@ def _find(name: str) -> str:
     variable = f"COMMOPS_TEST_{name.upper()}"
     if program := os.environ.get(variable):
         return program
-    names = [name] if name in ("srun", "torchrun") else ["mpiexec", "mpirun", f"mpiexec.{name}", "mpiexec.hydra"]
+    names = (
+        [name] if name in ("srun", "torchrun") else ["mpiexec", "mpirun", f"mpiexec.{name}", "mpiexec.hydra"]
+    )
     for candidate in filter(None, map(shutil.which, names)):
         if name not in MPI_NAMES:
             return candidate
@@ -64,7 +66,10 @@ def _find(name: str) -> str:
 @pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "in-a-shell"])
 def test_init(programs: Programs, name: str, options: list[str], launcher: str, wrapped: bool) -> None:
     program = _find(name)
-    if name == "srun" and subprocess.run(["sinfo", "-h"], capture_output=True, timeout=60, check=False).returncode:
+    if (
+        name == "srun"
+        and subprocess.run(["sinfo", "-h"], capture_output=True, timeout=60, check=False).returncode
+    ):
         pytest.skip("srun is there, but no Slurm controller answers")
     script = programs.script(SCRIPT)
     command = [sys.executable, str(script)]

@@ -24,8 +24,15 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 @pytest.mark.parametrize("count", [0, 1, 1000, 100_000])
 @pytest.mark.parametrize("shared", [False, True])
-def test_arrays_arrive_as_they_were(pair: tuple[socket.socket, socket.socket], count: int, shared: bool) -> None:
-    value = {"a": np.arange(count), "b": np.ones((count, 2), order="F"), "c": np.arange(2 * count)[::2], "d": "x"}
+def test_arrays_arrive_as_they_were(
+    pair: tuple[socket.socket, socket.socket], count: int, shared: bool
+) -> None:
+    value = {
+        "a": np.arange(count),
+        "b": np.ones((count, 2), order="F"),
+        "c": np.arange(2 * count)[::2],
+        "d": "x",
+    }
     sent = pack(value)
     send(pair[0], Kind.RESULT, 7, sent)
     sent.close()
