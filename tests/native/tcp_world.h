@@ -1,4 +1,4 @@
-/* Several TCP nets in one process, for the tests: listeners on loopback, addresses, and a toy code in the place of HMAC. */
+/* Several TCP nets in one process: listeners on loopback, addresses, and a toy code in the place of HMAC. */
 #ifndef CMO_TESTS_TCP_WORLD_H
 #define CMO_TESTS_TCP_WORLD_H
 
@@ -56,8 +56,8 @@ static inline int world_listen(int family, char text[CMO_ADDRESS_TEXT])
 
 static inline cmo_tcp_config world_config(world *w, int rank)
 {
-    return (cmo_tcp_config){.rank = rank, .size = w->size, .generation = 7, .job = "the job of tests", .listeners = &w->listener[rank],
-                            .nlisteners = 1, .addresses = w->addresses, .mac = toy_mac, .mac_ctx = &w->token[rank],
+    return (cmo_tcp_config){.rank = rank, .size = w->size, .generation = 7, .job = "the job of tests",
+                            .listeners = &w->listener[rank], .nlisteners = 1, .addresses = w->addresses, .mac = toy_mac, .mac_ctx = &w->token[rank],
                             .handshake_ns = 5 * CMO_SECOND, .user_timeout_ms = 20000};
 }
 

@@ -1,11 +1,10 @@
-/* What is particular to TCP: who may connect, which of several connections becomes the link, and how links end. What it has
- * in common with other transports is in test_transport.c. */
+/* What is particular to TCP: who may connect, which of several connections becomes the link, and how links end. What
+ * it has in common with other transports is in test_transport.c. */
 #include "check.h"
-#include "tcp_world.h"
+#include "tcp_talk.h"
 
 #include "transport/handshake.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
@@ -13,124 +12,8 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
-
-/* ------------------------------------------------------------------ tools */
-
-static void poll_world(world *w)
-{
-    for (int i = 0; i < w->size; i++)
-        if (w->net[i]) CHECKF(w->net[i]->ops->poll(w->net[i]) == CMO_OK, "%s", cmo_reason());
-}
-
-#define UNTIL(w, condition)                                               \
-    do {                                                                  \
-        const int64_t until_ = cmo_deadline(10);                          \
-        bool met_;                                                        \
-        while (!(met_ = (condition)) && cmo_now() < until_) {             \
-            poll_world(w);                                                \
-            nap();                                                        \
-        }                                                                 \
-        CHECKF(met_, "%s", #condition);                                   \
-    } while (0)
-
-static cmo_link *open_link(world *w, int from, int to)
-{
-    cmo_link *l = NULL;
-    CHECKF(w->net[from]->ops->open(w->net[from], to, &l) == CMO_OK, "%s", cmo_reason());
-    return l;
-}
-
-static size_t write_bytes(cmo_link *l, const void *bytes, size_t n)
-{
-    size_t moved = 0;
-    const struct iovec iov = {(void *)(uintptr_t)bytes, n};
-    CHECKF(l->net->ops->write(l, &iov, 1, &moved) == CMO_OK, "%s", cmo_reason());
-    return moved;
-}
-
-static cmo_err read_bytes(cmo_link *l, void *bytes, size_t n, size_t *moved)
-{
-    const struct iovec iov = {bytes, n};
-    return l->net->ops->read(l, &iov, 1, moved);
-}
-
-/* Poll until reading the link fails; what it fails with. */
-static cmo_err end_of(world *w, cmo_link *l)
-{
-    cmo_err err = CMO_OK;
-    size_t moved = 0;
-    char byte[64];
-    const int64_t deadline = cmo_deadline(10);
-    while (err == CMO_OK && cmo_now() < deadline) {
-        poll_world(w);
-        if (l->readable) err = read_bytes(l, byte, sizeof byte, &moved);
-        else nap();
-    }
-    CHECK(!l->up);
-    return err;
-}
-
-static bool reason_has(const char *part)
-{
-    const bool yes = strstr(cmo_reason(), part) != NULL;
-    CHECKF(yes, "'%s' is not in: %s", part, cmo_reason());
-    return yes;
-}
-
-/* Both ranks can send a byte to each other. */
-static void check_talk(world *w, int a, int b)
-{
-    cmo_link *there = open_link(w, a, b), *back = open_link(w, b, a);
-    size_t moved = 0;
-    char got = 0;
-    UNTIL(w, there->up && back->up);
-    CHECK(write_bytes(there, "x", 1) == 1);
-    UNTIL(w, read_bytes(back, &got, 1, &moved) || moved);
-    CHECK(got == 'x');
-    CHECK(write_bytes(back, "y", 1) == 1);
-    UNTIL(w, read_bytes(there, &got, 1, &moved) || moved);
-    CHECK(got == 'y');
-}
-
-/* A plain blocking socket, connected to a rank's listener. */
-static int stranger(const world *w, int rank)
-{
-    cmo_address a;
-    CHECK(cmo_address_parse(&a, w->address[rank], strlen(w->address[rank])) == CMO_OK);
-    int fd = socket(a.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CHECK(connect(fd, &a.any, a.length) == 0);
-    return fd;
-}
-
-/* Receive exactly n bytes while the world polls; false at the end of the stream. */
-static bool receive(world *w, int fd, uint8_t *out, size_t n)
-{
-    const int64_t deadline = cmo_deadline(5);
-    for (size_t got = 0; got < n && cmo_now() < deadline;) {
-        poll_world(w);
-        ssize_t k = recv(fd, out + got, n - got, MSG_DONTWAIT);
-        if (k == 0 || (k < 0 && errno != EAGAIN)) return false;
-        if (k > 0) got += (size_t)k;
-        else if (cmo_now() >= deadline) return false;
-    }
-    return true;
-}
-
-static bool is_closed(world *w, int fd)
-{
-    uint8_t byte;
-    return !receive(w, fd, &byte, 1);
-}
-
-static int open_descriptors(void)
-{
-    int n = 0;
-    DIR *d = opendir("/proc/self/fd");
-    while (d && readdir(d)) n++;
-    if (d) closedir(d);
-    return n;
-}
 
 /* ------------------------------------------------------------------ both at once */
 
@@ -238,6 +121,14 @@ static void test_both_connect_and_are_away_for_longer_than_a_handshake(void)
 
 /* ------------------------------------------------------------------ who may connect */
 
+/* The HELLO that a rank of the tests' job would send. */
+static cmo_hello client_rank(int src, int dst, int size)
+{
+    return (cmo_hello){.version = CMO_HANDSHAKE_VERSION, .src = (uint32_t)src, .dst = (uint32_t)dst,
+                       .size = (uint32_t)size, .generation = 7, .job = "the job of tests", .nonce = "a nonce"};
+}
+
+
 static void test_another_token(void)
 {
     world w;
@@ -298,7 +189,7 @@ static void test_garbage_is_closed_at_once(void)
     for (int i = 0; i < 200; i++) {
         uint8_t bytes[400];
         const uint32_t n = 1 + dice(&state, sizeof bytes);
-        const cmo_hello h = {.version = CMO_HANDSHAKE_VERSION, .src = 1, .size = 2, .generation = 7, .job = "the job of tests"};
+        const cmo_hello h = client_rank(1, 0, 2);
         for (uint32_t k = 0; k < n; k++) bytes[k] = (uint8_t)dice(&state, 256);
         const bool begins_well = i % 2 && n > CMO_HELLO_BYTES + CMO_PROOF_BYTES;
         if (begins_well) cmo_hello_write(bytes, &h); /* a good HELLO, and then a PROOF that is none */
@@ -325,7 +216,7 @@ static void test_silence_is_closed_at_the_deadline(void)
         CHECK(cmo_tcp_net(&w.net[i], &c) == CMO_OK);
     }
     uint8_t hello[CMO_HELLO_BYTES], answer[CMO_ANSWER_BYTES];
-    const cmo_hello h = {.version = CMO_HANDSHAKE_VERSION, .src = 1, .size = 2, .generation = 7, .job = "the job of tests"};
+    const cmo_hello h = client_rank(1, 0, 2);
     cmo_hello_write(hello, &h);
     for (int said = 0; said < 3; said++) { /* nothing, half a HELLO, a HELLO and no PROOF */
         int fd = stranger(&w, 0);
@@ -404,12 +295,6 @@ static void client_proof(client *c, uint8_t out[CMO_PROOF_BYTES])
     toy_mac(&c->token, text, sizeof text, out);
 }
 
-static cmo_hello client_rank(int src, int dst, int size)
-{
-    return (cmo_hello){.version = CMO_HANDSHAKE_VERSION, .src = (uint32_t)src, .dst = (uint32_t)dst, .size = (uint32_t)size,
-                       .generation = 7, .job = "the job of tests", .nonce = "a nonce"};
-}
-
 static void test_frames_in_one_segment_with_the_proof(void)
 {
     world w;
@@ -440,6 +325,26 @@ static void test_frames_in_one_segment_with_the_proof(void)
         close(c.fd);
     }
     world_close(&w);
+}
+
+/* Whoever proves itself and is gone in the same moment had the link, and has lost it. */
+static void test_a_reset_right_after_the_proof(void)
+{
+    for (int src = 0; src < 3; src += 2) {
+        world w;
+        client c;
+        uint8_t last[CMO_PROOF_BYTES];
+        const struct linger reset = {.l_onoff = 1};
+        CHECK(world_open(&w, 3, AF_INET));
+        CHECK(client_hello(&w, &c, 1, client_rank(src, 1, 3)) == CMO_VERDICT_ACCEPTED);
+        client_proof(&c, last);
+        CHECK(send(c.fd, last, sizeof last, MSG_NOSIGNAL) == sizeof last);
+        CHECK(setsockopt(c.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset) == 0);
+        close(c.fd);
+        for (int i = 0; i < 5; i++) poll_world(&w);
+        CHECK(end_of(&w, open_link(&w, 1, src)) == CMO_EPEERLOST);
+        world_close(&w);
+    }
 }
 
 static void test_hellos_that_are_refused(void)
@@ -527,7 +432,55 @@ static void test_nobody_listens(void)
     world_close(&w);
 }
 
-/* The first address is dead, the second is that of somebody who is silent, the third of another rank, and the last is right. */
+/* A listener whose queue is full swallows what comes: the address has the time of a handshake, and no more. */
+static void test_packets_are_swallowed(void)
+{
+    world w;
+    int filler[8];
+    CHECK(world_prepare(&w, 2, AF_INET));
+    cmo_tcp_config c = world_config(&w, 0);
+    c.handshake_ns = CMO_SECOND / 10;
+    CHECK(cmo_tcp_net(&w.net[0], &c) == CMO_OK);
+    CHECK(listen(w.listener[1], 0) == 0);
+    cmo_address a;
+    CHECK(cmo_address_parse(&a, w.address[1], strlen(w.address[1])) == CMO_OK);
+    for (int i = 0; i < 8; i++) {
+        filler[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        connect(filler[i], &a.any, a.length);
+    }
+    const int64_t start = cmo_now();
+    CHECK(end_of(&w, open_link(&w, 0, 1)) == CMO_EPEERLOST);
+    reason_has("no answer");
+    const double took = (double)(cmo_now() - start) / 1e9;
+    CHECKF(took > 0.09 && took < 1, "%.3f s", took);
+    for (int i = 0; i < 8; i++) close(filler[i]);
+    close(w.listener[1]);
+    world_close(&w);
+}
+
+/* A rank that has no descriptor left takes in the connection later, and lets its owner sleep meanwhile. */
+static void test_out_of_descriptors(void)
+{
+    world w;
+    struct rlimit usual, tight;
+    CHECK(world_open(&w, 2, AF_INET));
+    cmo_link *l = open_link(&w, 1, 0);
+    CHECK(getrlimit(RLIMIT_NOFILE, &usual) == 0);
+    tight = usual;
+    tight.rlim_cur = 3; /* fewer than are open */
+    CHECK(setrlimit(RLIMIT_NOFILE, &tight) == 0);
+    for (int i = 0; i < 20; i++) {
+        poll_world(&w);
+        nap();
+    }
+    struct pollfd p = {.fd = w.net[0]->fd, .events = POLLIN};
+    CHECK(setrlimit(RLIMIT_NOFILE, &usual) == 0); /* poll(2) obeys the limit too */
+    CHECK(!l->up && poll(&p, 1, 0) == 0);
+    UNTIL(&w, l->up);
+    world_close(&w);
+}
+
+/* The first address is dead, the second that of somebody silent, the third of another rank, and the last is right. */
 static void test_addresses_are_tried_in_order(void)
 {
     world w;
@@ -595,37 +548,6 @@ static void test_wrong_configurations(void)
     CHECK(net == NULL);
     close(w.listener[0]);
     close(w.listener[1]);
-}
-
-static void test_address_text(void)
-{
-    static const char *const good[] = {"127.0.0.1:1", "255.255.255.255:65535", "[::1]:4000", "[2001:db8::ff]:80", "[fe80::1%1]:9"};
-    static const char *const bad[] = {"", ":", "1.2.3.4", "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:65536", "1.2.3.4:-1", "1.2.3.4: 80",
-                                      "1.2.3:80", "1.2.3.4:80x", "1.2.3.4:99999999999", "host:80", "::1:80", "[::1]80", "[::1:80",
-                                      "[]:80", "[:80", "[::1]:", "[::1%]:80", "[::1%no-such-device]:80", "[1.2.3.4]:80",
-                                      "[::1]:80:80", "%:1", "[%1]:1"};
-    cmo_address a;
-    char text[CMO_ADDRESS_TEXT], longer[300];
-    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
-        CHECKF(cmo_address_parse(&a, good[i], strlen(good[i])) == CMO_OK, "%s", cmo_reason());
-        cmo_address_format(text, &a);
-        CHECKF(!strcmp(text, good[i]), "%s became %s", good[i], text);
-    }
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CHECKF(cmo_address_parse(&a, bad[i], strlen(bad[i])) == CMO_EINVAL, "%s", bad[i]);
-    memset(longer, '1', sizeof longer);
-    CHECK(cmo_address_parse(&a, longer, sizeof longer) == CMO_EINVAL);
-    CHECK(cmo_address_parse(&a, "1.2.3.4\0:80", 11) == CMO_EINVAL);
-    uint64_t state = 11;
-    static const char alphabet[] = "0123456789abf.:[]% ";
-    for (int i = 0; i < 100000; i++) {
-        const size_t n = dice(&state, 30);
-        char *exact = malloc(n + 1); /* so that a read beyond its end is seen */
-        for (size_t k = 0; k < n; k++) exact[k] = alphabet[dice(&state, sizeof alphabet - 1)];
-        exact[n] = 0;
-        const cmo_err err = cmo_address_parse(&a, exact, n);
-        CHECK(err == CMO_OK || err == CMO_EINVAL);
-        free(exact);
-    }
 }
 
 /* ------------------------------------------------------------------ being away, and going */
@@ -796,7 +718,6 @@ static void test_a_host_that_vanishes_and_one_that_is_slow(void)
 
 #define TEST(f) {test_##f, #f}
 static const struct { void (*run)(void); const char *name; } tests[] = {
-    TEST(address_text),
     TEST(wrong_configurations),
     TEST(both_connect_at_once),
     TEST(both_connect_and_are_away_for_longer_than_a_handshake),
@@ -807,10 +728,13 @@ static const struct { void (*run)(void); const char *name; } tests[] = {
     TEST(silence_is_closed_at_the_deadline),
     TEST(a_crowd_of_silent_strangers_keeps_nobody_out),
     TEST(frames_in_one_segment_with_the_proof),
+    TEST(a_reset_right_after_the_proof),
     TEST(hellos_that_are_refused),
     TEST(claiming_to_be_a_rank_does_not_keep_it_out),
     TEST(servers_that_are_no_ranks),
     TEST(nobody_listens),
+    TEST(packets_are_swallowed),
+    TEST(out_of_descriptors),
     TEST(addresses_are_tried_in_order),
     TEST(no_address),
     TEST(a_peer_that_is_busy_is_waited_for),

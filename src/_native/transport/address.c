@@ -49,7 +49,8 @@ cmo_err cmo_address_parse(cmo_address *out, const char *text, size_t n)
     if (inet_pton(AF_INET6, host, &out->v6.sin6_addr) != 1) goto wrong;
     return CMO_OK;
 wrong:
-    return cmo_fail(CMO_EINVAL, "'%.*s' is no numeric address with a port, such as 127.0.0.1:4000 or [::1]:4000", shown, text);
+    return cmo_fail(CMO_EINVAL, "'%.*s' is no numeric address with a port, such as 127.0.0.1:4000 or [::1]:4000", shown,
+                    text);
 }
 
 void cmo_address_format(char out[CMO_ADDRESS_TEXT], const cmo_address *a)

@@ -88,7 +88,8 @@ void cmo_welcome_write(uint8_t out[CMO_WELCOME_BYTES]) { memcpy(out, welcome_mag
 
 cmo_err cmo_welcome_parse(const uint8_t in[CMO_WELCOME_BYTES])
 {
-    return memcmp(in, welcome_magic, MAGIC_BYTES) ? cmo_fail(CMO_EPROTO, "a handshake does not end with WELCOME") : CMO_OK;
+    if (memcmp(in, welcome_magic, MAGIC_BYTES)) return cmo_fail(CMO_EPROTO, "a handshake does not end with WELCOME");
+    return CMO_OK;
 }
 
 const char *cmo_verdict_text(uint32_t status)

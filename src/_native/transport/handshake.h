@@ -11,9 +11,9 @@
  *       |      WELCOME   the connection is ours            |
  *       |<-------------------------------------------------|
  *
- * Both codes cover the HELLO, the ANSWER's status and both nonces; nonces are fresh, the labels differ and the HELLO
- * names both ranks, so a code is of no use on any other connection, in the other direction or to another rank. Sizes are fixed,
- * integers little-endian:
+ * Both codes cover the HELLO, the ANSWER's status and both nonces. Nonces are fresh, the labels differ and the HELLO
+ * names both ranks, so a code is of no use on any other connection, in the other direction or to another rank. Sizes
+ * are fixed, integers little-endian:
  *
  *     HELLO    magic 8 | version 4 | src 4 | dst 4 | size 4 | generation 4 | zero 4 | job 16 | nonce_c 32
  *     ANSWER   magic 8 | version 4 | status 4 | nonce_s 32 | code 32
@@ -77,8 +77,8 @@ void cmo_hello_write(uint8_t out[CMO_HELLO_BYTES], const cmo_hello *h);
 void cmo_answer_write(uint8_t out[CMO_ANSWER_BYTES], const cmo_answer *a);
 void cmo_welcome_write(uint8_t out[CMO_WELCOME_BYTES]);
 
-/* CMO_EPROTO, with the reason, for bytes that are no such message. A HELLO of any version and with any ranks parses: cmo_hello_judge
- * says what is wrong with it. An ANSWER of our own version has a known status. */
+/* CMO_EPROTO, with the reason, for bytes that are no such message. A HELLO of any version and with any ranks parses:
+ * cmo_hello_judge says what is wrong with it. An ANSWER of our own version has a known status. */
 cmo_err cmo_hello_parse(cmo_hello *out, const uint8_t in[CMO_HELLO_BYTES]);
 cmo_err cmo_answer_parse(cmo_answer *out, const uint8_t in[CMO_ANSWER_BYTES]);
 cmo_err cmo_welcome_parse(const uint8_t in[CMO_WELCOME_BYTES]);
@@ -86,8 +86,8 @@ cmo_err cmo_welcome_parse(const uint8_t in[CMO_WELCOME_BYTES]);
 /* Whether the first `n` bytes of a message could be those of a HELLO: strangers are sent away at their first byte. */
 bool cmo_hello_begins(const uint8_t *in, size_t n);
 
-/* What a server whose own HELLO would be `own` (src is its rank; dst and nonce do not matter) says to `h`: everything that depends
- * on the two alone. ACCEPTED, or why not. */
+/* What a server whose own HELLO would be `own` (src is its rank; dst and nonce do not matter) says to `h`, as far as
+ * that depends on the two alone: ACCEPTED, or why not. */
 cmo_verdict cmo_hello_judge(const cmo_hello *h, const cmo_hello *own);
 
 const char *cmo_verdict_text(uint32_t status); /* for any number */

@@ -1,7 +1,8 @@
 /* Links over TCP: the streams, and the table of functions. Where the connections come from is in tcp_connect.c.
  *
- * Why a poll is an epoll_wait even for one link: where there is nothing it takes half the time of an empty recv
- * (160 against 320 ns), and a spinning wait is mostly that. */
+ * Why a poll is an epoll_wait, even where there is one link that could be read instead: where nothing has come it
+ * takes half the time of an empty recv (160 against 320 ns), whatever the number of links. Reading at once would save
+ * 0.4 of the 6.5 µs that a small message takes over loopback. */
 #include "transport/tcp_net.h"
 
 #include <errno.h>
@@ -57,13 +58,19 @@ static cmo_err tcp_poll(cmo_net *net)
     return CMO_OK;
 }
 
+static struct msghdr tcp_message(const struct iovec *iov, int niov)
+{
+    return (struct msghdr){.msg_iov = (struct iovec *)(uintptr_t)iov, /* sendmsg and recvmsg leave it as it is */
+                           .msg_iovlen = (size_t)(niov < MAX_IOV ? niov : MAX_IOV)};
+}
+
 static cmo_err tcp_write(cmo_link *link, const struct iovec *iov, int niov, size_t *moved)
 {
     tcp_link *l = (tcp_link *)link;
     *moved = 0;
     if (l->state == DEAD) return tcp_lost(l);
     if (l->state != UP || l->write_errno) return CMO_OK;
-    struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)(niov < MAX_IOV ? niov : MAX_IOV)};
+    struct msghdr m = tcp_message(iov, niov);
     ssize_t k;
     do k = sendmsg(l->socket->fd, &m, MSG_NOSIGNAL);
     while (k < 0 && errno == EINTR);
@@ -83,9 +90,12 @@ static cmo_err tcp_end(tcp_link *l, int error)
     const int peer = l->link.peer;
     cmo_address_format(where, &l->socket->address);
     if (!error) error = l->write_errno;
-    if (!error) cmo_tcp_break(l, CMO_EPEERLOST, "rank %d closed its connection", peer);
-    else if (error == ECONNRESET || error == EPIPE) cmo_tcp_break(l, CMO_EPEERLOST, "connection to rank %d (%s) was reset", peer, where);
-    else cmo_tcp_break(l, CMO_EPEERLOST, "connection to rank %d (%s) broke: %s", peer, where, strerror(error));
+    if (!error)
+        cmo_tcp_break(l, CMO_EPEERLOST, "rank %d closed its connection", peer);
+    else if (error == ECONNRESET || error == EPIPE)
+        cmo_tcp_break(l, CMO_EPEERLOST, "connection to rank %d (%s) was reset", peer, where);
+    else
+        cmo_tcp_break(l, CMO_EPEERLOST, "connection to rank %d (%s) broke: %s", peer, where, strerror(error));
     return tcp_lost(l);
 }
 
@@ -105,7 +115,7 @@ static cmo_err tcp_read(cmo_link *link, const struct iovec *iov, int niov, size_
         link->readable = false;
         return CMO_OK;
     }
-    struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)(niov < MAX_IOV ? niov : MAX_IOV)};
+    struct msghdr m = tcp_message(iov, niov);
     const size_t wanted = iov_bytes(iov, m.msg_iovlen);
     if (!wanted) return CMO_OK; /* for which recvmsg says what it says at the end of a stream */
     ssize_t k;
@@ -216,10 +226,10 @@ static cmo_err tcp_take_addresses(tcp_net *n, const char *const *addresses)
 static cmo_err tcp_take_listeners(tcp_net *n, const int *listeners, int count)
 {
     for (int i = 0; i < count; i++) {
-        const int flags = fcntl(listeners[i], F_GETFL);
-        if (flags < 0 || fcntl(listeners[i], F_SETFL, flags | O_NONBLOCK) || !cmo_tcp_adopt(n, listeners[i], LISTENING, EPOLLIN))
-            return cmo_fail(CMO_ESYS, "listening socket %d: %s", listeners[i], strerror(errno));
-        cmo_tcp_set_buffers(n, listeners[i]); /* what it accepts inherits them; later would be too late for the window's scale */
+        const int fd = listeners[i], flags = fcntl(fd, F_GETFL);
+        if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) || !cmo_tcp_adopt(n, fd, LISTENING, EPOLLIN))
+            return cmo_fail(CMO_ESYS, "listening socket %d: %s", fd, strerror(errno));
+        cmo_tcp_set_buffers(n, fd); /* what it accepts inherits them; later is too late for the window's scale */
     }
     return CMO_OK;
 }

@@ -13,8 +13,9 @@ typedef struct cmo_tcp_config {
     uint8_t job[16];              /* which job: ranks of another one are refused */
     const int *listeners;         /* [nlisteners] listening stream sockets; taken on success */
     int nlisteners;
-    const char *const *addresses; /* [size] of each rank, "127.0.0.1:4000 [::1]:4001 …", in the order in which they are to be tried;
-                                     numeric; borrowed. NULL or "": the rank can connect to us and not we to it */
+    /* [size] of each rank, "127.0.0.1:4000 [::1]:4001 …", numeric, in the order in which they are to be tried; copied.
+     * NULL or "": the rank can connect to us and not we to it. */
+    const char *const *addresses;
     /* HMAC-SHA256 of the n bytes, keyed by the job's token; false where it cannot be made. Called by poll. */
     bool (*mac)(void *ctx, const uint8_t *data, size_t n, uint8_t out[32]);
     void *mac_ctx;                /* borrowed until the net is closed */
@@ -27,9 +28,10 @@ typedef struct cmo_tcp_config {
  *
  * - cmo_net.fd is an epoll descriptor; it wakes for deadlines too, so a sleeper needs no timer for our sake.
  * - A link, once broken or dropped, stays so in this net, and the peer is told: a stream never goes on with a gap in it.
- * - A link that cannot be made is found by reading it, like one that breaks: `readable` is set, and read says CMO_EPEERLOST
- *   or CMO_EAUTH. Nobody listening, or no way there, is an error after a few attempts, at the latest after handshake_ns.
- *   A peer that listens and does not answer yet is not lost but busy: how long to wait for it, the owner decides.
+ * - A link that cannot be made is found by reading it, like one that breaks: `readable` is set, and read says
+ *   CMO_EPEERLOST or CMO_EAUTH. Nobody listening is an error after a few attempts within a fraction of a second; no
+ *   answer to connecting, after handshake_ns. A peer whose host has taken the connection, and that does not speak yet,
+ *   is not lost but busy: how long to wait for it, the owner decides.
  * - write never fails on a link that broke while bytes were still to be read: it moves nothing, and reading tells.
  * - on_link is called for links made by the peer, also where open had been called here too. */
 cmo_err cmo_tcp_net(cmo_net **out, const cmo_tcp_config *config);

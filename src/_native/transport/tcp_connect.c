@@ -1,34 +1,35 @@
-/* How TCP connections come about: making them, authenticating them, and choosing the one that becomes the link between
- * two ranks.
+/* How TCP connections come about: making them, authenticating them, and choosing the one that becomes the link
+ * between two ranks.
  *
- * Which connection wins. Both ranks may be connecting to each other at once, so there may be several connections in the
- * making; one becomes the link. The lower rank chooses: on a connection that it made by sending PROOF, on one that was made to it
- * by sending WELCOME. It chooses one at a time: from then on its link is HAS_CHOSEN, its other connections with that
- * peer are closed, and a HELLO of the peer is answered with DUPLICATE. The higher rank never chooses. It takes the first connection on which
- * such a message comes, is UP, and closes its others.
+ * Which connection wins. Both ranks may be connecting to each other at once, so there may be several connections in
+ * the making; one becomes the link. The lower rank chooses: on a connection that it made by sending PROOF, on one
+ * that was made to it by sending WELCOME. It chooses one at a time: from then on its link is HAS_CHOSEN, its other
+ * connections with that peer are closed, and a HELLO of the peer is answered with DUPLICATE. The higher rank never
+ * chooses. It takes the first connection on which such a message comes, is UP, and closes its others.
  *
  * In whatever order things happen, both end with the same connection or both without one:
- * - The message that chooses is authenticated, so only the lower rank can have sent it. HELLO and ANSWER decide nothing; a
- *   stranger, who can send no more than those, changes nothing.
+ * - The message that chooses is authenticated, so only the lower rank can have sent it. HELLO and ANSWER decide
+ *   nothing; a stranger, who can send no more than those, changes nothing.
  * - What the higher rank closes when it takes the chosen one, the lower has given up before.
- * - What the lower rank closes when it chooses is, for the higher, an attempt that failed. It tries again and is told DUPLICATE: wait, the
- *   choice is on its way.
- * - As a client, the lower rank is UP only when WELCOME says that the higher has taken its choice. Should the connection fail
- *   before (the higher may have grown tired of waiting for PROOF), the choice is taken back: no frame has gone out on it. The next attempt is
- *   ACCEPTED if the higher rank never saw PROOF. Else that one had the link and has lost it: DUPLICATE until it
- *   notices, then GONE, which ends the link here too.
- * - A link that was UP and broke is DEAD for good: bytes may be lost, so no other connection can take its place. HELLO is answered with GONE.
+ * - What the lower rank closes when it chooses is, for the higher, an attempt that failed. It tries again and is told
+ *   DUPLICATE: wait, the choice is on its way.
+ * - As a client, the lower rank is UP only when WELCOME says that the higher has taken its choice. Should the
+ *   connection fail before (the higher may have grown tired of waiting for PROOF), the choice is taken back: no frame
+ *   has gone out on it. The next attempt is ACCEPTED if the higher rank never saw PROOF. Else that one had the link
+ *   and has lost it: DUPLICATE until it notices, then GONE, which ends the link here too.
+ * - A link that was UP and broke is DEAD for good: bytes may be lost, so no other connection can take its place.
+ *   HELLO is answered with GONE.
  *
- * A handshake message is read with exactly its length; frames that follow the last one in the same segment stay in the
- * socket and are the first that the link reads.
+ * A handshake message is read with exactly its length; frames that follow the last one in the same segment stay in
+ * the socket and are the first that the link reads.
  *
  * Patience. A rank polls when it is in a call and may compute for minutes between two. So a peer whose kernel has
- * accepted a connection is waited for, and a message that came in time is heard even if nobody polled before its deadline. Only
- * what has failed for sure breaks a link. Whoever connects to us has handshake_ns.
+ * accepted a connection is waited for, and a message that came in time is heard even if nobody polled before its
+ * deadline. Only what has failed for sure breaks a link. Whoever connects to us has handshake_ns.
  *
- * Why TCP_USER_TIMEOUT is not set. The kernel applies it to a peer whose window is closed as well, although that peer's host
- * acknowledges every probe: a rank that computes for longer than the limit, with data waiting for it, would lose its
- * connections. So the same limit is kept here (tcp_check), for hosts that acknowledge nothing. */
+ * Why TCP_USER_TIMEOUT is not set. The kernel applies it to a peer whose window is closed as well, although that
+ * peer's host acknowledges every probe: a rank that computes for longer than the limit, with data waiting for it,
+ * would lose its connections. So the same limit is kept here (tcp_check), for hosts that acknowledge nothing. */
 #include "transport/tcp_net.h"
 
 #include <errno.h>
@@ -229,11 +230,12 @@ static int tcp_connect(tcp_net *n, tcp_link *l, const cmo_address *address)
 
 static void tcp_end_round(tcp_net *n, tcp_link *l)
 {
-    if (l->alive) {
-        l->failures = 0;
-    } else if (l->final == CMO_EAUTH) {
+    if (l->final == CMO_EAUTH) {
         cmo_tcp_break(l, CMO_EAUTH, "rank %d did not prove that it holds the token (%s)", l->link.peer, l->why);
         return;
+    }
+    if (l->alive) {
+        l->failures = 0;
     } else if (l->final || ++l->failures == ROUNDS) {
         cmo_tcp_break(l, CMO_EPEERLOST, "rank %d cannot be reached (%s)", l->link.peer, l->why);
         return;
@@ -393,11 +395,13 @@ static void tcp_on_answer(tcp_net *n, tcp_socket *s)
         return;
     }
     s->proven = tcp_server_code(n, s, code) && cmo_mac_equal(code, a.mac);
-    const bool peer = a.status == CMO_VERDICT_ACCEPTED || a.status == CMO_VERDICT_DUPLICATE || a.status == CMO_VERDICT_GONE;
-    if (!peer) { /* whoever it is, it is not the rank that we want, or not yet one that we can work with */
+    const bool peer = a.status == CMO_VERDICT_ACCEPTED || a.status == CMO_VERDICT_DUPLICATE ||
+                      a.status == CMO_VERDICT_GONE; /* else: not the rank that we want, whoever it is */
+    if (!peer) {
         s->proven = false;
         tcp_fail_socket(n, s, CMO_EPEERLOST, cmo_verdict_text(a.status));
     } else if (!s->proven || !tcp_client_code(n, s, code)) {
+        s->proven = false;
         tcp_fail_socket(n, s, CMO_EAUTH, "its code does not fit");
     } else if (a.status == CMO_VERDICT_GONE) {
         cmo_tcp_break(l, CMO_EPEERLOST, "rank %d has given up its connection to this rank", l->link.peer);

@@ -27,7 +27,7 @@ typedef struct tcp_socket {
     bool inbound;
     bool proven;            /* client: the server has shown that it holds the token, and is the peer */
     uint32_t watched;       /* epoll events asked for */
-    struct tcp_link *link;  /* client: always; server: from an acceptable HELLO on, which may still be a stranger's */
+    struct tcp_link *link;  /* client: always; server: whom an acceptable HELLO claims to be */
     cmo_address address;    /* of the other end */
     int64_t born, deadline;
     uint8_t in[CMO_HELLO_BYTES], out[CMO_HELLO_BYTES];
@@ -68,7 +68,7 @@ typedef struct tcp_net {
     cmo_node listening, pending, live, closed, retries;
     int strangers;          /* inbound sockets in pending */
     bool accepting;
-    int64_t accept_at;      /* when to accept again after running out of descriptors; CMO_NEVER: when a stranger has gone */
+    int64_t accept_at;      /* when to accept again, out of descriptors; CMO_NEVER: when a stranger has gone */
     int64_t check_at;       /* of the next tcp_check; CMO_NEVER: no link is up */
     int64_t due;            /* what the timer is set to */
 } tcp_net;
