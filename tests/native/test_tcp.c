@@ -128,7 +128,6 @@ static cmo_hello client_rank(int src, int dst, int size)
                        .size = (uint32_t)size, .generation = 7, .job = "the job of tests", .nonce = "a nonce"};
 }
 
-
 static void test_another_token(void)
 {
     world w;
