@@ -12,6 +12,7 @@
  * how long it can go unnoticed. */
 static const int64_t slice = CMO_SECOND / 10;
 
+enum { SLEEPS_PER_QUESTION = 64 };
 enum { POLLS_PER_LOOK = 64 }; /* spins between looks at the clock, which costs more than a poll */
 
 static cmo_err wait_spin(cmo_waiter *w, cmo_err (*poll)(void *), void *ctx, int64_t deadline, int64_t until)
@@ -32,7 +33,7 @@ static cmo_err wait_spin(cmo_waiter *w, cmo_err (*poll)(void *), void *ctx, int6
 
 cmo_err cmo_wait(cmo_waiter *w, cmo_err (*poll)(void *), cmo_slept slept, void *ctx, int64_t deadline)
 {
-    for (;;) {
+    for (unsigned sleeps = 1;; sleeps++) {
         cmo_err err = wait_spin(w, poll, ctx, deadline, cmo_now() + w->spin);
         if (err != CMO_AGAIN) return err;
         atomic_store_explicit(w->asleep, 1, memory_order_relaxed);
@@ -47,7 +48,9 @@ cmo_err cmo_wait(cmo_waiter *w, cmo_err (*poll)(void *), cmo_slept slept, void *
                 int n = epoll_wait(w->epoll, events, 8, ms);
                 atomic_store_explicit(w->asleep, 0, memory_order_relaxed);
                 if (slept) slept(ctx, events, n > 0 ? n : 0);
-                if (w->interrupted && w->interrupted(w->interrupt_ctx)) err = cmo_fail(CMO_EINTERRUPT, "interrupted");
+                /* A signal ends the sleep with n = -1. Asking is dear (it may take an interpreter's lock), so not after each event. */
+                bool ask = w->interrupted && (n <= 0 || sleeps % SLEEPS_PER_QUESTION == 0);
+                if (ask && w->interrupted(w->interrupt_ctx)) err = cmo_fail(CMO_EINTERRUPT, "interrupted");
             }
         }
         atomic_store_explicit(w->asleep, 0, memory_order_relaxed);

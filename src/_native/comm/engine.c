@@ -285,7 +285,6 @@ static void engine_free(cmo_engine *e)
 void cmo_engine_release(cmo_engine *e)
 {
     cmo_net *remote = e->remote;
-    cmo_window *window = e->window;
     for (int i = 0; i < e->nlocal; i++) {
         cmo_neighbour *n = &e->neighbours[i];
         if (n->doorbell >= 0) close(n->doorbell);
@@ -294,7 +293,6 @@ void cmo_engine_release(cmo_engine *e)
     }
     engine_free(e);
     if (remote) remote->ops->close(remote);
-    cmo_window_destroy(window);
 }
 
 cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)

@@ -16,7 +16,7 @@ typedef struct cmo_world {
     int rank, size;
     uint32_t generation;
     const int *host;             /* [size] host of each rank, any numbers; borrowed */
-    cmo_window *window;          /* our own; taken on success */
+    cmo_window *window;          /* our own; borrowed until the engine is destroyed */
     const cmo_neighbour *neighbours; /* [nlocal] the ranks with our host number, in rank order, ourselves included; copied, descriptors taken on success */
     int nlocal;
     bool share;                  /* collectives may use the windows; else every rank counts as a host of its own */

@@ -1,0 +1,10 @@
+/* All of the core that the binding sees. */
+#ifndef COMMOPS_H
+#define COMMOPS_H
+
+#include "coll/coll.h"
+#include "comm/engine.h"
+#include "transport/tcp.h"
+#include "transport/window.h"
+
+#endif

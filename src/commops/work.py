@@ -1,0 +1,127 @@
+"""What an `i…` call returns: a call that is still going on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Generator
+from typing import Any, Generic, TypeVar
+
+from commops._core import native
+from commops.errors import CommTimeoutError
+
+__all__ = ["Work"]
+
+T = TypeVar("T")
+
+
+class Work(Generic[T]):
+    """A call in progress. It goes on by itself, whether or not anybody waits for it.
+
+    The arrays that were passed to the call must not be written to, nor its `out` read, before the call has
+    ended. A `Work` may be dropped: the call goes on all the same.
+
+    Parameters
+    ----------
+    calls : sequence
+        The core's calls that this one is made of.
+    finish : callable
+        Makes the result when all of them have ended. It is called once.
+    """
+
+    __slots__ = ("_calls", "_error", "_finish", "_result", "_settled")
+
+    def __init__(self, calls: tuple[Any, ...], finish: Callable[[], T]) -> None:
+        self._calls = calls
+        self._finish: Callable[[], T] | None = finish
+        self._settled = False
+        self._result: T
+        self._error: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return f"<commops.Work {'done' if self.done() else 'in progress'}>"
+
+    def done(self) -> bool:
+        """Say whether the call has ended, well or not."""
+        return self._settled or all(call.done for call in self._calls)
+
+    def wait(self, timeout: float | None = None) -> T:
+        """Wait for the end of the call and return its result.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds. None: until the call ends, at the latest at its own deadline.
+
+        Raises
+        ------
+        CommTimeoutError
+            If `timeout` has passed. The call goes on.
+        Exception
+            Whatever the call raises.
+        """
+        if not self._settled:
+            self._wait(-1.0 if timeout is None else float(timeout))
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def result(self, timeout: float | None = None) -> T:
+        """The same as `wait`."""
+        return self.wait(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the end of the call and return what it raises, or None.
+
+        Raises
+        ------
+        CommTimeoutError
+            If `timeout` seconds have passed. The call goes on.
+        """
+        if not self._settled:
+            with contextlib.suppress(Exception):
+                self.wait(timeout)
+            if not self._settled:
+                raise CommTimeoutError(f"the call has not ended within {timeout} s")
+        return self._error
+
+    def _wait(self, seconds: float) -> None:
+        for call in self._calls:
+            try:
+                call.wait(seconds)
+            except Exception as error:
+                if not call.done:
+                    raise
+                self._settle(error=error)
+                return
+        finish = self._finish
+        if finish is None:  # another thread has settled it
+            return
+        try:
+            self._settle(result=finish())
+        except Exception as error:
+            self._settle(error=error)
+
+    def _settle(self, *, result: Any = None, error: Exception | None = None) -> None:
+        self._result = result
+        self._error = error
+        self._settled = True
+        self._finish = None
+        self._calls = ()
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Let other tasks of the event loop run until the call has ended."""
+        for call in self._calls:
+            if call.done:
+                continue
+            loop = asyncio.get_running_loop()
+            ended = loop.create_future()
+            native.when_ended(call, lambda loop=loop, ended=ended: _tell(loop, ended))
+            yield from ended.__await__()
+        return self.wait()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
+    """Wake the task; called by whatever thread ended the call."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        loop.call_soon_threadsafe(lambda: None if ended.done() else ended.set_result(None))
