@@ -1,0 +1,29 @@
+"""``commops run``."""
+
+from __future__ import annotations
+
+import click
+
+from commops.cli.options import ranks_option
+
+__all__ = ["command"]
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@ranks_option
+@click.option("-m", "module", is_flag=True, help="PROGRAM is a module's name, as in python -m.")
+@click.option("--label", is_flag=True, help="Put [rank] before each line of output.")
+@click.argument("program")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def command(
+    ctx: click.Context, ranks: int | None, module: bool, label: bool, program: str, arguments: tuple[str, ...]
+) -> None:
+    """Run PROGRAM, a script or a module, as several ranks.
+
+    In the program, commops.init() finds the ranks. Everything after PROGRAM is the program's own.
+    """
+    from commops.cli.options import usable_cores
+    from commops.launch.run import run
+
+    ctx.exit(run(ranks or usable_cores(), program, arguments, module=module, label=label))

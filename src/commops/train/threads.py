@@ -1,0 +1,36 @@
+"""How many threads a rank's linear algebra may use."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from commops.comm import Comm
+
+__all__ = ["limited_threads"]
+
+
+@contextlib.contextmanager
+def limited_threads(comm: Comm) -> Iterator[int]:
+    """Share the host's usable cores among its ranks.
+
+    A BLAS takes every core that it sees, in each rank, and the ranks then wait for each other's threads.
+    Where threadpoolctl is not installed nothing is changed; `commops run` sets ``OMP_NUM_THREADS`` in any
+    case.
+
+    Yields
+    ------
+    int
+        Threads per rank.
+    """
+    threads = max(1, len(os.sched_getaffinity(0)) // comm.local_size)
+    try:
+        from threadpoolctl import threadpool_limits  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        yield threads
+        return
+    with threadpool_limits(limits=threads):
+        yield threads
