@@ -1,0 +1,125 @@
+# What a newcomer and CI run. Needed beforehand: Python >= 3.11 with its venv module, a C compiler and make.
+# All else goes into .build/, a folder for each Python: `make test PYTHON=python3.12 CC=clang` stands beside `make test`.
+
+PYTHON ?= python3
+CC ?= cc
+TAG := $(shell $(PYTHON) -c 'import sys; print(sys.implementation.cache_tag)')
+BUILD := $(CURDIR)/.build/$(TAG)
+VENV := $(BUILD)/venv
+
+# The tools of the virtual environment first, and none of the caller's modules.
+export PYTHONPATH :=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+IN_VENV := PATH="$(VENV)/bin:$$PATH"
+
+# A changed folder tells of files that are gone.
+SOURCES := $(shell find src meson.build meson.options pyproject.toml -name __pycache__ -prune -o ! -name '*.pyc' -print)
+
+.PHONY: help demo test test-native test-python lint sanitize warnings aarch64-check dist bench editable clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo            install into a fresh environment and train iris on 2 ranks'
+	@echo 'make test            every test: C (test-native), then Python (test-python PYTEST_ARGS="-k words")'
+	@echo 'make lint            ruff and mypy --strict'
+	@echo 'make sanitize        C tests under AddressSanitizer + UndefinedBehaviorSanitizer, then ThreadSanitizer'
+	@echo 'make warnings        a build in which warnings are errors (CC=gcc, CC=clang)'
+	@echo 'make aarch64-check   compile the C core for aarch64'
+	@echo 'make dist            sdist and wheel into dist/, and what must be true of them'
+	@echo 'make bench           latency and bandwidth on this machine'
+	@echo 'make editable        an environment whose commops is this folder, rebuilt on import'
+	@echo 'make clean           remove .build/ and dist/'
+
+# ---------------------------------------------------------------- what a user does: pip install, and a first run
+
+demo: $(BUILD)/demo/installed
+	"$(BUILD)/demo/bin/commops" train iris -n 2
+
+$(BUILD)/demo/installed: $(SOURCES)
+	$(PYTHON) -m venv "$(BUILD)/demo"
+	"$(BUILD)/demo/bin/python" -m pip install '.[train]'
+	touch $@
+
+# ---------------------------------------------------------------- what a developer does
+
+# A new pip, because older ones do not read [dependency-groups].
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "commops needs Python 3.11 or newer")'
+	$(PYTHON) -m venv "$(VENV)"
+	"$(VENV)/bin/python" -m pip install --upgrade 'pip>=25.1'
+	"$(VENV)/bin/python" -m pip install --group dev
+	touch $@
+
+# Installed as users have it, but out of a build folder that is kept, so that only what has changed is compiled.
+$(BUILD)/installed: $(VENV)/ready $(SOURCES)
+	$(IN_VENV) pip install --no-build-isolation -Cbuild-dir="$(BUILD)/wheel" '.[train,redis,bfloat16]'
+	touch $@
+
+test: test-native test-python
+
+test-native: $(BUILD)/native/build.ninja
+	$(IN_VENV) meson test -C "$(BUILD)/native" --print-errorlogs
+
+test-python: $(BUILD)/installed
+	$(IN_VENV) pytest $(PYTEST_ARGS)
+
+$(BUILD)/native/build.ninja: | $(VENV)/ready
+	$(IN_VENV) meson setup "$(BUILD)/native" -Dtests=true -Dbuildtype=debugoptimized
+
+lint: $(BUILD)/installed
+	$(IN_VENV) ruff check
+	$(IN_VENV) ruff format --check
+	$(IN_VENV) mypy
+
+# Quick grids: a sanitizer looks at what code does, and needs no case twice. Threads of one process stand for ranks,
+# because ThreadSanitizer does not see between processes; it also needs a memory layout that is not randomised too far.
+sanitize: $(BUILD)/address/build.ninja $(BUILD)/thread/build.ninja
+	$(IN_VENV) QUICK=1 ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	    meson test -C "$(BUILD)/address" --print-errorlogs --timeout-multiplier 4
+	$(IN_VENV) QUICK=1 TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
+	    $(UNRANDOMISED) meson test -C "$(BUILD)/thread" --print-errorlogs --timeout-multiplier 4
+
+UNRANDOMISED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
+
+$(BUILD)/address/build.ninja: | $(VENV)/ready
+	$(IN_VENV) meson setup "$(BUILD)/address" -Dtests=true -Dbuildtype=debugoptimized \
+	    -Db_sanitize=address,undefined -Db_lundef=false
+
+$(BUILD)/thread/build.ninja: | $(VENV)/ready
+	$(IN_VENV) meson setup "$(BUILD)/thread" -Dtests=true -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false
+
+warnings: $(VENV)/ready
+	test -d "$(BUILD)/warnings-$(CC)" || \
+	    $(IN_VENV) CC=$(CC) meson setup "$(BUILD)/warnings-$(CC)" -Dtests=true -Dwerror=true
+	$(IN_VENV) ninja -C "$(BUILD)/warnings-$(CC)"
+
+# The core only: an extension would need a Python for aarch64.
+AARCH64_CC ?= aarch64-linux-gnu-gcc
+aarch64-check:
+	@if ! command -v $(AARCH64_CC) >/dev/null; then echo 'skipped: there is no $(AARCH64_CC) here'; exit 0; fi; \
+	mkdir -p "$(BUILD)/aarch64"; \
+	for source in $$(find src/_native -name '*.c'); do \
+	    echo "$(AARCH64_CC) $$source"; \
+	    $(AARCH64_CC) -std=c11 -D_GNU_SOURCE= -O2 -Wall -Wextra -Werror -DCMO_ISA=baseline -Isrc/_native \
+	        -c "$$source" -o "$(BUILD)/aarch64/out.o" || exit 1; \
+	done
+
+# The sdist is made of what is committed. The wheel is built from the sdist, in isolation.
+dist: $(BUILD)/installed
+	rm -rf dist
+	$(IN_VENV) python -m build --outdir dist
+	$(IN_VENV) COMMOPS_TEST_DIST="$(CURDIR)/dist" pytest tests/test_packaging.py
+
+bench: $(BUILD)/installed
+	$(IN_VENV) commops bench $(BENCH_ARGS)
+
+editable: $(VENV)/ready
+	$(PYTHON) -m venv "$(BUILD)/editable"
+	"$(BUILD)/editable/bin/python" -m pip install --upgrade 'pip>=25.1'
+	"$(BUILD)/editable/bin/python" -m pip install --group dev
+	PATH="$(BUILD)/editable/bin:$$PATH" pip install --no-build-isolation -Cbuild-dir="$(BUILD)/editable-build" \
+	    --editable '.[train,redis,bfloat16]'
+	@echo 'Ready: . $(BUILD)/editable/bin/activate'
+
+clean:
+	rm -rf .build dist
