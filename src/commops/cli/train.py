@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from commops.cli.options import ranks_option, usable_cores
+from commops.cli.options import out_option, ranks_option
+from commops.cli.ranks import new_folder, on_ranks
 from commops.train.config import IrisConfig
 
 __all__ = ["command"]
@@ -29,12 +29,7 @@ def command() -> None:
 @click.option("--momentum", default=IrisConfig.momentum, help="Of the gradient descent.")
 @click.option("--held-out", default=IrisConfig.held_out, help="Share of the samples that is not trained on.")
 @click.option("--seed", default=IrisConfig.seed, help="Of the split, the weights, and the order of samples.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the results; new, or empty.  [default: runs/iris-<time>]",
-    show_default=False,
-)
+@out_option("iris")
 @click.pass_context
 def iris(
     ctx: click.Context,
@@ -52,40 +47,16 @@ def iris(
     Writes config.json, metrics.jsonl, loss.png and accuracy.png. Under torchrun, srun or mpirun, this process
     is one of the ranks.
     """
-    from commops.launch.environment import detect
     from commops.train.extras import MissingExtraError, require
 
     try:
         require()
         config = IrisConfig(epochs, batch_size, learning_rate, momentum, held_out, seed)
-        place = detect(os.environ)
     except MissingExtraError as error:
         raise click.ClickException(str(error)) from None
     except ValueError as error:
         raise click.UsageError(str(error), ctx) from None
-    if place is not None:
-        if ranks not in (None, place.size):
-            raise click.UsageError(f"-n {ranks}, but {place.launcher} started {place.size} ranks", ctx)
-        _train_iris(config, _new_folder(out) if place.rank == 0 else None)
-        return
-    from commops.launch.supervise import fork_ranks
-
-    folder = _new_folder(out)
-
-    def rank(number: int) -> int:
-        _train_iris(config, folder if number == 0 else None)
-        return 0
-
-    ctx.exit(fork_ranks(ranks or usable_cores(), rank).code)
-
-
-def _new_folder(out: Path | None) -> Path:
-    from commops.train.report import new_run_folder
-
-    try:
-        return new_run_folder("iris", out)
-    except OSError as error:
-        raise click.ClickException(f"cannot write results: {error}") from None
+    on_ranks(ctx, ranks, lambda: new_folder("iris", out), lambda folder: _train_iris(config, folder))
 
 
 def _train_iris(config: IrisConfig, folder: Path | None) -> None:

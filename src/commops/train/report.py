@@ -1,10 +1,9 @@
-"""What a run shows while it goes on and leaves behind: progress, a folder of files, a table."""
+"""What a run shows while it goes on and leaves behind: progress, files, a table."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,42 +16,9 @@ from rich.table import Table
 from commops.train.metrics import Epoch, Summary
 from commops.train.plots import plot_accuracy, plot_loss
 
-__all__ = ["new_run_folder", "print_summary", "progress", "write_metrics", "write_plots"]
+__all__ = ["print_summary", "progress", "write_metrics", "write_plots"]
 
 _PLAIN_LINES = 10  # of progress, where no terminal shows a bar
-
-
-def new_run_folder(name: str, path: Path | None = None, *, runs: Path = Path("runs")) -> Path:
-    """Make the folder of a run.
-
-    Parameters
-    ----------
-    name : str
-        Of the run.
-    path : Path, optional
-        The folder; it must not exist, or be empty. By default a new one, ``<runs>/<name>-<date>-<time>``.
-    runs : Path
-        Where default folders go.
-
-    Raises
-    ------
-    FileExistsError
-        If `path` holds something already: another run's results are not overwritten.
-    OSError
-        If it cannot be made.
-    """
-    if path is not None:
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise FileExistsError(f"{path} is not empty")
-        return path
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for number in range(1, 1000):  # several runs may start within a second
-        folder = runs / (stem if number == 1 else f"{stem}-{number}")
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return folder
-    raise FileExistsError(f"{runs / stem} and 998 more exist already")
 
 
 @contextlib.contextmanager

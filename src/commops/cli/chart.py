@@ -1,0 +1,102 @@
+"""Measurements as tables and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from commops.cli.measure import Row
+
+__all__ = ["plot", "short_bytes", "tables"]
+
+
+def short_bytes(count: int) -> str:
+    """Write a number of bytes in the greatest binary unit that divides it: ``256 KiB``."""
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= scale and count % scale == 0:
+            return f"{count // scale} {unit}"
+    return f"{count} B"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+
+
+def tables(rows: Sequence[Row]) -> list[Table | str]:
+    """Return, for printing, a table of microseconds and one of GB/s, and a line for what has no size.
+
+    Tables have a line for each size and a column for each operation.
+    """
+    sized = [row for row in rows if row.bytes]
+    found: list[Table | str] = []
+    if sized:
+        found += [
+            _table(
+                sized,
+                "microseconds a call (pingpong: a round trip)",
+                lambda row: _three_digits(row.microseconds),
+            ),
+            _table(
+                sized,
+                "GB/s, of what one rank contributes (pingpong: both ways)",
+                lambda row: f"{row.gigabytes_per_second:.2f}",
+            ),
+        ]
+    found += [f"{row.op}: {_three_digits(row.microseconds)} microseconds" for row in rows if not row.bytes]
+    return found
+
+
+def _table(rows: Sequence[Row], title: str, show: Callable[[Row], str]) -> Table:
+    # Eight columns into 80 characters.
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("bytes", justify="right", style="bold", no_wrap=True)
+    ops = list(dict.fromkeys(row.op for row in rows))
+    for op in ops:
+        table.add_column(op.replace("_", "\n"), justify="right", no_wrap=True)
+    for size in sorted({row.bytes for row in rows}):
+        cells = {row.op: show(row) for row in rows if row.bytes == size}
+        table.add_row(short_bytes(size), *(cells.get(op, "") for op in ops))
+    return table
+
+
+def plot(rows: Sequence[Row], title: str, path: Path) -> None:
+    """Draw latency and bandwidth over the size, a line for each operation, as a PNG.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    panels: tuple[tuple[str, Callable[[Row], float]], ...] = (
+        ("microseconds a call", lambda row: row.microseconds),
+        ("GB/s", lambda row: row.gigabytes_per_second),
+    )
+    ops = list(dict.fromkeys(row.op for row in rows if row.bytes))
+    for axes, (label, value) in zip(figure.subplots(1, 2), panels, strict=True):
+        for number, op in enumerate(ops):
+            line = [(row.bytes, value(row)) for row in rows if row.op == op]
+            axes.plot(
+                *zip(*line, strict=True), marker="o", markersize=3, color=colormaps["tab10"](number), label=op
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel("bytes")
+        axes.set_ylabel(label)
+        sizes = sorted({row.bytes for row in rows if row.bytes})
+        axes.set_xticks(sizes, [short_bytes(size) for size in sizes], rotation=45, ha="right", fontsize=8)
+        axes.minorticks_off()
+        axes.grid(True, alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path)
