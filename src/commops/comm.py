@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce as fold
@@ -198,15 +199,22 @@ class Comm:
         dims = tuple(int(n) for n in (shape if isinstance(shape, Sequence) else (operator.index(shape),)))
         if any(n < 0 for n in dims):
             raise ValueError(f"shape must not have negative dimensions: {dims}")
+        nbytes = math.prod(dims) * kind.itemsize
+        block: Any = None
         failure: MemoryError | None = None
         try:
-            block = self._engine_window().allocate(max(math.prod(dims) * kind.itemsize, 1))
+            if nbytes > sys.maxsize:
+                raise MemoryError(f"{nbytes} bytes are more than there are addresses")
+            if nbytes:
+                block = self._core.window.allocate(nbytes)
         except MemoryError as error:
             failure = error
         worked = self.allgather(np.array([failure is None]))
         if not worked.all():
             ranks = np.flatnonzero(~worked).tolist()
             raise MemoryError(f"ranks {ranks} cannot reserve shared memory ({failure or 'see there'})")
+        if block is None:
+            return np.empty(dims, kind)
         array: Array = block.array(dims, kind)
         return array
 
@@ -215,9 +223,6 @@ class Comm:
         array = self.empty(shape, dtype)
         array[...] = 0
         return array
-
-    def _engine_window(self) -> Any:
-        return self._core.window
 
     # ------------------------------------------------------------------ how calls are made
 
