@@ -18,12 +18,14 @@ typedef struct world_rank {
     int64_t start_at;
     bool drawn;                  /* start_at is set */
     bool dead;
+    bool host_stirred;           /* of the host with this number: somebody there has moved */
 } world_rank;
 
 struct world {
     world_settings settings;
     int *host;
     bool shares;                 /* some ranks talk through memory, which the simulation does not see */
+    bool stirred;                /* some host is */
     cmo_sim *sim;
     world_rank *ranks;
     int unfinished;              /* tasks */
@@ -32,8 +34,7 @@ struct world {
     world_payload *payload;
 };
 
-/* How often all engines must be found idle, one after the other, before the clock moves, and before that is a deadlock. */
-enum { IDLE_SWEEPS = 2, LAST_SWEEPS = 20 };
+enum { LAST_SWEEPS = 20 }; /* how often all engines must be found idle, one after the other, for a deadlock */
 
 enum { MOST_NAPS = 8 }; /* times that the clock is moved past every deadline: failures take a few rounds to be settled */
 
@@ -282,6 +283,16 @@ static void world_kill(world *w, int r)
     if (cmo_sim_kill(w->sim, r)) abort();
 }
 
+/* A number that changes when a rank tells its neighbours something through memory. */
+static uint64_t memory_mark(const world_rank *rank)
+{
+    const cmo_comm *c = rank->comm->local_comm ? rank->comm->local_comm : rank->comm;
+    if (!c->piece) return 0;
+    cmo_piece *p = c->piece[c->local];
+    return atomic_load_explicit(&p->staged, memory_order_relaxed) + atomic_load_explicit(&p->reduced, memory_order_relaxed) +
+           atomic_load_explicit(&p->consumed, memory_order_relaxed) + atomic_load_explicit(&p->finished, memory_order_relaxed);
+}
+
 static bool rank_poll(world *w, int r)
 {
     world_rank *rank = &w->ranks[r];
@@ -290,11 +301,14 @@ static bool rank_poll(world *w, int r)
     rank_start(w, r);
     w->polls++;
     int before = w->unfinished;
+    uint64_t mark = memory_mark(rank);
     bool moved = cmo_engine_poll(rank->engine);
     rank_collect(w, r);
     if (w->unfinished < before) rank_start(w, r); /* what waited for the end of others */
+    moved = moved || w->unfinished < before || memory_mark(rank) != mark;
     if (moved) cmo_sim_wake(w->sim, r);
-    return moved || w->unfinished < before;
+    if (moved && w->shares) w->stirred = w->ranks[w->host[r]].host_stirred = true;
+    return moved;
 }
 
 /* Poll those to whom something has happened, in random order, until there are none. */
@@ -305,33 +319,26 @@ static bool poll_woken(world *w)
     return moved;
 }
 
-/* A number that changes when a rank tells its neighbours something through memory. */
-static uint64_t memory_mark(const world *w)
+/* Memory wakes nobody here: let the ranks look that share a host with one that has moved. False if there are none. */
+static bool wake_neighbours(world *w)
 {
-    uint64_t mark = 0;
-    for (int r = 0; r < w->settings.size; r++) {
-        const cmo_comm *c = w->ranks[r].comm->local_comm ? w->ranks[r].comm->local_comm : w->ranks[r].comm;
-        if (!c->piece) continue;
-        cmo_piece *p = c->piece[c->local];
-        mark += atomic_load_explicit(&p->staged, memory_order_relaxed) + atomic_load_explicit(&p->reduced, memory_order_relaxed) +
-                atomic_load_explicit(&p->consumed, memory_order_relaxed) + atomic_load_explicit(&p->finished, memory_order_relaxed);
-    }
-    return mark;
+    bool any = w->stirred;
+    for (int r = 0; any && r < w->settings.size; r++)
+        if (w->ranks[w->host[r]].host_stirred) cmo_sim_wake(w->sim, r);
+    for (int h = 0; any && h < w->settings.size; h++) w->ranks[h].host_stirred = false;
+    w->stirred = false;
+    return any;
 }
 
-static bool sweep(world *w)
-{
-    uint64_t mark = memory_mark(w);
-    for (int r = 0; r < w->settings.size; r++) cmo_sim_wake(w->sim, r);
-    bool moved = poll_woken(w);
-    return moved || memory_mark(w) != mark;
-}
-
+/* Before it is called a deadlock, everybody is asked again. */
 static bool sweeps(world *w, int n)
 {
-    for (int i = 0; i < n; i++)
-        if (sweep(w)) return true;
-    return false;
+    bool moved = false;
+    for (int i = 0; i < n && !moved; i++) {
+        for (int r = 0; r < w->settings.size; r++) cmo_sim_wake(w->sim, r);
+        moved = poll_woken(w);
+    }
+    return moved;
 }
 
 static void report(const world *w)
@@ -361,9 +368,7 @@ bool world_run(world *w)
     while (w->unfinished) {
         poll_woken(w);
         if (!w->unfinished) break;
-        if (w->shares && sweeps(w, IDLE_SWEEPS)) continue;
-        if (cmo_sim_advance(w->sim)) continue;
-        if (sweeps(w, LAST_SWEEPS)) continue;
+        if (wake_neighbours(w) || cmo_sim_advance(w->sim) || sweeps(w, LAST_SWEEPS)) continue;
         if (naps-- > 0) { /* only a deadline can help now */
             cmo_sim_sleep(w->sim, cmo_sim_now(w->sim) + (int64_t)(w->settings.timeout * 2e9));
             continue;
