@@ -1,0 +1,178 @@
+"""``commops doctor``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from commops.cli.facts import Fact, State
+
+if TYPE_CHECKING:
+    from commops import Comm
+
+__all__ = ["command"]
+
+_STYLES = {State.OK: "green", State.NOTE: "yellow", State.BAD: "bold red"}
+
+# Extra → the modules that it brings.
+_EXTRAS = {
+    "train": ("autograd", "sklearn", "matplotlib", "safetensors", "dotenv", "PIL"),
+    "redis": ("redis",),
+    "bfloat16": ("ml_dtypes",),
+}
+
+
+@click.command()
+@click.pass_context
+def command(ctx: click.Context) -> None:
+    """Say what would be used here and why, and what is wrong.
+
+    Ends with 1 if something that ranks need does not work.
+    """
+    from rich.console import Console
+
+    console = Console(file=sys.stdout)
+    bad = []
+    for title, facts in _sections():
+        console.print(_table(title, facts))
+        bad += [fact for fact in facts if fact.state is State.BAD]
+    console.print(_tunables(bad))
+    for fact in bad:
+        console.print(f"unusable: {fact.name}: {fact.value}", style="bold red", markup=False, highlight=False)
+        if fact.advice:
+            console.print(f"  what to do: {fact.advice}", markup=False, highlight=False)
+    if not bad:
+        console.print("Everything that ranks need works here.")
+    ctx.exit(1 if bad else 0)
+
+
+def _sections() -> Iterator[tuple[str, list[Fact]]]:
+    from commops.cli import facts
+
+    yield "this machine", facts.system() + facts.cores() + facts.memory() + facts.container_limits()
+    yield "between ranks of this host", [*facts.shared_memory(), *_transport("shm")]
+    yield "between hosts", [*facts.network(), *_transport("tcp")]
+    yield "commops", _software(os.environ)
+
+
+def _software(environ: Mapping[str, str]) -> list[Fact]:
+    """Versions, what the environment says, and which optional packages are there."""
+    import numpy as np
+
+    import commops
+    from commops._core import native
+
+    version = f"{commops.__version__}, Python {sys.version.split()[0]}, NumPy {np.__version__}"
+    found = [Fact("version", version), Fact("kernels", native.isa()), _launcher(environ), _choice(environ)]
+    for extra, modules in _EXTRAS.items():
+        absent = [module for module in modules if find_spec(module) is None]
+        if absent:
+            advice = f"if you want it: pip install 'commops[{extra}]'"
+            found.append(Fact(f"extra {extra}", f"without {', '.join(absent)}", State.NOTE, advice))
+        else:
+            found.append(Fact(f"extra {extra}", "installed"))
+    return found
+
+
+def _launcher(environ: Mapping[str, str]) -> Fact:
+    from commops.launch.environment import detect
+
+    try:
+        place = detect(environ)
+    except ValueError as error:
+        return Fact("launcher", str(error), State.BAD, "unset the variable, or start through the launcher")
+    if place is None:
+        return Fact("launcher", "none: commops.init() is a single rank here; `commops run` starts more")
+    where = place.rendezvous or ("nowhere needed" if place.size == 1 else "unknown")
+    state, advice = (State.OK, "") if place.size == 1 or place.rendezvous else (State.BAD, place.hint)
+    return Fact(
+        "launcher", f"{place.launcher}, rank {place.rank} of {place.size}, meeting at {where}", state, advice
+    )
+
+
+def _choice(environ: Mapping[str, str]) -> Fact:
+    """Which transports would carry data, and who decided."""
+    chosen = environ.get("COMMOPS_TRANSPORT") or "auto"
+    meaning = {
+        "auto": "shared memory within a host, TCP between hosts (default)",
+        "shm": "shared memory only: ranks of several hosts will not connect",
+        "tcp": "TCP only, slower within a host",
+    }
+    if chosen not in meaning:
+        return Fact("transports", f"COMMOPS_TRANSPORT={chosen}", State.BAD, "it must be auto, shm or tcp")
+    origin = "" if chosen == "auto" else f" (COMMOPS_TRANSPORT={chosen})"
+    return Fact("transports", meaning[chosen] + origin, State.OK if chosen == "auto" else State.NOTE)
+
+
+def _add_up(comm: Comm) -> int:
+    import numpy as np
+
+    return int(comm.allreduce(np.array([comm.rank + 1]))[0])
+
+
+def _transport(name: str) -> list[Fact]:
+    """Have two ranks add two numbers over a transport."""
+    import commops
+
+    try:
+        sums = commops.launch(_add_up, 2, transport=name, timeout=20.0)
+    except Exception as error:  # whatever it is, to say so is what this command is for
+        return [Fact(f"allreduce over {name}", f"{type(error).__name__}: {error}", State.BAD)]
+    if sums != [3, 3]:
+        return [Fact(f"allreduce over {name}", f"1 + 2 gave {sums}", State.BAD, "report this, please")]
+    return [Fact(f"allreduce over {name}", "works (two ranks, 1 + 2 = 3)")]
+
+
+def _table(title: str, facts: list[Fact]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", show_header=False, expand=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_column(no_wrap=True)
+    for fact in facts:
+        value = Text(fact.value)
+        if fact.advice and fact.state is not State.BAD:
+            value.append(f"\n{fact.advice}", style="dim")
+        table.add_row(fact.name, value, Text(fact.state.value, style=_STYLES[fact.state]))
+    return table
+
+
+def _tunables(bad: list[Fact]) -> Any:
+    """Return a table of what may be tuned; a wrong value in the environment goes to `bad`."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from commops._core import native
+
+    try:
+        rows = native.tunables()
+    except ValueError as error:
+        bad.append(Fact("tunables", str(error), State.BAD, "unset the variable or give it such a value"))
+        return Text("")
+    values = {name: value for name, _, _, value, _ in rows}
+    staging = values["slots"] * values["slot_bytes"]
+    table = Table(
+        title="tunables",
+        title_justify="left",
+        caption=f"staging: {values['slots']} slots of {values['slot_bytes']} bytes ="
+        f" {staging / (1 << 20):g} MiB for each rank of a host in each communicator",
+        caption_justify="left",
+    )
+    table.add_column("variable", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("from", no_wrap=True)
+    table.add_column("meaning")
+    for _, variable, default, value, meaning in rows:
+        given = bool(os.environ.get(variable))
+        origin = Text("environment", style="yellow") if given else Text("default")
+        table.add_row(
+            variable, str(value), origin, meaning if value == default else f"{meaning} (default {default})"
+        )
+    return table
