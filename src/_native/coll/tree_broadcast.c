@@ -70,4 +70,9 @@ cmo_err cmo_tree_broadcast_step(cmo_op *op)
     CO_END(op);
 }
 
-void cmo_tree_broadcast_finish(cmo_op *op) { free(((tree_broadcast *)op->state)->sends); }
+void cmo_tree_broadcast_finish(cmo_op *op)
+{
+    tree_broadcast *s = op->state;
+    cmo_xfer_cancel(&s->recv); /* frees the shape that it has learnt */
+    free(s->sends);
+}
