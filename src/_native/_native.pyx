@@ -122,6 +122,7 @@ cdef extern from "commops.h" nogil:
         void (*on_done)(void *) noexcept
         void *on_done_ctx
         cmo_err err
+        int lost
 
     ctypedef struct cmo_engine:
         pass
@@ -447,7 +448,7 @@ cdef class Call:
             pending, self.comm.engine.pending = self.comm.engine.pending, None
             raise pending if pending is not None else KeyboardInterrupt()
         if err == CMO_EPEERLOST:
-            raise errors.PeerLostError(self.comm.lost(), reason)
+            raise errors.PeerLostError((self.op.lost,) if self.op.lost >= 0 else self.comm.lost(), reason)
         raise error_of(err, reason)
 
     def wait(self, double seconds):

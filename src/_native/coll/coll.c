@@ -50,6 +50,9 @@ cmo_err cmo_coll_start(cmo_op *op, cmo_comm *comm, const cmo_call *call)
     op->seq = ++comm->seq;
     op->fingerprint = comm->chain = mix(comm->chain, call_fingerprint(call, comm->size));
     comm->history[op->seq % CMO_HISTORY] = op->fingerprint;
+    comm->past[op->seq % CMO_PAST] = (cmo_past){.seq = op->seq, .fingerprint = op->fingerprint, .root = call->root,
+        .count = cmo_block_start(call->counts, call->count, call->counts ? comm->size : 1), .kind = (uint8_t)call->kind,
+        .op = (uint8_t)call->op, .dtype = (uint8_t)call->dtype};
     op->algorithm = cmo_choose(op);
     if (!op->algorithm) return cmo_fail(CMO_EINVAL, "no algorithm for %s", cmo_kind_name(call->kind));
     op->step = op->algorithm->step;

@@ -8,12 +8,20 @@
 typedef struct cmo_engine cmo_engine;
 typedef struct cmo_comm cmo_comm;
 
+enum { CMO_PAST = 8 };     /* collectives that error messages can tell of; as many as posts (comm/piece.h) */
 enum { CMO_HISTORY = 64 }; /* fingerprints kept of past collectives, for messages that come late */
 
-typedef struct cmo_told { /* what a rank said when it learned of a failure */
-    bool heard, in_call;
-    uint64_t seq;
-    char call[128];
+typedef struct cmo_past { /* a collective that was called */
+    uint64_t seq, fingerprint, count;
+    int root;
+    uint8_t kind, op, dtype;
+} cmo_past;
+
+typedef struct cmo_told { /* where a rank stood when the communicator broke, as it says itself */
+    uint8_t heard;
+    uint8_t in_call;
+    uint64_t seq;                /* of the collective that it was in, or had called last */
+    cmo_past past[CMO_PAST];     /* its latest collectives, at [seq % CMO_PAST] */
 } cmo_told;
 
 struct cmo_comm {
@@ -37,6 +45,7 @@ struct cmo_comm {
 
     uint64_t seq;               /* of the last collective started here */
     uint64_t chain;             /* its fingerprint */
+    cmo_past past[CMO_PAST];    /* the latest collectives called here, at [seq % CMO_PAST] */
     uint64_t history[CMO_HISTORY]; /* fingerprint of collective seq at [seq % CMO_HISTORY] */
     uint64_t round;             /* staging rounds that past collectives have used */
     uint64_t safe_seq;          /* every member is known to have finished this collective */
@@ -57,6 +66,7 @@ struct cmo_comm {
     uint8_t *lost;              /* [size] 1: gone; owned */
     uint8_t *left;              /* [size] 1: has closed the communicator; owned */
     cmo_told *told;             /* [size] after a failure: where each rank stood; NULL before; owned */
+    bool has_told;              /* the others know where this rank stood */
     int64_t settle;             /* after a failure: no longer wait for ranks to tell */
     bool closed;
     cmo_comm *outer;            /* of a local_comm or cross_comm: the communicator whose part it is; else NULL */

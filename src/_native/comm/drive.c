@@ -181,7 +181,12 @@ cmo_err cmo_op_wait(cmo_op *op, double seconds)
         }
         cmo_err err = CMO_OK;
         if (mine) {
-            if (!op_ended(op)) err = drive(e, op, until);
+            if (!op_ended(op)) err = drive(e, op, op->deadline < until ? op->deadline : until);
+            if (err == CMO_ETIMEOUT && cmo_now() < until) {
+                e->look = true; /* it is the call itself that is overdue */
+                cmo_engine_poll(e);
+                err = CMO_OK;
+            }
             role_leave(e);
         } else if (cmo_now() >= until) {
             err = cmo_fail(CMO_ETIMEOUT, "the call has not ended within %g s", seconds);
@@ -195,13 +200,27 @@ cmo_err cmo_op_wait(cmo_op *op, double seconds)
     return op_result(op);
 }
 
-static cmo_err comm_usable(cmo_comm *comm)
+/* `call`: the collective that is to be made, NULL for a message. */
+static cmo_err comm_usable(cmo_op *op, cmo_comm *comm, const cmo_call *call)
 {
+    op->lost = -1;
+    cmo_comm *p = comm->local_comm ? comm->local_comm : comm;
     if (comm->closed) return cmo_fail(CMO_EREVOKED, "the communicator is closed");
-    if (!comm->failed) return CMO_OK;
+    /* A look at a word that is ours until somebody breaks the communicator. */
+    bool aborted = p->piece && atomic_load_explicit(&p->piece[p->local]->abort, memory_order_relaxed);
+    if (!comm->failed && !(aborted && !call)) return CMO_OK; /* a collective finds out in its first pass, when it has said what it is */
     char text[CMO_TEXT];
+    cmo_engine_enter(comm->engine);
+    cmo_failure_look(comm);
+    cmo_failure_late(comm, call);
+    for (int i = 0; i < 1000 && !comm->engine->threadless && !cmo_failure_settled(comm); i++) {
+        cmo_engine_poll(comm->engine);
+        usleep(1000);
+    }
     cmo_failure_text(comm, text, sizeof text);
-    return cmo_fail(comm->failed, "the communicator is broken: %s", text);
+    cmo_err err = cmo_fail(comm->failed, "the communicator is broken: %s", text);
+    cmo_engine_leave(comm->engine);
+    return err;
 }
 
 /* A blocking call that another thread drives: wait, and carry the deadline and signals of this thread. */
@@ -254,7 +273,7 @@ void cmo_op_launch(cmo_op *op)
 
 cmo_err cmo_call_blocking(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout)
 {
-    CMO_TRY(comm_usable(comm));
+    CMO_TRY(comm_usable(op, comm, call));
     op_prepare(op, comm, timeout, false);
     op->point = false;
     op->call = *call;
@@ -263,7 +282,7 @@ cmo_err cmo_call_blocking(cmo_op *op, cmo_comm *comm, const cmo_call *call, doub
 
 cmo_err cmo_call_start(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout)
 {
-    CMO_TRY(comm_usable(comm));
+    CMO_TRY(comm_usable(op, comm, call));
     op_prepare(op, comm, timeout, true);
     op->point = false;
     op->call = *call;
@@ -273,7 +292,7 @@ cmo_err cmo_call_start(cmo_op *op, cmo_comm *comm, const cmo_call *call, double 
 
 cmo_err cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout)
 {
-    CMO_TRY(comm_usable(comm));
+    CMO_TRY(comm_usable(op, comm, NULL));
     op_prepare(op, comm, timeout, true);
     op->point = true;
     memset(op->inline_state, 0, sizeof op->inline_state);

@@ -39,7 +39,7 @@ static void op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text)
         e->collectives->end(op);
     }
     op->err = err;
-    if (err) snprintf(op->text, sizeof op->text, "%s", text);
+    if (err && text != op->text) snprintf(op->text, sizeof op->text, "%s", text);
     e->running--;
     e->moved = true;
     if (op->shared) {
@@ -55,34 +55,41 @@ static void op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text)
     if (on_done) on_done(ctx);
 }
 
-static void op_fails(cmo_op *op, cmo_err err, const char *text)
-{
-    char copy[CMO_TEXT]; /* text may be the reason, which what follows overwrites */
-    snprintf(copy, sizeof copy, "%s", text);
-    op->err = err;
-    cmo_comm_fail(op->comm, err, copy);
-}
-
 void cmo_op_abandon(cmo_op *op) { op_end(op->comm->engine, op, CMO_EREVOKED, "the communicator was closed"); }
+
+/* Start or go on with a call. True if it has ended well. What goes wrong is in op->err and op->text. */
+static bool op_steps(cmo_engine *e, cmo_comm *comm, cmo_op *op)
+{
+    cmo_err err = CMO_OK;
+    if (!op->step) {
+        cmo_call call = op->call;
+        err = e->collectives->start(op, comm, &call);
+        e->moved = true;
+        cmo_failure_look(comm); /* it may have broken since the last call */
+        /* When others disagree about this call, it must still be announced, for them to say what each rank called. */
+        if (comm->failed && comm->failed != CMO_EMISMATCH) return false;
+    }
+    int pc = op->pc;
+    if (err == CMO_OK) err = op->step(op);
+    if (op->pc != pc) e->moved = true;
+    if (op->err || err == CMO_AGAIN) return false;
+    if (err != CMO_OK) cmo_op_fail(op, err, cmo_reason());
+    return err == CMO_OK && comm->failed != CMO_EMISMATCH;
+}
 
 static void pass_collective(cmo_engine *e, cmo_comm *comm)
 {
     cmo_op *op = CMO_ENTRY(comm->queue.next, cmo_op, node);
-    if (!op->err) {
-        cmo_err err = CMO_OK;
-        if (!op->step && !comm->failed) {
-            cmo_call call = op->call;
-            err = e->collectives->start(op, comm, &call);
-            if (!err) e->moved = true;
-        }
-        int pc = op->pc;
-        if (!err && op->step) err = op->step(op);
-        if (op->pc != pc) e->moved = true;
-        if (op->err) op_fails(op, op->err, op->text);
-        else if (err == CMO_OK && op->step) {
-            op_end(e, op, CMO_OK, NULL);
-            return;
-        } else if (err != CMO_OK && err != CMO_AGAIN) op_fails(op, err, cmo_reason());
+    /* What a peer did before it was lost still counts, so there is one more step after that; not after other failures. */
+    bool steps = !op->err && (!comm->failed || (comm->failed == CMO_EPEERLOST && op->step));
+    if (steps && op_steps(e, comm, op)) {
+        op_end(e, op, CMO_OK, NULL);
+        return;
+    }
+    if (op->err && !comm->failed) {
+        char text[CMO_TEXT];
+        memcpy(text, op->text, sizeof text);
+        cmo_comm_fail(comm, op->err, text);
     }
     if (comm->failed && cmo_failure_settled(comm)) {
         char text[CMO_TEXT];
@@ -107,10 +114,13 @@ static void pass_point(cmo_engine *e, cmo_op *op)
 static void op_expire(cmo_engine *e, cmo_op *op)
 {
     char text[CMO_TEXT];
-    const char *name = op->point ? "a message" : cmo_kind_name(op->call.kind);
-    snprintf(text, sizeof text, "%s passed its deadline of %g s", name, op->timeout);
-    if (op->point) op_end(e, op, CMO_ETIMEOUT, text);
-    else cmo_comm_fail(op->comm, CMO_ETIMEOUT, text);
+    if (op->point) {
+        cmo_point_describe(op, text, sizeof text);
+        op_end(e, op, CMO_ETIMEOUT, text);
+        return;
+    }
+    snprintf(text, sizeof text, "%s passed its deadline of %g s", cmo_kind_name(op->call.kind), op->timeout);
+    cmo_comm_fail(op->comm, CMO_ETIMEOUT, text);
 }
 
 static void pass_look(cmo_engine *e)
@@ -119,13 +129,13 @@ static void pass_look(cmo_engine *e)
     e->look = false;
     CMO_EACH(n, &e->busy) {
         cmo_comm *c = CMO_ENTRY(n, cmo_comm, busy);
-        cmo_failure_look(c->local_comm ? c->local_comm : c);
+        cmo_failure_look(c);
         cmo_op *op = CMO_ENTRY(c->queue.next, cmo_op, node);
         if (op->deadline <= now && !c->failed) op_expire(e, op);
     }
     CMO_EACH(n, &e->points) {
         cmo_op *op = CMO_ENTRY(n, cmo_op, node);
-        cmo_failure_look(op->comm->local_comm ? op->comm->local_comm : op->comm);
+        cmo_failure_look(op->comm);
         if (op->deadline <= now) op_expire(e, op);
     }
 }

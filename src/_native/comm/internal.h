@@ -88,6 +88,7 @@ cmo_early *cmo_match_find(cmo_comm *comm, int source, int64_t tag); /* a point-t
 void cmo_early_free(cmo_early *m);
 int cmo_comm_rank_of(const cmo_comm *comm, int world); /* -1: not a member */
 
+void cmo_xfer_send(cmo_xfer *x);                      /* queue it for its peer */
 void cmo_xfer_done(cmo_xfer *x);                      /* it has ended well */
 void cmo_xfer_fail(cmo_xfer *x, cmo_err err, const char *text);
 cmo_xfer *cmo_xfer_by_id(cmo_engine *e, uint64_t id); /* NULL: no such transfer; ids come from peers */
@@ -97,7 +98,9 @@ void cmo_xfer_unregister(cmo_engine *e, cmo_xfer *x);
 /* ------------------------------------------------------------------ failure.c */
 
 void cmo_peer_lost(cmo_engine *e, int world, const char *cause);
-void cmo_failure_heard(cmo_channel *c, const cmo_header *h, const char *text); /* a FAIL frame */
+void cmo_failure_heard(cmo_channel *c, const cmo_header *h, const char *payload); /* a FAIL frame */
+void cmo_failure_late(cmo_comm *comm, const cmo_call *call); /* a call, NULL if it is none, of a communicator that has failed */
+void cmo_xfer_expect(cmo_xfer *x); /* a transfer has been posted: fail it if its peer has left */
 void cmo_bye_heard(cmo_channel *c, const cmo_header *h);
 void cmo_failure_look(cmo_comm *comm);                /* abort words, members that have closed */
 bool cmo_failure_settled(cmo_comm *comm);             /* everybody has said where it stood, or had the time to */
@@ -159,6 +162,7 @@ cmo_comm *cmo_engine_find(cmo_engine *e, uint32_t id);
 void cmo_engine_attach(cmo_engine *e, cmo_comm *comm); /* into the list */
 void cmo_engine_submit(cmo_engine *e, cmo_op *op);     /* hand over a call, whoever drives */
 cmo_err cmo_point_step(cmo_op *op);
+void cmo_point_describe(const cmo_op *op, char *out, size_t n); /* what it waited for in vain */
 cmo_err cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout);
 void cmo_op_launch(cmo_op *op);                        /* start a prepared op, whoever drives */
 void cmo_op_abandon(cmo_op *op);                       /* end it: its communicator is being closed */

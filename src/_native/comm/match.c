@@ -295,6 +295,20 @@ static void xfer_begin(cmo_op *op, cmo_xfer *x, int peer, uint64_t step, const v
     cmo_list_append(&op->xfers, &x->of_op);
 }
 
+void cmo_xfer_send(cmo_xfer *x)
+{
+    cmo_comm *c = x->op->comm;
+    x->channel = cmo_channel_to(c->engine, c->world[x->peer]);
+    if (x->channel && !x->channel->gone) {
+        cmo_list_append(&x->channel->sends, &x->node);
+        return;
+    }
+    char text[CMO_TEXT];
+    snprintf(text, sizeof text, "%s", x->channel ? "its connection is gone" : cmo_reason());
+    if (x->op->point) x->op->lost = x->peer;
+    cmo_xfer_fail(x, CMO_EPEERLOST, text);
+}
+
 void cmo_post_send_shaped(cmo_op *op, cmo_xfer *x, int dest, uint64_t step, const void *buffer, uint64_t bytes,
                           uint64_t ready, cmo_dtype dtype, int ndim, const uint64_t *shape)
 {
@@ -304,9 +318,8 @@ void cmo_post_send_shaped(cmo_op *op, cmo_xfer *x, int dest, uint64_t step, cons
     x->header.dtype = (uint8_t)dtype;
     x->header.ndim = (uint8_t)ndim;
     x->shape = shape;
-    x->channel = cmo_channel_to(op->comm->engine, op->comm->world[dest]);
-    if (!x->channel) cmo_xfer_fail(x, CMO_EPEERLOST, cmo_reason());
-    else cmo_list_append(&x->channel->sends, &x->node);
+    cmo_xfer_send(x);
+    cmo_xfer_expect(x);
 }
 
 void cmo_post_send(cmo_op *op, cmo_xfer *x, int dest, uint64_t step, const void *buffer, uint64_t bytes, uint64_t ready)
@@ -318,6 +331,7 @@ void cmo_post_recv(cmo_op *op, cmo_xfer *x, int source, uint64_t step, void *buf
 {
     xfer_begin(op, x, source, step, buffer, bytes);
     cmo_match_posted(op->comm, x);
+    cmo_xfer_expect(x);
 }
 
 void cmo_post_recv_shaped(cmo_op *op, cmo_xfer *x, int source, uint64_t step, cmo_allocate allocate, void *ctx)
@@ -326,6 +340,7 @@ void cmo_post_recv_shaped(cmo_op *op, cmo_xfer *x, int source, uint64_t step, cm
     x->allocate = allocate;
     x->allocate_ctx = ctx;
     cmo_match_posted(op->comm, x);
+    cmo_xfer_expect(x);
 }
 
 void cmo_send_ready(cmo_xfer *x, uint64_t ready)

@@ -31,6 +31,7 @@ struct cmo_op {
     cmo_op *child;              /* a collective that this one makes, in this or another communicator */
     cmo_node xfers;             /* transfers posted and not done */
     cmo_err err;                /* set by a transfer that failed; ends the op */
+    int lost;                   /* with CMO_EPEERLOST: the rank, -1: the communicator knows */
     char text[CMO_TEXT];        /* why */
 
     /* The engine's. */

@@ -1,6 +1,7 @@
 /* Point to point: an op with one transfer, which lives in its inline state. */
 #include "comm/internal.h"
 
+#include <stdio.h>
 #include <string.h>
 
 _Static_assert(sizeof(cmo_xfer) <= CMO_OP_INLINE_STATE, "a transfer fits into the op");
@@ -13,6 +14,16 @@ static void status_of(cmo_status *s, int source, const cmo_header *h, const uint
     if (h->ndim) memcpy(s->shape, shape, h->ndim * sizeof *shape);
 }
 
+void cmo_point_describe(const cmo_op *op, char *out, size_t n)
+{
+    const cmo_xfer *x = (const cmo_xfer *)(const void *)op->inline_state;
+    char who[24] = "any rank", tag[24] = "any tag";
+    if (x->peer >= 0) snprintf(who, sizeof who, "rank %d", x->peer);
+    if (x->header.tag >= 0) snprintf(tag, sizeof tag, "tag %lld", (long long)x->header.tag);
+    const char *how = x->sends ? "did not receive a message of" : "has sent no message of";
+    snprintf(out, n, "%s %s %s within %g s", who, how, tag, op->timeout);
+}
+
 static void point_post(cmo_op *op)
 {
     cmo_comm *c = op->comm;
@@ -20,20 +31,9 @@ static void point_post(cmo_op *op)
     cmo_list_init(&x->node);
     cmo_list_append(&op->xfers, &x->of_op);
     x->state = CMO_X_WAITING;
-    if (x->peer >= 0 && (c->lost[x->peer] || c->left[x->peer])) {
-        cmo_early *m = x->sends ? NULL : cmo_match_find(c, x->peer, x->header.tag);
-        if (!m) {
-            cmo_xfer_fail(x, CMO_EPEERLOST, c->lost[x->peer] ? "it is gone" : "it has closed the communicator");
-            return;
-        }
-    }
-    if (!x->sends) {
-        cmo_match_posted(c, x);
-        return;
-    }
-    x->channel = cmo_channel_to(c->engine, c->world[x->peer]);
-    if (!x->channel || x->channel->gone) cmo_xfer_fail(x, CMO_EPEERLOST, x->channel ? "its connection is gone" : cmo_reason());
-    else cmo_list_append(&x->channel->sends, &x->node);
+    if (x->sends) cmo_xfer_send(x);
+    else cmo_match_posted(c, x);
+    cmo_xfer_expect(x);
 }
 
 static cmo_err send_or_recv(cmo_op *op)
@@ -58,7 +58,10 @@ static cmo_err probe(cmo_op *op)
         status_of(op->status, cmo_comm_rank_of(c, m->channel->peer), &m->header, m->shape);
         return CMO_OK;
     }
-    if (x->peer >= 0 && (c->lost[x->peer] || c->left[x->peer])) cmo_op_fail(op, CMO_EPEERLOST, "it is gone");
+    if (x->peer >= 0 && (c->lost[x->peer] || c->left[x->peer])) {
+        op->lost = x->peer;
+        cmo_op_fail(op, CMO_EPEERLOST, c->lost[x->peer] ? "it is gone" : "it has closed the communicator");
+    }
     return CMO_AGAIN;
 }
 
