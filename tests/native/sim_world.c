@@ -174,7 +174,7 @@ void world_destroy(world *w)
     for (int r = 0; w->ranks && r < w->settings.size; r++) {
         world_rank *rank = &w->ranks[r];
         if (rank->engine) cmo_engine_destroy(rank->engine);
-        else cmo_window_destroy(rank->window);
+        cmo_window_destroy(rank->window);
     }
     for (int r = 0; w->ranks && r < w->settings.size; r++) {
         world_rank *rank = &w->ranks[r];
