@@ -5,12 +5,13 @@
  * - Announcements: post[seq % CMO_POSTS] carries the fingerprint of collective `seq`, and up to 48 bytes of payload.
  *   `seq` is stored last (release), so whoever sees it (acquire) sees the rest. A slot may be used again when every
  *   member has finished the collective that it announced: all `finished` ≥ seq - CMO_POSTS.
+ *   An announcement also says that the owner's part of the collective's first round, if it has one, is in its slot.
  * - Rounds of staging: payload too large for an announcement goes through staging slots, one round each. Rounds are
  *   numbered through the life of the communicator, alike on every member; round k uses slot k % slots. `staged` and
  *   `reduced` count the rounds that the owner has copied in and, where an algorithm has that second phase, reduced;
  *   `consumed` counts the rounds of which it will read no more. A slot may be written for round k when every member
  *   has consumed > k - slots rounds. Every member raises all three past every round of every collective, whether or
- *   not it had a part in it.
+ *   not it had a part in it, and `consumed` as soon as it knows that it will read no more: a writer waits for nothing else.
  * - `finished`: the last collective in which the owner reads nothing more of the others' announcements.
  *
  * Who finds that the communicator is broken writes its `verdict`, then its world rank into every other member's `abort`
@@ -32,7 +33,7 @@ typedef struct cmo_post {
  * for arrays of up to 3 dimensions. */
 typedef struct cmo_record {
     _Alignas(CMO_LINE) uint64_t seq;
-    uint64_t count;
+    uint64_t count;  /* as in the call: elements of the array, or of one block; with CMO_RECORD_COUNTS, of all blocks together */
     int32_t root;
     uint8_t kind, op, dtype, ndim;
     uint32_t flags;  /* CMO_RECORD_… */
@@ -40,7 +41,7 @@ typedef struct cmo_record {
     uint64_t shape[CMO_RECORD_DIMS];
 } cmo_record;
 
-enum { CMO_RECORD_COUNTS = 1 }; /* scatter: the blocks differ; the counts are the first thing staged */
+enum { CMO_RECORD_COUNTS = 1 }; /* the blocks differ; in a scatter, their counts stand in front of the data */
 
 /* Why the owner found the communicator broken. Written once, before any `abort` word that points here. */
 typedef struct cmo_verdict {
