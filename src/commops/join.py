@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -10,13 +12,11 @@ from commops.comm import Comm
 from commops.errors import RendezvousError
 
 if TYPE_CHECKING:
-    from commops.launch.environment import Environment
     from commops.rendezvous.store import Store
 
 __all__ = ["init"]
 
 _TRANSPORTS = ("auto", "shm", "tcp")
-_worlds = 0  # how many this process has joined: each uses keys of its own, since a launcher's store outlives them
 
 
 def init(
@@ -31,23 +31,27 @@ def init(
 ) -> Comm:
     """Join the job that this process was started in, and return the communicator of all its ranks.
 
-    Under ``commops run``, `commops.launch`, torchrun, srun, or an mpirun of Open MPI, MPICH or Intel MPI, no argument
-    is needed. Started alone, and without arguments, the process is the only rank.
+    Under ``commops run``, `commops.launch`, torchrun, srun, or an mpirun of Open MPI, MPICH or Intel MPI, no
+    argument is needed. Started alone, and without arguments, the process is the only rank.
+
+    Either every rank returns from this or none does: what goes wrong on one is an error on all. A process may
+    join several jobs, one after the other or at once.
 
     Parameters
     ----------
     rendezvous : str or Store, optional
-        Where the ranks meet: ``tcp://host:port`` (rank 0 serves it), ``file:///folder``,
-        ``redis://host:port/prefix`` or a `Store`. Also ``COMMOPS_RENDEZVOUS``.
+        Where the ranks meet: ``tcp://host:port`` (rank 0 serves it), ``file:///folder``, ``redis://host:port/prefix``,
+        ``unix:name`` (ranks of one machine; rank 0 serves it) or a `Store`. Also ``COMMOPS_RENDEZVOUS``.
     rank, size : int, optional
         This process's number and the number of ranks, where no launcher says.
     transport : {"auto", "shm", "tcp"}
         ``auto`` is shared memory between ranks of a host and TCP between hosts. Also ``COMMOPS_TRANSPORT``.
     timeout : float
-        Seconds in which the ranks must meet, and in which each later call must end; ``comm.timeout`` may be set.
+        Seconds in which the ranks must meet, and in which each later call must end; ``comm.timeout`` may be
+        set.
     token : str or bytes, optional
-        The secret that all ranks of the job share. Also ``COMMOPS_TOKEN`` or ``COMMOPS_TOKEN_FILE``. Without one
-        only loopback addresses are used.
+        The secret that all ranks of the job share. Also ``COMMOPS_TOKEN`` or ``COMMOPS_TOKEN_FILE``. Without
+        one only loopback addresses are used.
     tls : None
         Reserved.
 
@@ -58,111 +62,154 @@ def init(
     Raises
     ------
     RendezvousError
-        If the ranks do not find each other or do not fit together: a store that does not answer, a duplicate rank, another size.
+        If the ranks do not find each other or do not fit together: a store that does not answer, a port in
+        use, a duplicate rank, another size, a rank that does not come (the message names it).
     AuthenticationError
         If a peer or the store has another token.
     TypeError, ValueError
         If an argument, or a variable of the environment, is wrong.
+
+    Notes
+    -----
+    Ranks that need TCP listen on loopback only, unless `rendezvous` is a ``tcp:`` or ``redis:`` address of
+    another kind; then on every address of the machine. ``COMMOPS_INTERFACE`` says otherwise: ``loopback``,
+    ``any``, the name of a network interface, an address, or a network such as ``10.0.0.0/8`` (see
+    `commops.rendezvous.addresses`). Ranks that other machines can reach need a token. Ranks that differ in
+    ``COMMOPS_HOST`` count as on different hosts, by which several hosts can be tried out on one machine.
     """
-    transport = _check(transport, timeout, tls)
-    place = _place(rendezvous, rank, size)
-    if place is None:
-        return _solitary(timeout)
-    number, count, where, environment = place
-    if count == 1 and where is None:
-        return _solitary(timeout)
-    if where is None:
-        raise RendezvousError(
-            environment.hint
-            if environment
-            else "where do the ranks meet? Give rendezvous='tcp://host:port' (or set COMMOPS_RENDEZVOUS) on all ranks"
-        )
-    return _join(where, number, count, transport, timeout, token, environment)
-
-
-def _check(transport: str, timeout: float, tls: None) -> str:
-    if transport == "auto":
-        transport = os.environ.get("COMMOPS_TRANSPORT") or "auto"
-    if transport not in _TRANSPORTS:
-        raise ValueError(f"transport must be one of {', '.join(_TRANSPORTS)}, not {transport!r}")
-    if not isinstance(timeout, int | float) or not timeout > 0:
-        raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
+    transport = _checked_transport(transport)
+    timeout = _checked_timeout(timeout)
     if tls is not None:
         raise NotImplementedError("tls is not available in this version: pass None")
+    place = _place(rendezvous, rank, size)
+    if place.size == 1:
+        from commops.rendezvous.bootstrap import alone
+
+        return Comm._of_world(alone(), timeout)
+    return _join(place, transport, timeout, token)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Who this process is, and where the ranks meet.
+
+    Attributes
+    ----------
+    rank, size : int
+    where : str, Store or None
+    served : bool
+        Whether the launcher serves the store there, so that rank 0 must not.
+    hint : str
+        What to do where `where` is None.
+    """
+
+    rank: int
+    size: int
+    where: str | Store | None
+    served: bool
+    hint: str
+
+
+def _checked_transport(transport: str) -> str:
+    origin = "transport"
+    if transport == "auto" and os.environ.get("COMMOPS_TRANSPORT"):
+        origin, transport = "COMMOPS_TRANSPORT", os.environ["COMMOPS_TRANSPORT"]
+    if transport not in _TRANSPORTS:
+        raise ValueError(f"{origin} must be one of {', '.join(_TRANSPORTS)}, not {transport!r}")
     return transport
 
 
-def _place(
-    rendezvous: str | Store | None, rank: int | None, size: int | None
-) -> tuple[int, int, str | Store | None, Environment | None] | None:
-    """Return (rank, size, where to meet, environment), or None for a process that is alone."""
-    if (rank is None) != (size is None):
-        raise ValueError(f"rank and size go together: rank={rank}, size={size}")
-    if rank is not None and size is not None:
-        if not isinstance(rank, int) or not isinstance(size, int):
-            raise TypeError(f"rank and size must be whole numbers, not {rank!r} and {size!r}")
-        if not 0 <= rank < size:
-            raise ValueError(f"rank must be from 0 to size - 1 = {size - 1}, not {rank}")
-        return rank, size, rendezvous or os.environ.get("COMMOPS_RENDEZVOUS"), None
+def _checked_timeout(timeout: float) -> float:
+    try:
+        seconds = float(timeout)
+    except (TypeError, ValueError):
+        raise TypeError(f"timeout must be a number of seconds, not {timeout!r}") from None
+    if not seconds > 0:  # also for NaN
+        raise ValueError(f"timeout must be above 0 seconds, not {timeout!r}")
+    return seconds
+
+
+def _place(rendezvous: str | Store | None, rank: int | None, size: int | None) -> _Place:
+    """Find out who this process is: from the arguments, or else from the launcher, or else alone."""
     from commops.launch.environment import detect
 
+    if (rank is None) != (size is None):
+        raise ValueError(f"rank and size go together: rank={rank}, size={size}")
+    where = rendezvous or os.environ.get("COMMOPS_RENDEZVOUS")
+    # Where both are set, the address is the launcher's, and so is the store.
+    served = not rendezvous and {"COMMOPS_JOB", "COMMOPS_RENDEZVOUS"} <= os.environ.keys()
+    hint = (
+        "where do the ranks meet? Give rendezvous='tcp://host:port', the host being that of rank 0, or set"
+        " COMMOPS_RENDEZVOUS, on all ranks"
+    )
+    if rank is not None and size is not None:
+        number, count = _checked_integer("rank", rank), _checked_integer("size", size)
+        if not 0 <= number < count:
+            raise ValueError(f"rank must be from 0 to size - 1 = {count - 1}, not {number}")
+        return _Place(number, count, where, served, hint)
     found = detect(os.environ)
-    if found is None:
-        if rendezvous is not None:
-            raise ValueError("rendezvous is given but not who this process is: pass rank and size too")
-        return None
-    return found.rank, found.size, rendezvous or found.rendezvous, found
+    if found is not None:
+        return _Place(found.rank, found.size, rendezvous or found.rendezvous, served, found.hint)
+    if rendezvous is not None:
+        raise ValueError(f"rendezvous is {rendezvous!r}, but who is this process? Pass rank and size too")
+    return _Place(0, 1, None, False, hint)
 
 
-def _solitary(timeout: float) -> Comm:
-    from commops.rendezvous.bootstrap import alone
+def _checked_integer(name: str, value: int) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {value!r}") from None
 
-    return Comm._of_world(alone(), timeout)
 
-
-def _join(
-    where: str | Store, rank: int, size: int, transport: str, timeout: float, token: str | bytes | None,
-    environment: Environment | None,
-) -> Comm:  # fmt: skip
-    global _worlds
+def _join(place: _Place, transport: str, timeout: float, token: str | bytes | None) -> Comm:
     from commops.rendezvous.bootstrap import meet
+    from commops.rendezvous.deadline import Deadline
     from commops.rendezvous.prefix_store import PrefixStore
     from commops.rendezvous.store import Store
     from commops.rendezvous.token import load_token
     from commops.rendezvous.url import open_store
 
+    if place.where is None:
+        raise RendezvousError(place.hint)
     secret = load_token(token)
-    loopback = _stays_inside(where)
-    if not loopback and secret is None:
+    interface = _interface(place.where)
+    if interface != "loopback" and secret is None:
         raise RendezvousError(
-            f"ranks that meet at {where} can be reached from other machines, so they need a token: set COMMOPS_TOKEN_FILE"
-            " (or COMMOPS_TOKEN) to the same secret on all of them"
+            f"ranks that meet at {place.where} (COMMOPS_INTERFACE={interface}) can be reached from other"
+            " machines, so they need a token: set COMMOPS_TOKEN_FILE (or COMMOPS_TOKEN) to the same secret on"
+            " all of them"
         )
-    serves = rank == 0 and not (environment is not None and environment.store_is_served)
-    store = open_store(where, is_server=serves, token=secret, timeout=timeout)
+    deadline = Deadline(timeout)
+    serves = place.rank == 0 and not place.served
+    store = open_store(place.where, is_server=serves, token=secret, timeout=timeout)
     try:
-        keys = PrefixStore(f"world-{_worlds}", store)
         world = meet(
-            keys, rank, size, transport=transport, token=secret, loopback=loopback, timeout=timeout, serves=serves
+            PrefixStore("world", store),
+            place.rank,
+            place.size,
+            transport=transport,
+            token=secret,
+            interface=interface,
+            deadline=deadline,
         )
-        _worlds += 1
     finally:
-        if not isinstance(where, Store):
+        if not isinstance(place.where, Store):
             store.close()
     return Comm._of_world(world, timeout)
 
 
-def _stays_inside(where: str | Store) -> bool:
-    """Say whether ranks that meet there are all on this machine, as far as the address tells."""
-    wanted = os.environ.get("COMMOPS_INTERFACE", "")
-    if wanted:
-        if wanted not in ("loopback", "any"):
-            raise ValueError(f"COMMOPS_INTERFACE={wanted}: it must be 'loopback' or 'any'")
-        return wanted == "loopback"
-    if not isinstance(where, str):
-        return True
-    parts = urlsplit(where)
-    if parts.scheme not in ("tcp", "redis"):
-        return True
+def _interface(where: str | Store) -> str:
+    """Say where ranks that meet there listen, as a value of COMMOPS_INTERFACE."""
+    chosen = os.environ.get("COMMOPS_INTERFACE", "")
+    if chosen == "lo":
+        return "loopback"
+    if chosen:
+        return chosen
+    parts = urlsplit(where) if isinstance(where, str) else None
+    if parts is None or parts.scheme not in ("tcp", "redis"):
+        return "loopback"
     host = parts.hostname or ""
-    return host == "localhost" or host == "::1" or host.startswith("127.")
+    return "loopback" if host in ("localhost", "::1") or host.startswith("127.") else "any"

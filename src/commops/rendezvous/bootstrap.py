@@ -1,33 +1,48 @@
 """How the ranks of a job meet: who is where, do they agree, and what does the core need to connect them.
 
-Every rank publishes a card (its host, addresses, process, version and settings) under ``rank/<number>``. Rank 0 reads
-all of them, checks that they fit together, and publishes the world, or why there can be none, under ``world``;
-so a mistake on one rank is the same error on all. Ranks of one host then hand each other the descriptors by which
-they share memory (`handover`). A store may be used by several worlds, one after the other.
+1. Every rank publishes a card under ``rank/<number>``.
+2. Rank 0 reads all of them, checks that they fit together, and publishes the world they make, or why there
+   can be none, under ``world``: so a mistake on one rank is the same error on all.
+3. Ranks of one host hand each other the descriptors by which they share memory (`handover`), and each makes
+   its engine.
+4. Each says so under ``joined/<job>/<number>``. When all have, rank 0 publishes that it is ``over/<job>``;
+   the first that fails publishes why there instead. So either all ranks get a world or none does.
+5. Rank 0, which may serve the store, leaves last and tidies up.
+
+A random number on each card tells what belongs to this job from what a killed one left behind. A store may be
+used by several worlds, one after the other.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import os
 import secrets
 import socket
-import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from commops._core import native
-from commops.errors import RendezvousError
-from commops.rendezvous import handover
-from commops.rendezvous.addresses import host_key, listen
+from commops.errors import AuthenticationError, RendezvousError
+from commops.rendezvous import addresses, handover
+from commops.rendezvous.card import Card, disagreement, seal, unseal
+from commops.rendezvous.deadline import Deadline
 from commops.rendezvous.store import Store
 from commops.rendezvous.token import Token
 
 __all__ = ["World", "alone", "meet"]
 
-# Settings that ranks which share memory, or exchange messages, must have alike.
-_COMMON_TUNABLES = ("slot_bytes", "slots", "eager_bytes", "eager_window", "doubling_bytes")
+# Tunables that each rank may set for itself. All others shape what ranks send each other, or which algorithm
+# they use.
+_OWN_TUNABLES = frozenset({"spin_us", "socket_bytes", "user_timeout_ms", "handshake_ms"})
+
+_EARLY = 0.9  # of the time is for waiting; the rest is for telling the others that it was in vain
+_GRACE = 1.0  # seconds for a last word when the time is over
+_PARTING = 5.0  # seconds that rank 0 waits for the others to leave a store that it may serve
+_LOOK = (0.02, 0.2)  # seconds between looks at who has come: at first, at last
+_MOST_KEYS = 256  # in one wait
 
 
 @dataclass(frozen=True)
@@ -45,21 +60,22 @@ class World:
     hosts: tuple[str, ...]
 
 
-def _host_name() -> str:
-    return os.environ.get("COMMOPS_HOST") or socket.gethostname()
-
-
 def alone() -> World:
     """Return the world of a single rank, which needs nobody."""
     window = native.Window(1)
-    engine = native.Engine(
-        0, 1, [0], window, [(-1, _doorbell(), -1)], share=False, listeners=[], addresses=[], job=bytes(16), token=b""
-    )
-    return World(engine, (_host_name(),))
+    engine = _make_engine(0, [0], window, [(-1, _doorbell(), -1)], share=False, job=bytes(16), token=b"")
+    return World(engine, (addresses.host_name(),))
 
 
 def meet(
-    store: Store, rank: int, size: int, *, transport: str, token: Token | None, loopback: bool, timeout: float, serves: bool
+    store: Store,
+    rank: int,
+    size: int,
+    *,
+    transport: str,
+    token: Token | None,
+    interface: str,
+    deadline: Deadline,
 ) -> World:
     """Meet the other ranks.
 
@@ -71,177 +87,375 @@ def meet(
     transport : {"auto", "shm", "tcp"}
     token : Token, optional
         None is accepted where strangers cannot reach the ranks; a key for this world is then made up.
-    loopback : bool
-        Listen on loopback addresses only.
-    timeout : float
-        Seconds for everything.
-    serves : bool
-        This rank serves the store, so it must be the last to leave it.
+    interface : str
+        Where to listen, as `addresses.choose` takes it.
+    deadline : Deadline
+        For everything.
 
     Raises
     ------
     RendezvousError
-        If the ranks do not fit together, or not all of them come within the time-out. The message names them.
+        If the ranks do not fit together, or not all of them come by the deadline. The message names them.
+    AuthenticationError
+        If ranks have different tokens.
     """
-    deadline = time.monotonic() + timeout
-    sockets: list[socket.socket] = []
+    meeting = _Meeting(store, rank, size, token, deadline)
     try:
-        unix_name = f"commops-{secrets.token_hex(16)}"
-        local = handover.open_socket(unix_name)
-        sockets.append(local)
-        addresses: list[str] = []
-        listeners: list[socket.socket] = []
+        with contextlib.closing(_Sockets()) as sockets:
+            sockets.open(transport, interface)
+            return meeting.hold(_card(rank, size, transport, sockets), sockets)
+    except OSError as error:
+        raise RendezvousError(f"rank {rank} cannot join: {error}") from error
+
+
+# ---- what a rank brings
+
+
+class _Sockets:
+    """Where this rank can be reached while it joins.
+
+    Attributes
+    ----------
+    local : socket or None
+        Where it hands over descriptors; None where it shares no memory.
+    local_name : str
+        Name of that in the abstract namespace.
+    listeners : list of socket
+        For the other hosts.
+    addresses : str
+        Of those, as they stand on the card.
+    loopback : bool
+        Whether only this machine reaches those.
+    """
+
+    def __init__(self) -> None:
+        self.local: socket.socket | None = None
+        self.local_name = ""
+        self.listeners: list[socket.socket] = []
+        self.addresses = ""
+        self.loopback = True
+
+    def open(self, transport: str, interface: str) -> None:
+        """Open what the transport needs."""
+        if transport != "tcp":
+            self.local_name = f"commops-{secrets.token_hex(16)}"
+            self.local = handover.open_socket(self.local_name)
         if transport != "shm":
-            listeners, addresses = listen(loopback=loopback)
-            sockets += listeners
-        card = _card(rank, size, transport, unix_name, addresses)
-        _publish(store, rank, card, deadline)
-        world = _gather(store, rank, size, token, deadline) if rank == 0 else _await_world(store, size, deadline)
-        if "error" in world:
-            raise RendezvousError(world["error"])
-        cards = world["cards"]
-        if cards[rank]["nonce"] != card["nonce"]:
-            raise RendezvousError(f"another process is rank {rank} of this job too")
-        key = token or Token(world["key"].encode())
-        engine = _connect(rank, cards, key, bytes.fromhex(world["job"]), transport, local, listeners, deadline)
-        _leave(store, rank, size, deadline, serves)
-        return World(engine, tuple(card["host_name"] for card in cards))
-    finally:
-        for sock in sockets:
-            with contextlib.suppress(OSError):
-                sock.close()
+            chosen = addresses.choose(interface)
+            self.loopback = all(address.is_loopback for address in chosen)
+            self.listeners, self.addresses = addresses.listen(chosen)
+
+    def close(self) -> None:
+        """Close what has not been handed on."""
+        for sock in (*self.listeners, *([self.local] if self.local else [])):
+            sock.close()
 
 
-def _card(rank: int, size: int, transport: str, unix_name: str, addresses: list[str]) -> dict[str, Any]:
+def _card(rank: int, size: int, transport: str, sockets: _Sockets) -> Card:
     from commops import __version__
 
-    values = {name: value for name, _, _, value, _ in native.tunables()}
-    return {
-        "rank": rank,
-        "size": size,
-        "transport": transport,
-        "version": __version__,
-        "host": host_key(),
-        "host_name": _host_name(),
-        "process": os.getpid(),
-        "unix": unix_name,
-        "addresses": " ".join(addresses),
-        "tunables": {name: values[name] for name in _COMMON_TUNABLES},
-        "nonce": secrets.token_hex(8),
-    }
-
-
-def _publish(store: Store, rank: int, card: dict[str, Any], deadline: float) -> None:
-    value = json.dumps(card).encode()
-    stored = store.compare_and_set(f"rank/{rank}", None, value, timeout=_left(deadline))
-    if stored != value:
-        other = json.loads(stored or b"{}")
-        raise RendezvousError(
-            f"there already is a rank {rank}: process {other.get('process')} on {other.get('host_name')}. Give every"
-            " process a rank of its own; if an earlier job left its keys behind, use a fresh folder, prefix or port"
-        )
-
-
-def _gather(store: Store, rank: int, size: int, token: Token | None, deadline: float) -> dict[str, Any]:
-    """As rank 0: read all cards, and publish the world that they make."""
-    keys = [f"rank/{r}" for r in range(size)]
-    try:
-        # A little less than there is, so that the others hear of a failure before their own time is over.
-        for start in range(0, size, 256):
-            store.wait(keys[start : start + 256], timeout=max(_left(deadline) * 0.9, 0.001))
-        cards = [json.loads(store.get(key, timeout=_left(deadline))) for key in keys]
-        error = _disagreement(cards, size)
-    except RendezvousError as failure:
-        missing = [r for r, key in enumerate(keys) if not _has(store, key)]
-        if not missing:
-            raise
-        error = f"ranks {missing} of {size} did not come in time ({failure})" if len(missing) < size else str(failure)
-    if error:
-        world: dict[str, Any] = {"error": error}
-    else:
-        world = {"cards": cards, "job": secrets.token_hex(16), "key": "" if token else secrets.token_hex(32)}
-    store.set("world", json.dumps(world).encode(), timeout=max(_left(deadline), 1.0))
-    if error:
-        time.sleep(min(0.2, max(_left(deadline), 0.05)))  # whoever serves the store goes now: let the others read it
-    return world
-
-
-def _has(store: Store, key: str) -> bool:
-    try:
-        store.get(key, timeout=0)
-    except RendezvousError:
-        return False
-    return True
-
-
-def _disagreement(cards: list[dict[str, Any]], size: int) -> str | None:
-    """Say what does not fit together, if anything."""
-    for what, explanation in (
-        ("size", "every rank must be given the same size"),
-        ("version", "install the same version of commops everywhere"),
-        ("transport", "every rank must ask for the same transport"),
-        ("tunables", "set the COMMOPS_… variables alike on all ranks"),
-    ):
-        for card in cards:
-            if card[what] != cards[0][what]:
-                return (
-                    f"ranks 0 and {card['rank']} differ in {what}: {cards[0][what]} and {card[what]}; {explanation}"
-                )
-    if cards[0]["size"] != size:
-        return f"size {size} here and {cards[0]['size']} there; every rank must be given the same size"
-    hosts = {card["host"] for card in cards}
-    if cards[0]["transport"] == "shm" and len(hosts) > 1:
-        names = sorted({card["host_name"] for card in cards})
-        return f"transport='shm' needs all ranks on one host, and they are on {len(hosts)}: {', '.join(names)}"
-    return None
-
-
-def _await_world(store: Store, size: int, deadline: float) -> dict[str, Any]:
-    try:
-        world: dict[str, Any] = json.loads(store.get("world", timeout=_left(deadline)))
-    except RendezvousError as error:
-        missing = [r for r in range(size) if not _has(store, f"rank/{r}")]
-        who = f"ranks {missing} of {size} did not come" if missing else "rank 0 did not answer"
-        raise RendezvousError(f"{who} in time ({error})") from error
-    if "cards" in world and len(world["cards"]) != size:
-        raise RendezvousError(
-            f"this rank was given size {size} and rank 0 size {len(world['cards'])}; every rank must be given the same size"
-        )
-    return world
-
-
-def _connect(
-    rank: int,
-    cards: list[dict[str, Any]],
-    key: Token,
-    job: bytes,
-    transport: str,
-    local: socket.socket,
-    listeners: list[socket.socket],
-    deadline: float,
-) -> Any:
-    """Share memory with the ranks of this host, and make the engine."""
-    size = len(cards)
-    share = transport != "tcp"
-    names = [card["host"] if share else f"{card['host']}#{card['rank']}" for card in cards]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    hosts = [numbers[name] for name in names]
-    neighbours = [r for r in range(size) if hosts[r] == hosts[rank]]
-    window = native.Window(len(neighbours))
-    table = _share(rank, neighbours, cards, window, key, local, deadline)
-    remote = len(neighbours) < size
-    return native.Engine(
-        rank,
-        size,
-        hosts,
-        window,
-        table,
-        share=share,
-        listeners=[listener.detach() for listener in listeners] if remote else [],
-        addresses=[card["addresses"] for card in cards] if remote else [],
-        job=job,
-        token=key,
+    machine = addresses.machine_key()
+    return Card(
+        rank=rank,
+        size=size,
+        transport=transport,
+        version=__version__,
+        machine=machine,
+        host=f"{machine} {os.environ.get('COMMOPS_HOST', '')}",
+        host_name=addresses.host_name(),
+        process=os.getpid(),
+        unix=sockets.local_name,
+        addresses=sockets.addresses,
+        loopback=sockets.loopback,
+        tunables={name: value for name, _, _, value, _ in native.tunables() if name not in _OWN_TUNABLES},
+        nonce=secrets.token_hex(16),
     )
+
+
+# ---- the meeting
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What rank 0 has decided.
+
+    Attributes
+    ----------
+    job : str
+        A random name for this world, 32 hexadecimal digits.
+    nonces : list of str
+        Of the cards that were there: to whom this applies.
+    cards : list of Card
+        Of all ranks; empty where there is an error.
+    key : str
+        The secret of a job without a token.
+    error, authentication : str, bool
+        Why there is no world, and whether it is for the token; empty where there is one.
+    """
+
+    job: str
+    nonces: list[str]
+    cards: list[Card]
+    key: str = ""
+    error: str = ""
+    authentication: bool = False
+
+
+class _Meeting:
+    """One rank's part in the steps that the module describes."""
+
+    def __init__(self, store: Store, rank: int, size: int, token: Token | None, deadline: Deadline) -> None:
+        self._store, self._rank, self._size = store, rank, size
+        self._token, self._deadline = token, deadline
+
+    def hold(self, card: Card, sockets: _Sockets) -> World:
+        """Take all the steps."""
+        self._publish(card)
+        try:
+            plan = self._decide() if self._rank == 0 else self._await_plan(card)
+        finally:
+            self._withdraw()
+        try:
+            if plan.error:
+                raise (AuthenticationError if plan.authentication else RendezvousError)(plan.error)
+            engine = self._join(plan, sockets)
+        except Exception:
+            self._part(plan, _GRACE)
+            raise
+        self._part(plan, _PARTING)
+        return World(engine, tuple(card.host_name for card in plan.cards))
+
+    # ---- 1: cards
+
+    def _publish(self, card: Card) -> None:
+        value = card.pack(self._token)
+        stored = self._store.compare_and_set(f"rank/{self._rank}", None, value, timeout=self._left())
+        if stored == value:
+            return
+        try:
+            other = Card.unpack(self._token, stored, self._rank)
+        except AuthenticationError as error:
+            raise AuthenticationError(f"there already is a rank {self._rank}, and {error}") from None
+        text = f"{other.who} and {card.who} are both rank {self._rank}: give every process a rank of its own"
+        with contextlib.suppress(RendezvousError):
+            trouble = seal(self._token, "trouble", {"nonce": other.nonce, "text": text})
+            self._store.set("trouble", trouble, timeout=_GRACE)
+        raise RendezvousError(
+            f"{text}; or if {other.who} is of an earlier job that was killed, use a fresh folder, prefix or"
+            " port"
+        )
+
+    def _withdraw(self) -> None:
+        """Take our card away, so that this rank may come here again."""
+        with contextlib.suppress(RendezvousError):
+            self._store.delete(f"rank/{self._rank}", timeout=self._left(_GRACE))
+
+    # ---- 2: the plan
+
+    def _decide(self) -> _Plan:
+        """As rank 0: read all cards, and publish what they make."""
+        cards: dict[int, Card] = {}
+        job, key, failure = secrets.token_hex(16), "", None
+        try:
+            self._gather(cards)
+            key = "" if self._token else secrets.token_hex(32)
+        except RendezvousError as error:
+            failure = error
+        plan = _Plan(
+            job,
+            nonces=[card.nonce for card in cards.values()],
+            cards=[] if failure else [cards[rank] for rank in range(self._size)],
+            key=key,
+            error=str(failure or ""),
+            authentication=isinstance(failure, AuthenticationError),
+        )
+        value = seal(self._token, "world", dataclasses.asdict(plan))
+        try:
+            self._store.set("world", value, timeout=self._left(_GRACE))
+        except RendezvousError:
+            raise failure or RendezvousError(
+                f"rank 0 could not tell the others of the world at {self._store!r}"
+            ) from failure
+        return plan
+
+    def _gather(self, cards: dict[int, Card]) -> None:
+        """Fill `cards` with those of all ranks, as far as they come and agree."""
+        waiting = Deadline(self._deadline.remaining() * _EARLY)
+        pause, longest = _LOOK
+        while missing := [rank for rank in range(self._size) if rank not in cards]:
+            if waiting.remaining() == 0.0:
+                raise RendezvousError(self._absent(missing, waiting.timeout))
+            keys = [f"rank/{rank}" for rank in missing[:_MOST_KEYS]]
+            with contextlib.suppress(RendezvousError):
+                self._store.wait(keys, timeout=min(pause, waiting.remaining()))
+            pause = min(2 * pause, longest)
+            if self._store.count("rank/", timeout=self._left(_GRACE)) > len(cards):
+                self._look(cards, missing)
+            self._listen_to_trouble(cards)
+
+    def _look(self, cards: dict[int, Card], missing: Iterable[int]) -> None:
+        """Take in the cards that have come."""
+        for rank in missing:
+            value = self._look_up(f"rank/{rank}")
+            if value is not None:
+                cards[rank] = Card.unpack(self._token, value, rank)
+        if cards.get(0) and (text := disagreement([cards[rank] for rank in sorted(cards)])):
+            raise RendezvousError(text)
+
+    def _listen_to_trouble(self, cards: dict[int, Card]) -> None:
+        """Hear of a process that has found its rank taken by one of ours."""
+        if len(cards) == self._size or not (value := self._look_up("trouble")):
+            return
+        trouble = unseal(self._token, "trouble", value, "another rank")
+        if trouble["nonce"] in {card.nonce for card in cards.values()}:
+            raise RendezvousError(trouble["text"])
+
+    def _await_plan(self, card: Card) -> _Plan:
+        """As another rank than 0: read what rank 0 has decided."""
+        for _ in self._deadline.polls():
+            try:
+                value = self._store.get("world", timeout=self._left())
+            except RendezvousError as error:
+                raise self._unanswered(error) from error
+            fields = unseal(self._token, "world", value, "rank 0")
+            if card.nonce in fields["nonces"]:
+                fields["cards"] = [Card.of(one, rank) for rank, one in enumerate(fields["cards"])]
+                return _Plan(**fields)
+        others = f"{self._store!r} holds rank 0's answer to {len(fields['nonces'])} other processes"
+        raise RendezvousError(
+            f"{others} and none to this one, which is rank {self._rank} of {self._size}: of an earlier job,"
+            " or were they given another size?"
+        )
+
+    def _unanswered(self, error: RendezvousError) -> RendezvousError:
+        """Say who is missing, where that can still be found out."""
+        try:
+            self._store.count(timeout=self._left(_GRACE))
+        except RendezvousError:
+            return error
+        missing = [rank for rank in range(self._size) if self._look_up(f"rank/{rank}") is None]
+        if missing:
+            return RendezvousError(f"{self._absent(missing, self._deadline.timeout)} ({error})")
+        return RendezvousError(f"rank 0 did not answer in time ({error})")
+
+    # ---- 3 and 4: joining
+
+    def _join(self, plan: _Plan, sockets: _Sockets) -> Any:
+        """Return this rank's engine when all ranks have theirs."""
+        try:
+            engine = self._connect(plan, sockets)
+            try:
+                self._agree(plan)
+            except BaseException:
+                engine.close()
+                raise
+        except Exception as error:
+            first = self._fail(plan, error)
+            if first is not None:
+                raise RendezvousError(first) from error
+            raise
+        return engine
+
+    def _agree(self, plan: _Plan) -> None:
+        """Wait until all ranks have joined, or one says that it cannot."""
+        self._store.set(f"joined/{plan.job}/{self._rank}", b"", timeout=self._left())
+        if self._rank == 0:
+            self._await_joined(plan)
+            self._store.compare_and_set(f"over/{plan.job}", None, b"", timeout=self._left(_GRACE))
+        failure = self._store.get(f"over/{plan.job}", timeout=self._left()).decode()
+        if failure:
+            raise RendezvousError(failure)
+
+    def _await_joined(self, plan: _Plan) -> None:
+        """As rank 0: wait for all, until there is news of a failure."""
+        keys = {rank: f"joined/{plan.job}/{rank}" for rank in range(self._size)}
+        waiting = Deadline(self._deadline.remaining() * _EARLY)
+        pause, longest = _LOOK
+        while keys:
+            some = list(keys)[:_MOST_KEYS]
+            try:
+                self._store.wait([keys[rank] for rank in some], timeout=min(pause, waiting.remaining()))
+            except RendezvousError:
+                if self._store.count(f"over/{plan.job}", timeout=self._left(_GRACE)):
+                    return
+                if waiting.remaining() == 0.0:
+                    missing = [rank for rank, key in keys.items() if self._look_up(key) is None]
+                    text = f"{_ranks(missing)} came but did not join within {waiting.timeout:.3g} s"
+                    raise RendezvousError(f"{text}; has it ended?") from None
+                pause = min(2 * pause, longest)
+                continue
+            for rank in some:
+                del keys[rank]
+
+    def _fail(self, plan: _Plan, error: Exception) -> str | None:
+        """Tell the others that there will be no world; return why, if another rank has told before."""
+        text = str(error) if isinstance(error, RendezvousError) else f"{type(error).__name__}: {error}"
+        own = f"rank {self._rank} cannot join: {text}"
+        key, told = f"over/{plan.job}", b""
+        with contextlib.suppress(RendezvousError):
+            told = self._store.compare_and_set(key, None, own.encode(), timeout=self._left(_GRACE))
+        return None if told.decode() in ("", own) else told.decode()
+
+    def _connect(self, plan: _Plan, sockets: _Sockets) -> Any:
+        """Share memory with the ranks of this host, and make the engine."""
+        share = bool(sockets.local)
+        names = [card.host if share else str(card.rank) for card in plan.cards]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        hosts = [numbers[name] for name in names]
+        neighbours = [rank for rank in range(self._size) if hosts[rank] == hosts[self._rank]]
+        remote = len(neighbours) < self._size
+        window = native.Window(len(neighbours))
+        key = self._token or Token(plan.key.encode())
+        waiting = Deadline(self._deadline.remaining() * _EARLY)
+        return _make_engine(
+            self._rank,
+            hosts,
+            window,
+            _share(self._rank, neighbours, plan.cards, window, key, sockets.local, waiting),
+            share=share,
+            listeners=sockets.listeners if remote else [],
+            places=[card.addresses for card in plan.cards] if remote else [],
+            job=bytes.fromhex(plan.job),
+            token=key,
+        )
+
+    # ---- 5: leaving
+
+    def _part(self, plan: _Plan, patience: float) -> None:
+        """Be done with the store; as rank 0, when everybody else is."""
+        others = len(plan.nonces) - 1
+        with contextlib.suppress(RendezvousError):
+            self._store.delete(f"joined/{plan.job}/{self._rank}", timeout=self._left(patience))
+            if self._rank != 0:
+                if self._store.add(f"left/{plan.job}", 1, timeout=self._left(patience)) == others:
+                    self._store.set(f"done/{plan.job}", b"", timeout=self._left(patience))
+                return
+            if others > 0:
+                self._store.get(f"done/{plan.job}", timeout=patience)
+            for key in ("trouble", "world", *(f"{name}/{plan.job}" for name in ("over", "left", "done"))):
+                self._store.delete(key, timeout=self._left(patience))
+
+    # ---- small things
+
+    def _left(self, least: float = 0.0) -> float:
+        return max(self._deadline.remaining(), least)
+
+    def _look_up(self, key: str) -> bytes | None:
+        """Return the value under a key, or None where there is none (or no store any more)."""
+        try:
+            return self._store.get(key, timeout=0)
+        except RendezvousError:
+            return None
+
+    def _absent(self, missing: Sequence[int], seconds: float) -> str:
+        return f"{_ranks(missing)} of {self._size} did not come within {seconds:.3g} s"
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+# ---- engines
 
 
 def _doorbell() -> int:
@@ -250,39 +464,57 @@ def _doorbell() -> int:
 
 def _share(
     rank: int,
-    neighbours: list[int],
-    cards: list[dict[str, Any]],
+    neighbours: Sequence[int],
+    cards: Sequence[Card],
     window: Any,
     key: Token,
-    local: socket.socket,
-    deadline: float,
-) -> list[tuple[int, int, int]]:
+    local: socket.socket | None,
+    deadline: Deadline,
+) -> list[handover.Descriptors]:
     """Return (window, doorbell, end of process) of every rank of this host, as the engine takes them."""
     bell = _doorbell()
-    if len(neighbours) == 1:
+    if local is None or len(neighbours) == 1:
         return [(-1, bell, -1)]
-    own = (window.fd, bell, os.pidfd_open(os.getpid()))
-    order = neighbours.index(rank)
-    if order == 0:
-        table = handover.collect(local, own, order, len(neighbours), key, deadline)
-    else:
-        table = handover.fetch(cards[neighbours[0]]["unix"], own, order, len(neighbours), key, deadline)
-        for copy in table[order]:
-            os.close(copy)
-    os.close(own[2])
-    table[order] = (-1, bell, -1)
+    try:
+        end = os.pidfd_open(os.getpid())
+        try:
+            own, place = (window.fd, bell, end), neighbours.index(rank)
+            if place == 0:
+                table = handover.collect(local, own, neighbours, key, deadline)
+            else:
+                table = handover.fetch(cards[neighbours[0]].unix, own, place, neighbours, key, deadline)
+                handover.close_all([table[place]])
+        finally:
+            os.close(end)
+    except BaseException:
+        os.close(bell)
+        raise
+    table[place] = (-1, bell, -1)
     return table
 
 
-def _leave(store: Store, rank: int, size: int, deadline: float, serves: bool) -> None:
-    """Be done with the store; as its server, or the one that tidies up, when everybody is."""
-    if rank == 0:
-        store.wait(["all-joined"], timeout=_left(deadline)) if size > 1 else None
-        for key in [*(f"rank/{r}" for r in range(size)), "world", "joined", "all-joined"]:
-            store.delete(key, timeout=_left(deadline))
-    elif store.add("joined", 1, timeout=_left(deadline)) == size - 1:
-        store.set("all-joined", b"1", timeout=_left(deadline))
-
-
-def _left(deadline: float) -> float:
-    return max(deadline - time.monotonic(), 0.001)
+def _make_engine(
+    rank: int,
+    hosts: list[int],
+    window: Any,
+    table: list[handover.Descriptors],
+    *,
+    share: bool,
+    job: bytes,
+    token: bytes,
+    listeners: Sequence[socket.socket] = (),
+    places: Sequence[str] = (),
+) -> Any:
+    """Make an engine, which takes the descriptors in `table` and the listening sockets."""
+    return native.Engine(
+        rank,
+        len(hosts),
+        hosts,
+        window,
+        table,
+        share=share,
+        listeners=[listener.detach() for listener in listeners],
+        addresses=list(places),
+        job=job,
+        token=token,
+    )

@@ -1,19 +1,23 @@
 """How the ranks of one host hand each other the descriptors by which they share memory.
 
-Each rank has three: its window (a memfd), its doorbell (an eventfd) and one by which the others learn of its end
-(a pidfd). The rank with the lowest number on the host collects them over an abstract Unix socket and gives
-everybody all of them. Descriptors go only to a peer that runs as the same user and has proven the job's token.
+Each rank has three: its window (a memfd), its doorbell (an eventfd) and one by which the others learn of its
+end (a pidfd). The rank with the lowest number on the host collects them over an abstract Unix socket and
+gives everybody all of them. Descriptors go only to a peer that runs as the same user and has proven the job's
+token.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
 import time
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from commops.errors import AuthenticationError, RendezvousError
+from commops.rendezvous.deadline import Deadline
 from commops.rendezvous.endpoint import is_own_user
 from commops.rendezvous.tcp_handshake import (
     GREETING_SIZE,
@@ -28,26 +32,39 @@ from commops.rendezvous.tcp_handshake import (
     verdict,
 )
 
-__all__ = ["Descriptors", "collect", "fetch", "open_socket"]
+__all__ = ["Descriptors", "close_all", "collect", "fetch", "open_socket"]
 
-Descriptors = tuple[int, int, int]
+Descriptors: TypeAlias = tuple[int, int, int]
 """Window, doorbell, end of the process."""
 
 _BATCH = 80  # ranks whose descriptors go in one message: the kernel takes 253 descriptors
-_ORDER = struct.Struct("!I")
+_PLACE = struct.Struct("!I")
 _STRANGER_TIME = 5.0  # seconds that a connection has to prove itself; others wait meanwhile
+_SHORTEST = 0.001  # settimeout(0) would mean a socket that does not block
+_CROWDED_PAUSE = 0.002
 
 
 def open_socket(name: str) -> socket.socket:
     """Listen under a name of the abstract namespace, which vanishes with the socket."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(f"\0{name}")
-    listener.listen(1024)
+    try:
+        listener.bind(f"\0{name}")
+        listener.listen(1024)
+    except BaseException:
+        listener.close()
+        raise
     return listener
 
 
+def close_all(table: Sequence[Descriptors | None]) -> None:
+    """Close the descriptors of every rank in the table."""
+    for entry in table:
+        for descriptor in entry or ():
+            os.close(descriptor)
+
+
 def collect(
-    listener: socket.socket, own: Descriptors, order: int, size: int, token: bytes, deadline: float
+    listener: socket.socket, own: Descriptors, ranks: Sequence[int], token: bytes, deadline: Deadline
 ) -> list[Descriptors]:
     """Be the rank that collects: take everybody's descriptors, and give everybody all of them.
 
@@ -56,76 +73,128 @@ def collect(
     listener : socket
         Of `open_socket`.
     own : Descriptors
-    order, size : int
-        Our place among the ranks of this host, and how many they are.
+        Ours; they stay the caller's.
+    ranks : sequence of int
+        The ranks of this host; this one is the first.
     token : bytes
-    deadline : float
-        On the clock of `time.monotonic`.
+    deadline : Deadline
 
     Returns
     -------
     list of Descriptors
-        In rank order; ours at `order` as it was given.
+        In the order of `ranks`. All but the first, which is `own`, are the caller's from now on.
+
+    Raises
+    ------
+    RendezvousError
+        If a rank has not come, or does not take what it is given, by the deadline. The message names it.
     """
-    table: list[Descriptors | None] = [None] * size
-    table[order] = own
-    peers: list[socket.socket] = []
+    table: list[Descriptors | None] = [own] + [None] * (len(ranks) - 1)
+    peers: dict[int, socket.socket] = {}
     try:
         while None in table:
-            listener.settimeout(_remaining(deadline))
-            try:
-                peer, _ = listener.accept()
-            except TimeoutError as error:
-                missing = [i for i, entry in enumerate(table) if entry is None]
-                raise RendezvousError(f"local ranks {missing} did not hand over their memory in time") from error
-            peer.settimeout(min(_remaining(deadline), _STRANGER_TIME))
-            try:
-                _admit(peer, token)
-                place, descriptors = _receive(peer, 1)
-            except (OSError, RendezvousError):
-                peer.close()  # a stranger, or a rank that died: its absence shows at the deadline
-                continue
-            if place >= size or table[place] is not None:
+            peer = _accept(listener, table, ranks, deadline)
+            arrived = _take(peer, table, token, deadline)
+            if arrived is None:
                 peer.close()
-                continue
-            table[place] = descriptors[0]
-            peers.append(peer)
+            else:
+                peers[arrived] = peer
         full = [entry for entry in table if entry is not None]
-        for peer in peers:
-            peer.settimeout(_remaining(deadline))
-            for start in range(0, size, _BATCH):
-                _send(peer, start, full[start : start + _BATCH])
+        for place, peer in peers.items():
+            _give(peer, full, ranks[place], deadline)
         return full
     except BaseException:
-        for entry in table:
-            if entry is not None and entry is not own:
-                _close(entry)
+        close_all(table[1:])
         raise
     finally:
-        for peer in peers:
+        for peer in peers.values():
             peer.close()
 
 
-def fetch(name: str, own: Descriptors, order: int, size: int, token: bytes, deadline: float) -> list[Descriptors]:
-    """Be one of the others: hand over our descriptors and return everybody's, ours as a new copy."""
+def _accept(
+    listener: socket.socket, table: Sequence[Descriptors | None], ranks: Sequence[int], deadline: Deadline
+) -> socket.socket:
+    listener.settimeout(_left(deadline))
+    try:
+        return listener.accept()[0]
+    except TimeoutError as error:
+        missing = ", ".join(str(rank) for rank, entry in zip(ranks, table, strict=True) if entry is None)
+        raise RendezvousError(
+            f"rank {missing} came but did not share its memory in time; has it ended?"
+        ) from error
+
+
+def _take(
+    peer: socket.socket, table: list[Descriptors | None], token: bytes, deadline: Deadline
+) -> int | None:
+    """Put a peer's descriptors into the table and return its place; None for one that does not belong."""
+    peer.settimeout(min(_left(deadline), _STRANGER_TIME))
+    try:
+        _admit(peer, token)
+        place, entries = _receive(peer, 1)
+    except (OSError, RendezvousError):
+        return None  # a stranger, or a rank that died: its absence shows at the deadline
+    if place >= len(table) or table[place] is not None:
+        close_all(entries)
+        return None
+    table[place] = entries[0]
+    return place
+
+
+def _give(peer: socket.socket, table: Sequence[Descriptors], rank: int, deadline: Deadline) -> None:
+    try:
+        for start in range(0, len(table), _BATCH):
+            _send(peer, start, table[start : start + _BATCH], deadline)
+    except OSError as error:
+        raise RendezvousError(
+            f"rank {rank} of this host is gone, or does not take its neighbours' memory: {error}"
+        ) from error
+
+
+def fetch(
+    name: str, own: Descriptors, place: int, ranks: Sequence[int], token: bytes, deadline: Deadline
+) -> list[Descriptors]:
+    """Be one of the others: hand over our descriptors, and return everybody's.
+
+    Parameters
+    ----------
+    name : str
+        At which the first of `ranks` collects.
+    own : Descriptors
+        Ours; they stay the caller's.
+    place : int
+        Ours among `ranks`.
+    ranks : sequence of int
+        The ranks of this host.
+    token : bytes
+    deadline : Deadline
+
+    Returns
+    -------
+    list of Descriptors
+        In the order of `ranks`, ours as new copies; all are the caller's from now on.
+    """
     table: list[Descriptors] = []
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-        peer.settimeout(_remaining(deadline))
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.settimeout(_left(deadline))
             peer.connect(f"\0{name}")
-            _introduce(peer, token)
-            _send(peer, order, [own])
-            while len(table) < size:
-                start, descriptors = _receive(peer, _BATCH)
-                table += descriptors
-                if start + len(descriptors) != len(table):
+            _introduce(peer, token, deadline)
+            _send(peer, place, [own], deadline)
+            while len(table) < len(ranks):
+                peer.settimeout(_left(deadline))
+                start, entries = _receive(peer, _BATCH)
+                in_order = start == len(table) and len(entries) <= len(ranks) - start
+                table += entries
+                if not in_order:
                     raise RendezvousError("the descriptors of this host's ranks came out of order")
-        except BaseException as error:
-            for entry in table:
-                _close(entry)
-            if isinstance(error, OSError):
-                raise RendezvousError(f"cannot share memory with the other ranks of this host: {error}") from error
-            raise
+    except BaseException as error:
+        close_all(table)
+        if isinstance(error, OSError):
+            raise RendezvousError(
+                f"rank {ranks[0]} of this host is gone, or did not share its memory in time: {error}"
+            ) from error
+        raise
     return table
 
 
@@ -142,27 +211,39 @@ def _admit(peer: socket.socket, token: bytes) -> None:
     peer.sendall(verdict(token, nonce, response))
 
 
-def _introduce(peer: socket.socket, token: bytes) -> None:
+def _introduce(peer: socket.socket, token: bytes, deadline: Deadline) -> None:
     if not is_own_user(peer):
         raise AuthenticationError("a process of another user offers its memory under this job's name")
     greeting = read_greeting(token, _exactly(peer, GREETING_SIZE))
     nonce = new_nonce()
     peer.sendall(respond(token, greeting, nonce))
+    peer.settimeout(_left(deadline))
     read_verdict(token, greeting.nonce, nonce, _exactly(peer, GREETING_SIZE))
 
 
-def _send(peer: socket.socket, order: int, ranks: Sequence[Descriptors]) -> None:
-    socket.send_fds(peer, [_ORDER.pack(order)], [fd for entry in ranks for fd in entry])
+def _send(peer: socket.socket, place: int, entries: Sequence[Descriptors], deadline: Deadline) -> None:
+    descriptors = [descriptor for entry in entries for descriptor in entry]
+    while True:
+        peer.settimeout(_left(deadline))
+        try:
+            socket.send_fds(peer, [_PLACE.pack(place)], descriptors)
+            return
+        except OSError as error:
+            # A user has only so many descriptors on their way at a time; those that peers take in make room.
+            if error.errno != errno.ETOOMANYREFS or not deadline.remaining():
+                raise
+            time.sleep(_CROWDED_PAUSE)
 
 
 def _receive(peer: socket.socket, most: int) -> tuple[int, list[Descriptors]]:
-    data, fds, flags, _ = socket.recv_fds(peer, _ORDER.size, 3 * most, socket.MSG_CMSG_CLOEXEC)
-    if len(data) != _ORDER.size or not fds or len(fds) % 3 or flags & socket.MSG_CTRUNC:
+    data, fds, flags, _ = socket.recv_fds(peer, _PLACE.size, 3 * most, socket.MSG_CMSG_CLOEXEC)
+    if len(data) != _PLACE.size or not fds or len(fds) % 3 or flags & socket.MSG_CTRUNC:
         for fd in fds:
             os.close(fd)
-        raise RendezvousError("a peer broke off while it handed over its memory")
-    (order,) = _ORDER.unpack(data)
-    return order, [(fds[i], fds[i + 1], fds[i + 2]) for i in range(0, len(fds), 3)]
+        # Truncated: this process has no room for more descriptors.
+        raise ConnectionError("too many open files" if flags & socket.MSG_CTRUNC else "it broke off")
+    (place,) = _PLACE.unpack(data)
+    return place, [(fds[i], fds[i + 1], fds[i + 2]) for i in range(0, len(fds), 3)]
 
 
 def _exactly(peer: socket.socket, n: int) -> bytes:
@@ -170,15 +251,10 @@ def _exactly(peer: socket.socket, n: int) -> bytes:
     while len(data) < n:
         part = peer.recv(n - len(data))
         if not part:
-            raise RendezvousError("a peer broke off before it had proven itself")
+            raise ConnectionError("it broke off before it had proven itself")
         data += part
     return data
 
 
-def _close(entry: Descriptors) -> None:
-    for fd in entry:
-        os.close(fd)
-
-
-def _remaining(deadline: float) -> float:
-    return max(deadline - time.monotonic(), 0.001)
+def _left(deadline: Deadline) -> float:
+    return max(deadline.remaining(), _SHORTEST)

@@ -1,0 +1,187 @@
+"""What a rank tells the others of itself before they are connected, and whether all of it fits together.
+
+A card travels through a store, which may be a folder or a Redis server that others can write to. So it is
+sealed with the job's token: whoever reads it knows that a rank of this job wrote it, and a token that does
+not fit is found out before anything is connected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hmac
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from commops.errors import AuthenticationError, RendezvousError
+from commops.rendezvous.token import Token
+
+__all__ = ["Card", "disagreement", "seal", "unseal"]
+
+_PROOF = 64  # hexadecimal digits of HMAC-SHA256
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A rank, as the others need to know it.
+
+    Attributes
+    ----------
+    rank, size : int
+        Its number, and the number of ranks that it expects.
+    transport : str
+        What `commops.init` was asked for.
+    version : str
+        Of commops.
+    machine : str
+        Equal on two ranks if and only if they can share memory.
+    host, host_name : str
+        Ranks of equal `host` count as neighbours; the name is for people.
+    process : int
+        Process id on its machine.
+    unix : str
+        Abstract socket name at which it hands over descriptors.
+    addresses : str
+        Where it listens, ``address:port`` separated by blanks; empty where it does not.
+    loopback : bool
+        Whether only its own machine reaches those.
+    tunables : dict
+        Name and value of every setting that ranks must have alike.
+    nonce : str
+        Random; tells this card from that of another process, or of an earlier job.
+    """
+
+    rank: int
+    size: int
+    transport: str
+    version: str
+    machine: str
+    host: str
+    host_name: str
+    process: int
+    unix: str
+    addresses: str
+    loopback: bool
+    tunables: dict[str, int]
+    nonce: str
+
+    @property
+    def who(self) -> str:
+        """Who this is, in words."""
+        return f"process {self.process} on {self.host_name}"
+
+    def pack(self, token: Token | None) -> bytes:
+        """Return the bytes that go into the store."""
+        return seal(token, "card", dataclasses.asdict(self))
+
+    @classmethod
+    def unpack(cls, token: Token | None, data: bytes, rank: int) -> Card:
+        """Return the card that was stored for `rank`.
+
+        Raises
+        ------
+        AuthenticationError
+            If its writer had another token.
+        RendezvousError
+            If it is no card, or one of another version of commops.
+        """
+        return cls.of(unseal(token, "card", data, f"rank {rank}"), rank)
+
+    @classmethod
+    def of(cls, fields: Any, rank: int) -> Card:
+        """Return the card with these fields; RendezvousError if they do not make one of `rank`."""
+        try:
+            card = cls(**fields)
+        except TypeError:
+            from commops import __version__
+
+            theirs = fields.get("version", "unknown") if isinstance(fields, dict) else "unknown"
+            raise RendezvousError(
+                f"rank {rank} runs version {theirs} of commops and this one {__version__}; install the same"
+                " version everywhere"
+            ) from None
+        kinds = {"int": int, "str": str, "bool": bool, "dict[str, int]": dict}
+        for field in dataclasses.fields(card):
+            if type(getattr(card, field.name)) is not kinds[str(field.type)]:
+                raise RendezvousError(f"the card of rank {rank} makes no sense: {field.name}")
+        if card.rank != rank:
+            raise RendezvousError(f"the card of rank {rank} makes no sense: it is that of rank {card.rank}")
+        return card
+
+
+def seal(token: Token | None, kind: str, content: Any) -> bytes:
+    """Return `content` as JSON behind a proof that its writer has the token.
+
+    Without a token the proof shows only that the bytes are whole.
+    """
+    body = json.dumps(content).encode()
+    return _proof(token, kind, body) + body
+
+
+def unseal(token: Token | None, kind: str, data: bytes, writer: str) -> Any:
+    """Return what `seal` was given.
+
+    Raises
+    ------
+    AuthenticationError
+        If it was sealed with another token, or is damaged.
+    """
+    proof, body = data[:_PROOF], data[_PROOF:]
+    if not hmac.compare_digest(proof, _proof(token, kind, body)):
+        raise AuthenticationError(
+            f"{writer} has another token than this rank, or only one of the two has any"
+        )
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise RendezvousError(f"what {writer} has written makes no sense: {error}") from error
+
+
+def _proof(token: Token | None, kind: str, body: bytes) -> bytes:
+    return hmac.digest(token or b"", f"commops {kind}\0".encode() + body, "sha256").hex().encode()
+
+
+_MUST_AGREE = (
+    ("size", "every rank must be given the same size"),
+    ("version", "install the same version of commops everywhere"),
+    ("transport", "every rank must ask for the same transport"),
+    ("tunables", "set the COMMOPS_… variables alike on all ranks"),
+)
+
+
+def disagreement(cards: Sequence[Card]) -> str | None:
+    """Say in what the first card and another do not fit together, or return None."""
+    first = cards[0]
+    for name, advice in _MUST_AGREE:
+        for card in cards[1:]:
+            one, other = getattr(first, name), getattr(card, name)
+            if one == other:
+                continue
+            if isinstance(one, dict):
+                one, other = _differing(one, other)
+            return f"ranks {first.rank} and {card.rank} differ in {name}: {one} and {other}; {advice}"
+    hosts = _names(cards, "host")
+    if first.transport == "shm" and len(hosts) > 1:
+        return (
+            f"transport='shm' needs all ranks on one host, and they are on {len(hosts)}: {', '.join(hosts)}"
+        )
+    machines = _names(cards, "machine")
+    hidden = [card for card in cards if card.loopback]
+    if len(machines) > 1 and hidden:
+        return (
+            f"the ranks are on {len(machines)} machines ({', '.join(machines)}) and rank {hidden[0].rank}"
+            " listens for its own alone: set COMMOPS_INTERFACE=any (or the name of a network interface), and"
+            " one token, on all ranks"
+        )
+    return None
+
+
+def _differing(one: dict[str, int], other: dict[str, int]) -> tuple[dict[str, int | None], ...]:
+    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    return {name: one.get(name) for name in names}, {name: other.get(name) for name in names}
+
+
+def _names(cards: Sequence[Card], attribute: str) -> list[str]:
+    """Return the name of each host or machine."""
+    return list({getattr(card, attribute): card.host_name for card in reversed(cards)}.values())[::-1]
