@@ -2,12 +2,15 @@
 
     with commops.init() as comm:
         total = comm.allreduce(grad)
+
+`init` makes a process one of the ranks that were started together, `launch` starts some from within a program.
 """
 
 import atexit as _atexit
 
 from commops._version import __version__
-from commops.comm import ANY, Comm, Status, close_all as _close_all
+from commops.comm import ANY, Comm, Status
+from commops.comm import close_all as _close_all
 from commops.errors import (
     AuthenticationError,
     CommError,

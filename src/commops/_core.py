@@ -6,9 +6,8 @@ try:
     from commops import _native as native
 except ImportError as error:
     raise ImportError(
-        "commops' compiled core cannot be imported"
-        f" ({error}). Install the package (`pip install .` in a checkout needs a C compiler), and do not import it"
-        " from the source folder."
+        f"commops' compiled core cannot be imported ({error}). Install the package (`pip install .` in a checkout"
+        " needs a C compiler), and do not import it from the source folder."
     ) from error
 
 __all__ = ["native"]

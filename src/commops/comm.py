@@ -77,12 +77,12 @@ class Status:
 class Comm:
     """A group of ranks, numbered from 0, that call collectives together and send each other messages.
 
-    `commops.init` and `commops.launch` make the first one, `split` and `dup` others. It is a context manager that
-    closes itself.
+    `commops.init` and `commops.launch` make the first one, `split` and `dup` others. It is a context manager
+    that closes itself.
 
-    Collectives of one communicator run in the order in which a rank calls them, and all ranks must call the same
-    ones in the same order: otherwise all raise `MismatchError`. Every method below whose name has a sibling with
-    a leading ``i`` blocks until this rank's part is done; the sibling returns a `Work` at once.
+    Collectives of one communicator run in the order in which a rank calls them, and all ranks must call the
+    same ones in the same order: otherwise all raise `MismatchError`. Every method below whose name has a
+    sibling with a leading ``i`` blocks until this rank's part is done; the sibling returns a `Work` at once.
 
     Arguments that are wrong on this rank alone raise TypeError or ValueError before anything is sent, and the
     communicator stays usable. What goes wrong between ranks raises a `CommError`, after which it does not.
@@ -184,10 +184,10 @@ class Comm:
         return child
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike = np.float64) -> Array:
-        """Make an array in memory that every rank of this host can address, so that collectives need not copy it.
+        """Make an array in memory that every rank of this host can address: collectives need not copy it.
 
-        It is an ordinary array otherwise, with arbitrary contents, and lives as long as any reference to it. All
-        ranks must call this together; shape and dtype may differ.
+        It is an ordinary array otherwise, with arbitrary contents, and lives as long as any reference to it.
+        All ranks must call this together; shape and dtype may differ.
 
         Raises
         ------
@@ -239,7 +239,8 @@ class Comm:
     def barrier(self) -> None:
         """Wait until every rank has called this.
 
-        Within a host every rank sets a flag and reads the others'; between hosts, dissemination: ⌈log₂ size⌉ rounds.
+        Within a host every rank sets a flag and reads the others'; between hosts, dissemination: ⌈log₂ size⌉
+        rounds.
         """
         self._run(calls.barrier())
 
@@ -250,8 +251,8 @@ class Comm:
     def broadcast(self, x: Array | None, root: int = 0) -> Array:
         """Give every rank root's array.
 
-        A rank sends or receives the array once within a host; between hosts a binomial tree forwards it while it
-        is still arriving, in ⌈log₂ size⌉ steps.
+        A rank sends or receives the array once within a host; between hosts a binomial tree forwards it while
+        it is still arriving, in ⌈log₂ size⌉ steps.
 
         Parameters
         ----------
@@ -275,9 +276,10 @@ class Comm:
     def allreduce(self, x: Array, op: Op = "sum", out: Array | None = None) -> Array:
         """Reduce the ranks' arrays elementwise, and give every rank the result: the same bits on all.
 
-        Between hosts, recursive doubling for small arrays (⌈log₂ size⌉ steps of the whole array) and a ring for
-        large ones (2·(size − 1) steps; each rank sends and receives 2·(size − 1)/size of the array). Several ranks on a
-        host first reduce among themselves. half-precision types are accumulated in float32 and rounded once.
+        Between hosts, recursive doubling for small arrays (⌈log₂ size⌉ steps of the whole array) and a ring
+        for large ones (2·(size − 1) steps; each rank sends and receives 2·(size − 1)/size of the array).
+        Several ranks on a host first reduce among themselves. Half-precision types are accumulated in float32
+        and rounded once.
 
         Parameters
         ----------
@@ -304,13 +306,15 @@ class Comm:
     def reduce(self, x: Array, op: Op = "sum", root: int = 0, out: Array | None = None) -> Array | None:
         """Reduce the ranks' arrays elementwise; the result is at root, and None elsewhere.
 
-        Parameters are those of `allreduce`; `out` counts at root only. Between hosts a binomial tree for small arrays,
-        for large ones a ring reduce-scatter whose blocks root collects.
+        Parameters are those of `allreduce`; `out` counts at root only. Between hosts a binomial tree for
+        small arrays, for large ones a ring reduce-scatter whose blocks root collects.
         """
         array: Array | None = self._run(calls.reduction(self._at, "reduce", x, op, out, root))
         return array
 
-    def ireduce(self, x: Array, op: Op = "sum", root: int = 0, out: Array | None = None) -> Work[Array | None]:
+    def ireduce(
+        self, x: Array, op: Op = "sum", root: int = 0, out: Array | None = None
+    ) -> Work[Array | None]:
         """Start a `reduce`."""
         return self._start(calls.reduction(self._at, "reduce", x, op, out, root))
 
@@ -326,8 +330,8 @@ class Comm:
     def exscan(self, x: Array, op: Op = "sum", out: Array | None = None) -> Array:
         """Reduce the arrays of ranks 0 to the one before this.
 
-        Rank 0 gets what a reduction of nothing is: 0 for sum, 1 for prod, the greatest value for min, NaN for mean
-        (and, for a function as `op`, `out` as it was). Parameters are those of `allreduce`.
+        Rank 0 gets what a reduction of nothing is: 0 for sum, 1 for prod, the greatest value for min, NaN for
+        mean (and, for a function as `op`, `out` as it was). Parameters are those of `allreduce`.
         """
         array: Array = self._run(calls.reduction(self._at, "exscan", x, op, out))
         return array
@@ -341,7 +345,8 @@ class Comm:
     ) -> Array:
         """Reduce the ranks' arrays elementwise, and give each rank its block of the result along axis 0.
 
-        Between hosts a ring: size − 1 steps, in which each rank sends and receives (size − 1)/size of the array.
+        Between hosts a ring: size − 1 steps, in which each rank sends and receives (size − 1)/size of the
+        array.
 
         Parameters
         ----------
@@ -416,9 +421,10 @@ class Comm:
         return self._start(calls.gather(self._at, "gather", x, root, out, counts))
 
     def allgather(self, x: Array, out: Array | None = None, counts: Counts | None = None) -> Array:
-        """Join the ranks' arrays along axis 0, in rank order, at every rank. Parameters are those of `gather`.
+        """Join the ranks' arrays along axis 0, in rank order, at every rank.
 
-        Between hosts a ring: size − 1 steps, in which each rank sends and receives (size − 1)/size of the result.
+        Parameters are those of `gather`. Between hosts a ring: size − 1 steps, in which each rank sends and receives (size − 1)/size of the
+        result.
         """
         array: Array = self._run(calls.gather(self._at, "allgather", x, 0, out, counts))
         return array
@@ -463,7 +469,9 @@ class Comm:
     # ------------------------------------------------------------------ messages
 
     def send(self, x: Array, dest: int, tag: int = 0) -> None:
-        """Send an array to one rank. Returns when `x` may be used again: small messages do not wait for their receive.
+        """Send an array to one rank.
+
+        Returns when `x` may be used again: small messages do not wait for their receive.
 
         Parameters
         ----------
@@ -495,7 +503,8 @@ class Comm:
         Parameters
         ----------
         out : ndarray, optional
-            Receives it; must have its dtype and shape, else the message stays to be received. None: a new array.
+            Receives it; must have its dtype and shape, else the message stays to be received. None: a new
+            array.
         source, tag : int
             Whose message, or `ANY`.
         status : bool
@@ -515,9 +524,13 @@ class Comm:
             calls.check_out(out, getattr(out, "shape", ()), getattr(out, "dtype", np.dtype(np.uint8)))
             code_of(out.dtype, "out")
 
-        def allocate(dtype: int, shape: tuple[int, ...], counts: None, kind: int, source: int, tag: int) -> Array:
+        def allocate(
+            dtype: int, shape: tuple[int, ...], counts: None, kind: int, source: int, tag: int
+        ) -> Array:
             if kind == _OBJECT:
-                raise TypeError(f"the message from rank {source} with tag {tag} is a Python object: use recv_object")
+                raise TypeError(
+                    f"the message from rank {source} with tag {tag} is a Python object: use recv_object"
+                )
             expected = dtype_of(dtype)
             if out is None:
                 return np.empty(shape, expected)
@@ -540,9 +553,7 @@ class Comm:
         call = self._core.recv(allocate, source, _tag_of(tag, receives=True), self.timeout)
         return Work((call,), lambda: finish(call))
 
-    def sendrecv(
-        self, x: Array, dest: int, source: int, out: Array | None = None, tag: int = 0
-    ) -> Array:
+    def sendrecv(self, x: Array, dest: int, source: int, out: Array | None = None, tag: int = 0) -> Array:
         """Send an array to one rank and receive one from another, at the same time, with the same tag."""
         array: Array = self.isendrecv(x, dest, source, out, tag).wait()
         return array
@@ -591,7 +602,9 @@ class Comm:
     def irecv_object(self, source: int = ANY, tag: int = ANY, *, status: bool = False) -> Work[Any]:
         """Start a `recv_object`."""
 
-        def allocate(dtype: int, shape: tuple[int, ...], counts: None, kind: int, source: int, tag: int) -> Array:
+        def allocate(
+            dtype: int, shape: tuple[int, ...], counts: None, kind: int, source: int, tag: int
+        ) -> Array:
             if kind != _OBJECT:
                 raise TypeError(f"the message from rank {source} with tag {tag} is an array: use recv")
             return np.empty(shape, np.uint8)
@@ -661,7 +674,8 @@ class Comm:
         ----------
         obj : object
         op : str or callable
-            ``sum prod min max band bor bxor land lor lxor`` as Python's operators, or a function of two objects.
+            ``sum prod min max band bor bxor land lor lxor`` as Python's operators, or a function of two
+            objects.
         root : int
         """
         return self.ireduce_object(obj, op, root).wait()
@@ -681,7 +695,9 @@ class Comm:
 
     def _one_for_each(self, objs: Sequence[object] | None) -> tuple[object, list[Array]]:
         if objs is None or isinstance(objs, str | bytes) or not hasattr(objs, "__len__"):
-            raise TypeError(f"objs must be a sequence with an object for each rank, not {type(objs).__name__}")
+            raise TypeError(
+                f"objs must be a sequence with an object for each rank, not {type(objs).__name__}"
+            )
         if len(objs) != self.size:
             raise ValueError(f"objs must have {self.size} objects, one for each rank, not {len(objs)}")
         return objs[self.rank], [pack(obj) for obj in objs]
@@ -708,7 +724,9 @@ def _unpack_all(joined: Array | None, sizes: list[int]) -> list[Any] | None:
 def _folder(op: ObjectOp) -> Callable[[Array | None, list[int]], Any]:
     function = _OBJECT_OPS.get(op) if isinstance(op, str) else op
     if function is None:
-        raise ValueError(f"op must be one of {', '.join(_OBJECT_OPS)}, or a function of two objects, not {op!r}")
+        raise ValueError(
+            f"op must be one of {', '.join(_OBJECT_OPS)}, or a function of two objects, not {op!r}"
+        )
     if not callable(function):
         raise TypeError(f"op must be a name or a function of two objects, not {type(op).__name__}")
 

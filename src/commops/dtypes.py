@@ -45,8 +45,11 @@ def dtype_of(code: int) -> np.dtype[Any]:
         try:
             import ml_dtypes
         except ImportError as error:
-            raise ImportError("a bfloat16 array came, and ml_dtypes is not here: pip install ml_dtypes") from error
-        return np.dtype(ml_dtypes.bfloat16)
+            raise ImportError(
+                "a bfloat16 array came, and ml_dtypes is not here: pip install ml_dtypes"
+            ) from error
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     return np.dtype(name)
 
 
@@ -55,7 +58,13 @@ def _learn(dtype: np.dtype[Any], name: str) -> int:
     if dtype.name == "bfloat16" and dtype.itemsize == 2:
         return _NAMES.index("bfloat16")
     if not dtype.isnative:
-        raise TypeError(f"{name} has dtype {dtype}, which is not in this machine's byte order: use {name}.astype({dtype.newbyteorder('=').name!r})")
+        raise TypeError(
+            f"{name} has dtype {dtype}, which is not in this machine's byte order:"
+            f" use {name}.astype({dtype.newbyteorder('=').name!r})"
+        )
     if dtype.kind in "iu" and dtype.name in _NAMES:  # long and long long are both int64
         return _NAMES.index(dtype.name)
-    raise TypeError(f"{name} has dtype {dtype}; bool and numeric dtypes are exchanged as arrays, others with the …_object calls")
+    raise TypeError(
+        f"{name} has dtype {dtype}; bool and numeric dtypes are exchanged as arrays,"
+        " others with the …_object calls"
+    )

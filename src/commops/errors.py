@@ -58,7 +58,7 @@ class RevokedError(CommError):
 
 
 class RendezvousError(CommError):
-    """The ranks did not find each other: a store that does not answer, a duplicate rank, another world size."""
+    """The ranks did not find each other: a silent store, a rank that came twice, another world size."""
 
 
 class AuthenticationError(RendezvousError):

@@ -44,7 +44,7 @@ def pack(obj: object) -> Array:
     head = struct.pack(f"<{2 + len(views)}Q", len(views), len(body), *(view.nbytes for view in views))
     size = _aligned(len(head) + len(body)) + sum(_aligned(view.nbytes) for view in views)
     packed = np.empty(size, np.uint8)
-    memory = memoryview(packed)
+    memory = packed.data
     memory[: len(head)] = head
     memory[len(head) : len(head) + len(body)] = body
     at = _aligned(len(head) + len(body))
@@ -62,7 +62,7 @@ def unpack(packed: Array) -> Any:
     ValueError
         If the bytes are none that `pack` made.
     """
-    memory = memoryview(packed)
+    memory = packed.data
     try:
         count, length = struct.unpack_from("<2Q", memory)
         sizes = struct.unpack_from(f"<{count}Q", memory, 16)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from commops._core import native
@@ -67,7 +68,7 @@ class Work(Generic[T]):
         return self._result
 
     def result(self, timeout: float | None = None) -> T:
-        """The same as `wait`."""
+        """Do the same as `wait`."""
         return self.wait(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -116,7 +117,7 @@ class Work(Generic[T]):
                 continue
             loop = asyncio.get_running_loop()
             ended = loop.create_future()
-            native.when_ended(call, lambda loop=loop, ended=ended: _tell(loop, ended))
+            native.when_ended(call, partial(_tell, loop, ended))
             yield from ended.__await__()
         return self.wait()
 
