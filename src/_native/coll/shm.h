@@ -114,11 +114,21 @@ static inline void cmo_shm_publish(const cmo_op *op, _Atomic uint64_t *count, ui
     cmo_shm_ring(op->comm);
 }
 
-static inline void cmo_shm_staged(const cmo_op *op, const cmo_shm *s, uint64_t t) { cmo_shm_publish(op, &cmo_shm_own(op)->staged, s->base + t + 1); }
-static inline void cmo_shm_reduced(const cmo_op *op, const cmo_shm *s, uint64_t t) { cmo_shm_publish(op, &cmo_shm_own(op)->reduced, s->base + t + 1); }
+static inline void cmo_shm_staged(const cmo_op *op, const cmo_shm *s, uint64_t t)
+{
+    cmo_shm_publish(op, &cmo_shm_own(op)->staged, s->base + t + 1);
+}
+
+static inline void cmo_shm_reduced(const cmo_op *op, const cmo_shm *s, uint64_t t)
+{
+    cmo_shm_publish(op, &cmo_shm_own(op)->reduced, s->base + t + 1);
+}
 
 /* This rank reads nothing more of the operation's first `rounds` rounds. Here the release keeps its reads before the store. */
-static inline void cmo_shm_consumed(const cmo_op *op, const cmo_shm *s, uint64_t rounds) { cmo_shm_publish(op, &cmo_shm_own(op)->consumed, s->base + rounds); }
+static inline void cmo_shm_consumed(const cmo_op *op, const cmo_shm *s, uint64_t rounds)
+{
+    cmo_shm_publish(op, &cmo_shm_own(op)->consumed, s->base + rounds);
+}
 
 /* Has this member staged its part of round t? */
 static inline cmo_err cmo_shm_has_staged(const cmo_op *op, const cmo_shm *s, int member, uint64_t t)

@@ -122,11 +122,15 @@ static void alltoall_keep_own(const cmo_op *op, const alltoall_state *s)
     const cmo_call *call = &op->call;
     const int rank = op->comm->rank;
     uint64_t bytes = cmo_block_count(call->counts, call->count, rank) * s->item;
-    if (bytes) memcpy(s->out + alltoall_start(op, s, s->learnt, rank), (const char *)call->in + alltoall_start(op, s, call->counts, rank), bytes);
+    if (!bytes) return;
+    memcpy(s->out + alltoall_start(op, s, s->learnt, rank), (const char *)call->in + alltoall_start(op, s, call->counts, rank), bytes);
 }
 
 /* Round t has data from round `lead` on. */
-static cmo_shm_turn alltoall_turn(const cmo_op *op, const alltoall_state *s, uint64_t t) { return cmo_shm_turn_of(&s->cut, op->comm->size, t - s->lead); }
+static cmo_shm_turn alltoall_turn(const cmo_op *op, const alltoall_state *s, uint64_t t)
+{
+    return cmo_shm_turn_of(&s->cut, op->comm->size, t - s->lead);
+}
 
 static void alltoall_stage(const cmo_op *op, const alltoall_state *s, uint64_t t)
 {

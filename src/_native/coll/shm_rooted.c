@@ -57,7 +57,8 @@ static cmo_err rooted_begin(cmo_op *op, rooted_state *s)
     } else {
         CMO_TRY(rooted_measure(op, s, call->dtype, cmo_block_start(call->counts, call->count, c->size), call->counts));
         size_t item = cmo_dtype_size(call->dtype);
-        uint64_t start = cmo_block_start(call->counts, call->count, c->rank) * item, bytes = cmo_block_count(call->counts, call->count, c->rank) * item;
+        uint64_t start = cmo_block_start(call->counts, call->count, c->rank) * item;
+        uint64_t bytes = cmo_block_count(call->counts, call->count, c->rank) * item;
         s->lo += start;
         s->hi = s->lo + bytes;
         cmo_shm_copy(call->out, (const char *)call->in + start, bytes);
