@@ -3,7 +3,7 @@
     with commops.init() as comm:
         total = comm.allreduce(grad)
 
-`init` makes a process one of the ranks that were started together, `launch` starts some from within a program.
+`init` makes a process one of the ranks that were started together; `launch` starts some from a program.
 """
 
 import atexit as _atexit

@@ -423,8 +423,8 @@ class Comm:
     def allgather(self, x: Array, out: Array | None = None, counts: Counts | None = None) -> Array:
         """Join the ranks' arrays along axis 0, in rank order, at every rank.
 
-        Parameters are those of `gather`. Between hosts a ring: size − 1 steps, in which each rank sends and receives (size − 1)/size of the
-        result.
+        Parameters are those of `gather`. Between hosts a ring: size − 1 steps, in which each rank sends and
+        receives (size − 1)/size of the result.
         """
         array: Array = self._run(calls.gather(self._at, "allgather", x, 0, out, counts))
         return array
