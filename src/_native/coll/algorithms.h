@@ -36,6 +36,7 @@ cmo_err cmo_tree_reduce_step(cmo_op *op);           void cmo_tree_reduce_finish(
 cmo_err cmo_tree_gather_step(cmo_op *op);           void cmo_tree_gather_finish(cmo_op *op);   /* coll/tree_gather.c */
 cmo_err cmo_tree_scatter_step(cmo_op *op);          void cmo_tree_scatter_finish(cmo_op *op);  /* coll/tree_scatter.c */
 cmo_err cmo_recursive_doubling_step(cmo_op *op);    void cmo_recursive_doubling_finish(cmo_op *op); /* coll/recursive_doubling.c */
+cmo_err cmo_bruck_step(cmo_op *op);                 void cmo_bruck_finish(cmo_op *op);         /* coll/bruck.c */
 cmo_err cmo_ring_step(cmo_op *op);                  void cmo_ring_finish(cmo_op *op);          /* coll/ring.c */
 cmo_err cmo_ring_reduce_step(cmo_op *op);           void cmo_ring_reduce_finish(cmo_op *op);   /* coll/ring_reduce.c */
 cmo_err cmo_scan_doubling_step(cmo_op *op);         void cmo_scan_doubling_finish(cmo_op *op); /* coll/scan.c */

@@ -36,6 +36,14 @@ static bool small(const cmo_op *op)
     return op->call.count <= most / cmo_dtype_size(op->call.dtype);
 }
 
+/* The same for the blocks of an allgather: those of all ranks, on average. */
+static bool small_blocks(const cmo_op *op)
+{
+    const cmo_call *c = &op->call;
+    uint64_t most = (uint64_t)cmo_engine_tunables(op->comm->engine)->doubling_bytes / cmo_dtype_size(c->dtype);
+    return c->counts ? cmo_block_start(c->counts, 0, op->comm->size) / (uint64_t)op->comm->size <= most : c->count <= most;
+}
+
 const cmo_algorithm cmo_algorithms[] = {
     /* A communicator of one rank. */
     {"alone", CMO_BARRIER, alone, cmo_alone_step, NULL, CMO_STATE_NONE},
@@ -99,6 +107,7 @@ const cmo_algorithm cmo_algorithms[] = {
     {"chain", CMO_EXSCAN, NULL, cmo_scan_chain_step, cmo_scan_chain_finish, CMO_STATE_HEAP},
     {"tree", CMO_SCATTER, NULL, cmo_tree_scatter_step, cmo_tree_scatter_finish, CMO_STATE_HEAP},
     {"tree", CMO_GATHER, NULL, cmo_tree_gather_step, cmo_tree_gather_finish, CMO_STATE_HEAP},
+    {"bruck", CMO_ALLGATHER, small_blocks, cmo_bruck_step, cmo_bruck_finish, CMO_STATE_HEAP},
     {"ring", CMO_ALLGATHER, NULL, cmo_ring_step, cmo_ring_finish, CMO_STATE_HEAP},
     {"pairwise", CMO_ALLTOALL, NULL, cmo_pairwise_step, cmo_pairwise_finish, CMO_STATE_HEAP},
 };
