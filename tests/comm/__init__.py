@@ -1,0 +1,1 @@
+"""The communicator in real processes, over every layout of ranks on hosts."""
