@@ -7,6 +7,7 @@ difference to them. Everything that is wrong is a TypeError or ValueError that n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -140,10 +141,7 @@ def _elements(counts: Array | None, shape: tuple[int, ...]) -> Array | None:
     """Counts in elements, from counts in rows of this shape."""
     if counts is None:
         return None
-    row = 1
-    for n in shape[1:]:
-        row *= n
-    return np.ascontiguousarray(counts * np.uint64(row))
+    return np.ascontiguousarray(counts * np.uint64(math.prod(shape[1:])))
 
 
 class Target:
@@ -378,6 +376,9 @@ def scatter(at: Place, x: object, root: object, out: object, counts: Counts | No
         raise TypeError("x must be an array at root, not None")
     array = array_of(x)
     shape = _block_shape(array, at.size, rows, at.rank, "scatter", "counts")
+    if rows is not None and (rows != rows[0]).any() and 0 in array.shape[1:]:
+        # Counts travel in elements, so a rank could not tell how many of these rows are its own.
+        raise ValueError(f"scatter: rows of shape {array.shape[1:]} have no elements, and counts {rows.tolist()} differ")
     target = Target(out, shape, array.dtype, array)
     if target.out is target.array and np.may_share_memory(target.array, array):
         target.array = np.empty(shape, array.dtype)
@@ -437,21 +438,33 @@ def alltoall(
         )  # fmt: skip
     _block_shape(array, at.size, send_rows, 0, "alltoall", "send_counts")
     if out is not None:
-        rows = int(recv_rows.sum()) if recv_rows is not None else (out.shape[0] if isinstance(out, np.ndarray) and out.ndim else 0)
+        if recv_rows is not None:
+            rows = int(recv_rows.sum())
+        else:
+            rows = out.shape[0] if isinstance(out, np.ndarray) and out.ndim else 0
         check_out(out, (rows, *array.shape[1:]), array.dtype)
+    if 0 in array.shape[1:]:
+        # Counts travel in elements, and these rows have none: a byte stands for each of them.
+        stand_in = np.zeros(array.shape[0], np.uint8)
+        counted = _alltoall_counted(stand_in, _UINT8, None, send_rows, recv_rows)
+
+        def finish(got: Array) -> Array:
+            return Target(out, (counted.finish(got).shape[0], *array.shape[1:]), array.dtype).result()
+
+        return Call(counted.arguments, finish)
     return _alltoall_counted(array, code, out, send_rows, recv_rows)
 
 
 def _alltoall_counted(array: Array, code: int, out: Any, send_rows: Array, recv_rows: Array | None) -> Call:
     """An alltoall whose blocks differ: what comes from whom is learned on the way."""
-    row = int(np.prod(array.shape[1:], dtype=np.int64))
+    row = math.prod(array.shape[1:])
     problem: list[str] = []
 
     def allocate(dtype: int, shape: object, counts: list[int], *_: object) -> Array:
-        came = [n // row if row else 0 for n in counts]
-        if recv_rows is not None and row and came != recv_rows.tolist():
+        came = [n // row for n in counts]
+        if recv_rows is not None and came != recv_rows.tolist():
             problem.append(f"alltoall: recv_counts are {recv_rows.tolist()} and the ranks sent {came} rows")
-        elif out is not None and row and out.shape[0] != sum(came):
+        elif out is not None and out.shape[0] != sum(came):
             problem.append(f"alltoall: out must have {sum(came)} rows along axis 0, not {out.shape[0]}")
         elif out is not None and out.flags.c_contiguous and not np.may_share_memory(out, array):
             return out  # type: ignore[no-any-return]
