@@ -6,7 +6,7 @@ raises what `commops.errors` describes.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, Self, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ def tunables() -> list[tuple[str, str, int, int, str]]: ...
 def when_ended(call: Call, f: Callable[[], object]) -> None: ...
 @final
 class Window:
-    def __init__(self, nlocal: int) -> None: ...
+    def __new__(cls, nlocal: int) -> Self: ...
     @property
     def fd(self) -> int: ...
     @property
@@ -54,8 +54,8 @@ class Block:
 
 @final
 class Engine:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         rank: int,
         size: int,
         hosts: list[int],
@@ -68,7 +68,7 @@ class Engine:
         job: bytes,
         token: bytes,
         generation: int = 0,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def window(self) -> Window: ...
     def close(self) -> None: ...
