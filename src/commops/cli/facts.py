@@ -129,11 +129,11 @@ def container_limits(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/c
     limits: list[int] = []
     for folder in _own_groups(proc, cgroups):
         with contextlib.suppress(OSError, ValueError):
-            quota, period = (folder / "cpu.max").read_text().split()  # version 2: "max 100000"
-            quotas.append(int(quota) / int(period))
+            allowed, period = (folder / "cpu.max").read_text().split()  # version 2; "max" where there is none
+            quotas.append(int(allowed) / int(period))
         with contextlib.suppress(OSError, ValueError):
-            quota = (folder / "cpu.cfs_quota_us").read_text()  # version 1: -1 for none
-            quotas.append(int(quota) / int((folder / "cpu.cfs_period_us").read_text()))
+            allowed = (folder / "cpu.cfs_quota_us").read_text()  # version 1; -1 where there is none
+            quotas.append(int(allowed) / int((folder / "cpu.cfs_period_us").read_text()))
         for name in ("memory.max", "memory.limit_in_bytes"):
             with contextlib.suppress(OSError, ValueError):
                 limits.append(int((folder / name).read_text()))

@@ -12,6 +12,7 @@ import click
 from commops.cli.options import out_option, ranks_option
 from commops.cli.ranks import new_folder, on_ranks
 from commops.train.config import IrisConfig
+from commops.train.metrics import Epoch
 
 __all__ = ["command"]
 
@@ -52,6 +53,9 @@ def iris(
     try:
         require()
         config = IrisConfig(epochs, batch_size, learning_rate, momentum, held_out, seed)
+        from commops.train.iris import load_split
+
+        load_split(config)  # checks it, and imports what ranks would otherwise import once each
     except MissingExtraError as error:
         raise click.ClickException(str(error)) from None
     except ValueError as error:
@@ -71,10 +75,13 @@ def _train_iris(config: IrisConfig, folder: Path | None) -> None:
         from commops.train import report
 
         with ExitStack() as stack:
-            observers = (
-                stack.enter_context(report.write_metrics(folder, asdict(config) | {"ranks": comm.size})),
-                stack.enter_context(report.progress("iris", config.epochs, sys.stderr)),
-            )
-            result = train(comm, config, lambda row: [observe(row) for observe in observers])
+            write = stack.enter_context(report.write_metrics(folder, asdict(config) | {"ranks": comm.size}))
+            show = stack.enter_context(report.progress("iris", config.epochs, sys.stderr))
+
+            def on_epoch(row: Epoch) -> None:
+                write(row)
+                show(row)
+
+            result = train(comm, config, on_epoch)
     report.write_plots(folder, result.history)
     report.print_summary("iris", result.summary, folder, sys.stdout)

@@ -52,9 +52,11 @@ def standardised_split(x: NDArray[np.float64], labels: NDArray[Any], *, held_out
     from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
     from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 
-    x_train, x_test, labels_train, labels_test = train_test_split(
-        x, labels, test_size=held_out, random_state=seed, stratify=labels
-    )
+    try:
+        parts = train_test_split(x, labels, test_size=held_out, random_state=seed, stratify=labels)
+    except ValueError as error:
+        raise ValueError(f"held_out={held_out} does not split these samples: {error}") from None
+    x_train, x_test, labels_train, labels_test = parts
     scaler = StandardScaler().fit(x_train)
     one_hot = np.eye(int(labels.max()) + 1)
     return Split(

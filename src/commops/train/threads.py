@@ -28,7 +28,9 @@ def limited_threads(comm: Comm) -> Iterator[int]:
     """
     threads = max(1, len(os.sched_getaffinity(0)) // comm.local_size)
     try:
-        from threadpoolctl import threadpool_limits  # type: ignore[import-not-found,unused-ignore]
+        from threadpoolctl import (
+            threadpool_limits,  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        )
     except ImportError:
         yield threads
         return
