@@ -20,8 +20,9 @@ static cmo_err alone_copy(const cmo_op *op)
     const cmo_call *c = &op->call;
     uint64_t count = cmo_block_count(c->counts, c->count, 0);
     void *out = c->out;
+    const cmo_layout layout = {.dtype = c->dtype, .ndim = 1, .shape = &count, .counts = &count, .ncounts = 1};
     if (c->exchange)
-        CMO_TRY(c->allocate(c->allocate_ctx, &(cmo_layout){.dtype = c->dtype, .ndim = 1, .shape = &count, .counts = &count, .ncounts = 1}, &out));
+        CMO_TRY(c->allocate(c->allocate_ctx, &layout, &out));
     else if (c->kind == CMO_ALLTOALL && c->counts && c->recv_counts[0] != count)
         return cmo_fail(CMO_EMISMATCH, "alltoall: rank 0 sends itself %llu elements and expects %llu",
                         (unsigned long long)count, (unsigned long long)c->recv_counts[0]);

@@ -51,7 +51,8 @@ static cmo_err hosts_incoming(void *ctx, const cmo_layout *layout, void **addres
     return CMO_OK;
 }
 
-/* Broadcast in a part of the communicator, from its rank `root`: as the root of it, what is known; else what comes is placed as the call says. */
+/* Broadcast in a part of the communicator, from its rank `root`: there what is known, elsewhere what comes is placed as
+ * the call says. */
 static cmo_err hosts_broadcast_in(cmo_op *op, cmo_comm *part, int root)
 {
     hosts_broadcast *s = op->state;

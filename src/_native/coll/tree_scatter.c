@@ -106,7 +106,8 @@ static cmo_err scatter_own_place(cmo_op *op, void **address)
     uint64_t elements;
     CMO_TRY(cmo_layout_elements(&row, &elements));
     if (elements ? count % elements : count)
-        return cmo_fail(CMO_EPROTO, "scatter: a block of %llu elements, in rows of %llu", (unsigned long long)count, (unsigned long long)elements);
+        return cmo_fail(CMO_EPROTO, "scatter: a block of %llu elements, in rows of %llu", (unsigned long long)count,
+                        (unsigned long long)elements);
     if (elements) shape[0] = count / elements;
     else shape[0] = s->manifest[MANIFEST_EQUAL] ? shape[0] / (uint64_t)op->comm->size : 0;
     return cmo_incoming(op, &(cmo_layout){.dtype = row.dtype, .ndim = ndim, .shape = shape}, address);
