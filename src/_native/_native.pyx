@@ -127,7 +127,6 @@ cdef extern from "commops.h" nogil:
     ctypedef struct cmo_engine:
         pass
     ctypedef struct cmo_comm:
-        uint32_t id
         int rank, size, nhosts, local, nlocal
         int *world
         int *host
@@ -185,7 +184,7 @@ cdef extern from "commops.h" nogil:
     cmo_err cmo_probe_now(cmo_comm *, int, int64_t, cmo_status *)
     ctypedef struct cmo_member:
         int64_t color, key
-        uint64_t next_id, piece_offset
+        uint64_t piece_offset
         int64_t error
     cmo_err cmo_comm_offer(cmo_comm *, int64_t, int64_t, cmo_member *)
     cmo_err cmo_comm_build(cmo_comm *, const cmo_member *, cmo_comm **)

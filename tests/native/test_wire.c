@@ -18,7 +18,7 @@ static void test_header_round_trip(void)
 {
     cmo_header h = {.kind = CMO_EAGER, .space = CMO_COLLECTIVE, .dtype = 7, .ndim = 3, .comm = 0xfedcba98,
                     .seq = UINT64_MAX, .tag = -5, .length = 1 << 20, .id = 42, .aux = 7, .fingerprint = UINT64_C(0x0123456789abcdef),
-                    .generation = 3, .extra = 0x80000001};
+                    .generation = 3};
     uint8_t bytes[CMO_HEADER_BYTES], again[CMO_HEADER_BYTES];
     cmo_header_write(bytes, &h);
     cmo_header got = {0};
@@ -26,7 +26,7 @@ static void test_header_round_trip(void)
     cmo_header_write(again, &got);
     CHECK(!memcmp(bytes, again, sizeof bytes));
     CHECK(got.tag == -5 && got.seq == UINT64_MAX && got.comm == h.comm && got.fingerprint == h.fingerprint);
-    CHECK(got.length == h.length && got.id == 42 && got.aux == 7 && got.generation == 3 && got.extra == h.extra);
+    CHECK(got.length == h.length && got.id == 42 && got.aux == 7 && got.generation == 3);
 }
 
 static void test_header_is_little_endian_at_fixed_places(void)
@@ -34,7 +34,7 @@ static void test_header_is_little_endian_at_fixed_places(void)
     uint8_t bytes[CMO_HEADER_BYTES];
     cmo_header_write(bytes, &(cmo_header){.kind = CMO_DATA, .comm = 0x04030201, .length = 0x0807060504030201});
     static const uint8_t comm[] = {1, 2, 3, 4}, length[] = {1, 2, 3, 4, 5, 6, 7, 8};
-    CHECK(bytes[0] == CMO_DATA && !memcmp(bytes + 4, comm, 4) && !memcmp(bytes + 24, length, 8));
+    CHECK(bytes[0] == CMO_DATA && !memcmp(bytes + 8, comm, 4) && !memcmp(bytes + 32, length, 8));
 }
 
 /* A valid header of this kind, changed by the caller, must be refused. */
@@ -112,8 +112,8 @@ static void test_random_bytes(void)
         }
         for (int i = 0; i < 4; i++) /* kind, space, dtype, ndim: mostly small, so that some pass */
             if (bytes[i] & 1) bytes[i] = (bytes[i] >> 1) % 9;
-        if (n & 1) bytes[31] = bytes[47] = 0;
-        if (n & 2) memset(bytes + 24, 0, 8);
+        if (n & 1) bytes[39] = bytes[55] = 0;
+        if (n & 2) memset(bytes + 32, 0, 8);
         cmo_header h;
         cmo_err err = cmo_header_parse(&h, bytes);
         CHECK(err == CMO_OK || err == CMO_EPROTO);

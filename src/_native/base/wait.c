@@ -15,8 +15,10 @@ static const int64_t slice = CMO_SECOND / 10;
 enum { SLEEPS_PER_QUESTION = 64 };
 enum { POLLS_PER_LOOK = 64 }; /* spins between looks at the clock, which costs more than a poll */
 
-static cmo_err wait_spin(cmo_waiter *w, cmo_err (*poll)(void *), void *ctx, int64_t deadline, int64_t until)
+static cmo_err wait_spin(cmo_waiter *w, cmo_err (*poll)(void *), void *ctx, int64_t deadline)
 {
+    int64_t until = INT64_MIN;
+    uint64_t progress = 0;
     for (unsigned n = 1;; n++) {
         cmo_err err = poll(ctx);
         if (err != CMO_AGAIN) return err;
@@ -27,6 +29,8 @@ static cmo_err wait_spin(cmo_waiter *w, cmo_err (*poll)(void *), void *ctx, int6
             if (n % POLLS_PER_LOOK) continue;
         }
         int64_t now = cmo_now();
+        if (until == INT64_MIN || *w->progress != progress) until = now + w->spin;
+        progress = *w->progress;
         if (now >= deadline || now >= until) return CMO_AGAIN;
     }
 }
@@ -34,7 +38,7 @@ static cmo_err wait_spin(cmo_waiter *w, cmo_err (*poll)(void *), void *ctx, int6
 cmo_err cmo_wait(cmo_waiter *w, cmo_err (*poll)(void *), cmo_slept slept, void *ctx, int64_t deadline)
 {
     for (unsigned sleeps = 1;; sleeps++) {
-        cmo_err err = wait_spin(w, poll, ctx, deadline, cmo_now() + w->spin);
+        cmo_err err = wait_spin(w, poll, ctx, deadline);
         if (err != CMO_AGAIN) return err;
         atomic_store_explicit(w->asleep, 1, memory_order_relaxed);
         atomic_thread_fence(memory_order_seq_cst); /* the sleeper's half of the pairing described in wait.h */

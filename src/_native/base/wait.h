@@ -19,7 +19,8 @@
 typedef struct cmo_waiter {
     int epoll;                     /* borrowed; what ends a sleep; -1: never sleep longer than a slice */
     _Atomic uint32_t *asleep;      /* the word that wakers read */
-    int64_t spin;                  /* nanoseconds to spin before sleeping */
+    int64_t spin;                  /* nanoseconds without progress to spin before sleeping */
+    const uint64_t *progress;      /* changes when something has moved, though not all that is waited for; polls change it */
     bool crowded;                  /* more local ranks than cores: give the core away between polls */
     bool (*interrupted)(void *);   /* asked after each sleep; true ends the wait. NULL: never */
     void *interrupt_ctx;

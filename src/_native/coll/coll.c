@@ -64,6 +64,7 @@ cmo_err cmo_coll_start(cmo_op *op, cmo_comm *comm, const cmo_call *call)
         return cmo_fail(CMO_ENOMEM, "the state of a %s", cmo_kind_name(call->kind));
     }
     op->finish = op->algorithm->finish;
+    cmo_check_early(op);
     return CMO_OK;
 }
 
@@ -90,13 +91,16 @@ cmo_err cmo_child_start(cmo_op *op, cmo_comm *comm, const cmo_call *call)
     if (!child) return cmo_fail(CMO_ENOMEM, "a call inside a call");
     op->child = child;
     child->deadline = op->deadline;
+    comm->chain = mix(comm->chain, op->fingerprint); /* the same call inside different ones is not the same */
     return cmo_coll_start(child, comm, call);
 }
 
 cmo_err cmo_child_step(cmo_op *op)
 {
     cmo_op *child = op->child;
+    unsigned before = child->advanced;
     cmo_err err = child->step(child);
+    op->advanced += child->advanced - before;
     if (child->err) err = cmo_fail(child->err, "%s", child->text);
     if (err == CMO_AGAIN) return err;
     cmo_coll_end(child);

@@ -18,6 +18,7 @@
     case __LINE__: {                                \
         cmo_err co_err_ = (expression);             \
         if (co_err_ != CMO_OK) return co_err_;      \
+        (op)->advanced++;                           \
     }                                               \
     } while (0)
 

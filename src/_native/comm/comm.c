@@ -57,6 +57,16 @@ static cmo_err comm_map_pieces(cmo_comm *c, const uint64_t *offset)
 }
 
 
+/* Ids need no agreement: ranks that make a communicator make it from the same parent, as the same child of it. Nor can
+ * threads that make several at once upset each other. 64 bits, so that no two meet by chance. */
+static uint64_t derived_id(uint64_t parent, uint64_t number)
+{
+    uint64_t h = parent * UINT64_C(0x9e3779b97f4a7c15) + number;
+    h = (h ^ h >> 32) * UINT64_C(0xd6e8feb86659fd93);
+    h = (h ^ h >> 32) * UINT64_C(0xd6e8feb86659fd93);
+    return h ^ h >> 32;
+}
+
 /* The parts of a communicator that spans hosts: the members on this host, and those with this rank's place on every host. */
 static cmo_err comm_make_parts(cmo_comm *c, const uint64_t *piece_offset)
 {
@@ -77,7 +87,7 @@ static cmo_err comm_make_parts(cmo_comm *c, const uint64_t *piece_offset)
         host[i] = 0;
         offset[i] = piece_offset[c->locals[i]];
     }
-    err = cmo_comm_create(&c->local_comm, c->engine, c->id + 1, members, host, c->nlocal, c->local, offset, c);
+    err = cmo_comm_create(&c->local_comm, c->engine, derived_id(c->id, 1), members, host, c->nlocal, c->local, offset, c);
     if (err || c->local >= c->least_local) goto done;
     int n = 0, mine = 0;
     for (int r = 0; r < c->size; r++) {
@@ -87,7 +97,7 @@ static cmo_err comm_make_parts(cmo_comm *c, const uint64_t *piece_offset)
         offset[n] = 0;
         members[n++] = c->world[r];
     }
-    err = cmo_comm_create(&c->cross_comm, c->engine, c->id + 2, members, host, n, mine, offset, c);
+    err = cmo_comm_create(&c->cross_comm, c->engine, derived_id(c->id, 2), members, host, n, mine, offset, c);
 done:
     free(place);
     free(members);
@@ -97,7 +107,7 @@ done:
     return err;
 }
 
-cmo_err cmo_comm_create(cmo_comm **out, cmo_engine *e, uint32_t id, const int *world, const int *host, int size, int rank,
+cmo_err cmo_comm_create(cmo_comm **out, cmo_engine *e, uint64_t id, const int *world, const int *host, int size, int rank,
                         const uint64_t *piece_offset, cmo_comm *outer)
 {
     cmo_err err;
@@ -167,7 +177,7 @@ void cmo_comm_free(cmo_comm *c)
 cmo_err cmo_comm_offer(cmo_comm *parent, int64_t color, int64_t key, cmo_member *own)
 {
     cmo_engine *e = parent->engine;
-    *own = (cmo_member){.color = color, .key = key, .next_id = e->next_id};
+    *own = (cmo_member){.color = color, .key = key};
     if (color >= 0 && e->share && parent->nlocal > 1)
         own->error = cmo_window_alloc(e->window, cmo_comm_piece_bytes(e), &own->piece_offset);
     return own->error ? (cmo_err)own->error : CMO_OK;
@@ -194,18 +204,16 @@ cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **o
     cmo_err err = CMO_OK;
     child_place *place = malloc(n * sizeof *place);
     int *world = malloc(n * sizeof *world), *host = malloc(n * sizeof *host);
-    uint64_t *offset = malloc(n * sizeof *offset), id = e->next_id;
+    uint64_t *offset = malloc(n * sizeof *offset), id = derived_id(parent->id, 2 + ++parent->children); /* 1 and 2 are its parts */
     *out = NULL;
     if (!place || !world || !host || !offset) {
         err = cmo_fail(CMO_ENOMEM, "a child of a communicator of %d ranks", parent->size);
         goto done;
     }
     for (int r = 0; r < parent->size; r++) {
-        if (members[r].next_id > id) id = members[r].next_id;
         if (members[r].error && !err) err = cmo_fail(CMO_ENOMEM, "rank %d cannot reserve shared memory for the new communicator", r);
         if (members[r].color == own->color) place[size++] = (child_place){members[r].key, r};
     }
-    e->next_id = id + 3; /* one for it and one for each of its parts; children of other colors have no member in common */
     if (err || own->color < 0) goto done;
     qsort(place, (size_t)size, sizeof *place, child_compare);
     for (int i = 0; i < size; i++) {
@@ -215,7 +223,7 @@ cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **o
         host[i] = parent->host[r];
         offset[i] = members[r].piece_offset;
     }
-    err = cmo_comm_create(out, e, (uint32_t)id, world, host, size, rank, offset, NULL);
+    err = cmo_comm_create(out, e, id, world, host, size, rank, offset, NULL);
     if (!err) cmo_match_orphans(e, *out);
     bool used = !err && ((*out)->piece || ((*out)->local_comm && (*out)->local_comm->piece));
     if (!err && !used && own->piece_offset) cmo_window_free(e->window, own->piece_offset, cmo_comm_piece_bytes(e)); /* alone on its host */
@@ -261,6 +269,7 @@ void cmo_comm_close(cmo_comm *c)
     cmo_list_remove(&c->node);
     if (c->local_comm) cmo_list_remove(&c->local_comm->node);
     if (c->cross_comm) cmo_list_remove(&c->cross_comm->node);
+    e->closed_ids[e->nclosed++ % CMO_CLOSED_IDS] = c->id;
     cmo_list_append(&e->retired, &c->node);
     CMO_EACH(n, &e->retired) cmo_comm_retire(CMO_ENTRY(n, cmo_comm, node));
 }

@@ -28,7 +28,8 @@ struct cmo_comm {
     cmo_engine *engine;
     cmo_node node;              /* in the engine's list of communicators */
     cmo_node busy;              /* in the engine's list of those whose queue is not empty */
-    uint32_t id;
+    uint64_t id;                /* alike on all members; of a child, made from its parent's and its number there */
+    uint64_t children;          /* communicators made from this one */
     int rank, size;
     int *world;                 /* [size] world rank of each member; owned */
     int *host;                  /* [size] host of each member, 0 … nhosts-1 by first appearance; owned */

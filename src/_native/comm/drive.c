@@ -3,7 +3,10 @@
  * `role` is 1 while there is a driver. It is taken by compare and swap. Whoever finds it taken puts its call on the
  * submitted list, under the lock, and looks at the role once more; the driver, after giving the role up, looks at the
  * list once more (both sequentially consistent): so a call is never left with nobody to see it. A driver that leaves while a thread
- * sleeps for an unfinished call hands the role to it; calls that nobody waits for are left to the progress thread. */
+ * sleeps for an unfinished call hands the role to it; calls that nobody waits for are left to the progress thread.
+ *
+ * The driver holds `driving` while it is one. A thread that must change something for a moment (make or close a
+ * communicator) counts itself in `nwanting`, wakes the driver if it sleeps, and takes `driving`, which the driver lets go between two passes. */
 #include "comm/internal.h"
 
 #include <errno.h>
@@ -29,7 +32,9 @@ static void silence(int fd)
 static bool role_take(cmo_engine *e)
 {
     uint32_t free_role = 0;
-    return atomic_compare_exchange_strong_explicit(&e->role, &free_role, 1, memory_order_acquire, memory_order_relaxed);
+    if (!atomic_compare_exchange_strong_explicit(&e->role, &free_role, 1, memory_order_seq_cst, memory_order_relaxed)) return false;
+    pthread_mutex_lock(&e->driving);
+    return true;
 }
 
 /* An unfinished call that a thread sleeps for. Under the lock. */
@@ -45,27 +50,52 @@ static cmo_op *somebody_waiting(cmo_engine *e)
     return NULL;
 }
 
+/* Hand the role, which is ours, to a thread that sleeps for an unfinished call. False: there is none. */
+static bool role_hand_on(cmo_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    cmo_op *next = somebody_waiting(e);
+    if (next) {
+        pthread_mutex_unlock(&e->driving);
+        next->waited = false;
+        atomic_store_explicit(&next->signal, CMO_OP_DRIVE, memory_order_release);
+        cmo_futex_wake(&next->signal);
+    }
+    pthread_mutex_unlock(&e->lock);
+    return next != NULL;
+}
+
 static void role_leave(cmo_engine *e)
 {
-    for (;;) {
-        int running = e->running; /* ours to read only while the role is ours */
-        if (running) {
-            pthread_mutex_lock(&e->lock);
-            cmo_op *next = somebody_waiting(e);
-            if (next) {
-                next->waited = false;
-                atomic_store_explicit(&next->signal, CMO_OP_DRIVE, memory_order_release);
-                cmo_futex_wake(&next->signal);
-            }
-            pthread_mutex_unlock(&e->lock);
-            if (next) return; /* the role is its now */
-        }
+    do {
+        bool running = e->running > 0; /* ours to read only while the role is ours */
+        if (running && role_hand_on(e)) return;
+        pthread_mutex_unlock(&e->driving);
         atomic_store_explicit(&e->role, 0, memory_order_seq_cst);
         if (running && e->has_thread) ring(e->thread_bell);
         if (!atomic_load_explicit(&e->nsubmitted, memory_order_seq_cst) || !role_take(e)) return;
         cmo_engine_poll(e); /* takes what was submitted */
-    }
+    } while (true);
 }
+
+/* Between two passes: let those in who want to change something. */
+static void give_way(cmo_engine *e)
+{
+    if (!atomic_load_explicit(&e->nwanting, memory_order_relaxed)) return;
+    pthread_mutex_unlock(&e->driving);
+    while (atomic_load_explicit(&e->nwanting, memory_order_relaxed)) usleep(10);
+    pthread_mutex_lock(&e->driving);
+}
+
+void cmo_engine_enter(cmo_engine *e)
+{
+    atomic_fetch_add_explicit(&e->nwanting, 1, memory_order_seq_cst);
+    if (atomic_load_explicit(e->asleep, memory_order_seq_cst)) ring(e->neighbours[e->self].doorbell);
+    pthread_mutex_lock(&e->driving);
+    atomic_fetch_sub_explicit(&e->nwanting, 1, memory_order_relaxed);
+}
+
+void cmo_engine_leave(cmo_engine *e) { pthread_mutex_unlock(&e->driving); }
 
 static void engine_slept(void *engine, const struct epoll_event *events, int n)
 {
@@ -98,6 +128,7 @@ static bool op_ended(cmo_op *op) { return atomic_load_explicit(&op->signal, memo
 static cmo_err drive_poll(void *ctx)
 {
     drive_ctx *d = ctx;
+    give_way(d->engine);
     cmo_engine_poll(d->engine);
     return op_ended(d->op) ? CMO_OK : CMO_AGAIN;
 }
@@ -178,6 +209,7 @@ cmo_err cmo_op_wait(cmo_op *op, double seconds)
             mine = atomic_load_explicit(&op->signal, memory_order_acquire) == CMO_OP_DRIVE;
             if (mine) atomic_store_explicit(&op->signal, CMO_OP_RUNNING, memory_order_relaxed);
             pthread_mutex_unlock(&e->lock);
+            if (mine) pthread_mutex_lock(&e->driving);
         }
         cmo_err err = CMO_OK;
         if (mine) {
@@ -304,6 +336,7 @@ cmo_err cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout)
 static cmo_err thread_poll(void *engine)
 {
     cmo_engine *e = engine;
+    give_way(e);
     cmo_engine_poll(e);
     return e->running && !atomic_load_explicit(&e->stop, memory_order_relaxed) ? CMO_AGAIN : CMO_OK;
 }
@@ -384,14 +417,3 @@ void cmo_engine_destroy(cmo_engine *e)
     if (!e->threadless) flush(e);
     cmo_engine_release(e);
 }
-
-/* Change communicators as the driver: no pass runs meanwhile. */
-void cmo_engine_enter(cmo_engine *e)
-{
-    while (!role_take(e)) {
-        if (e->threadless) return;
-        usleep(50);
-    }
-}
-
-void cmo_engine_leave(cmo_engine *e) { role_leave(e); }

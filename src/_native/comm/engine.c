@@ -15,7 +15,7 @@ cmo_comm *cmo_engine_world(cmo_engine *e) { return e->world; }
 const cmo_tunables *cmo_engine_tunables(const cmo_engine *e) { return &e->tunables; }
 void cmo_engine_attach(cmo_engine *e, cmo_comm *comm) { cmo_list_append(&e->comms, &comm->node); }
 
-cmo_comm *cmo_engine_find(cmo_engine *e, uint32_t id)
+cmo_comm *cmo_engine_find(cmo_engine *e, uint64_t id)
 {
     CMO_EACH(n, &e->comms) {
         cmo_comm *c = CMO_ENTRY(n, cmo_comm, node);
@@ -69,9 +69,9 @@ static bool op_steps(cmo_engine *e, cmo_comm *comm, cmo_op *op)
         /* When others disagree about this call, it must still be announced, for them to say what each rank called. */
         if (comm->failed && comm->failed != CMO_EMISMATCH) return false;
     }
-    int pc = op->pc;
+    unsigned before = op->advanced;
     if (err == CMO_OK) err = op->step(op);
-    if (op->pc != pc) e->moved = true;
+    if (op->advanced != before) e->moved = true;
     if (op->err || err == CMO_AGAIN) return false;
     if (err != CMO_OK) cmo_op_fail(op, err, cmo_reason());
     return err == CMO_OK && comm->failed != CMO_EMISMATCH;
@@ -174,6 +174,7 @@ static bool wants_remote(cmo_engine *e)
 
 bool cmo_engine_poll(cmo_engine *e)
 {
+    e->progress += e->moved;
     e->moved = false;
     if (atomic_load_explicit(&e->nsubmitted, memory_order_relaxed)) take_submitted(e);
     bool looks = e->look || e->threadless || ++e->passes % PASSES_PER_LOOK == 0;
@@ -289,6 +290,7 @@ static void engine_free(cmo_engine *e)
     free(e->xfers);
     free(e->xfer_generation);
     pthread_mutex_destroy(&e->lock);
+    pthread_mutex_destroy(&e->driving);
     free(e);
 }
 
@@ -321,9 +323,9 @@ cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
     e->nlocal = w->nlocal;
     e->share = w->share;
     e->remote = w->remote;
-    e->next_id = 4; /* 1, 2 and 3 are the world's and its parts' */
     e->epoll = e->thread_epoll = e->thread_bell = -1;
     pthread_mutex_init(&e->lock, NULL);
+    pthread_mutex_init(&e->driving, NULL);
     cmo_node *lists[] = {&e->channels, &e->comms, &e->busy, &e->retired, &e->orphans, &e->points, &e->submitted};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) cmo_list_init(lists[i]);
     cmo_err err = engine_tables(e, w);
@@ -339,9 +341,9 @@ cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
     int64_t spin = e->tunables.spin_us >= 0 ? e->tunables.spin_us * 1000 : crowded ? 20000 : 50000;
     e->asleep = &cmo_window_base(e->window)->asleep;
     if (!e->threadless && (err = engine_epoll(e)) != CMO_OK) goto fail;
-    e->waiter = (cmo_waiter){.epoll = e->epoll, .asleep = e->asleep, .spin = spin, .crowded = crowded,
+    e->waiter = (cmo_waiter){.epoll = e->epoll, .asleep = e->asleep, .spin = spin, .crowded = crowded, .progress = &e->progress,
                              .interrupted = w->interrupted, .interrupt_ctx = w->interrupt_ctx};
-    e->thread_waiter = (cmo_waiter){.epoll = e->epoll, .asleep = e->asleep, .spin = 0, .crowded = crowded};
+    e->thread_waiter = (cmo_waiter){.epoll = e->epoll, .asleep = e->asleep, .spin = 0, .crowded = crowded, .progress = &e->progress};
     if ((err = engine_world(e, w)) != CMO_OK) goto fail;
     if (!e->threadless && (err = cmo_engine_start_thread(e)) != CMO_OK) goto fail;
     *out = e;

@@ -87,7 +87,7 @@ cmo_err cmo_probe_start(cmo_op *op, cmo_comm *comm, int source, int64_t tag, dou
 /* Look without waiting. CMO_AGAIN: no such message. */
 cmo_err cmo_probe_now(cmo_comm *comm, int source, int64_t tag, cmo_status *status);
 
-/* Become the driver, and stop being it: around changes to communicators from outside a call. Waits for the driver that there is. */
+/* Keep the driver, if there is one, between two passes: around changes to communicators. Any thread; waits for the end of a pass. */
 void cmo_engine_enter(cmo_engine *e);
 void cmo_engine_leave(cmo_engine *e);
 
@@ -96,7 +96,6 @@ void cmo_engine_leave(cmo_engine *e);
 /* What each member contributes to making a child communicator, exchanged by an allgather that the caller makes. */
 typedef struct cmo_member {
     int64_t color, key;      /* color < 0: this rank will not be a member of any child */
-    uint64_t next_id;        /* the least communicator id that is free here */
     uint64_t piece_offset;   /* of the piece reserved for the child in this rank's window; 0: none */
     int64_t error;           /* cmo_err of the reservation */
 } cmo_member;

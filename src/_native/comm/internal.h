@@ -108,6 +108,8 @@ void cmo_failure_text(cmo_comm *comm, char *out, size_t n); /* the explanation f
 
 /* ------------------------------------------------------------------ engine.c, drive.c, point.c */
 
+enum { CMO_CLOSED_IDS = 256 };
+
 struct cmo_engine {
     int rank, size;
     uint32_t generation;
@@ -131,7 +133,8 @@ struct cmo_engine {
     const cmo_collectives *collectives;
     cmo_node comms, busy;
     cmo_comm *world;
-    uint64_t next_id;
+    uint64_t closed_ids[CMO_CLOSED_IDS]; /* of communicators closed here lately: what comes for them is dropped */
+    unsigned nclosed;
     cmo_node retired;            /* closed communicators whose piece a member may still touch */
     cmo_node orphans;            /* messages for communicators that do not exist here yet */
     cmo_node points;             /* point-to-point calls in progress */
@@ -143,10 +146,13 @@ struct cmo_engine {
     /* Who drives. */
     _Atomic uint32_t role;       /* 1: there is a driver */
     _Atomic uint32_t nsubmitted;
+    _Atomic uint32_t nwanting;   /* threads that wait for `driving` */
+    pthread_mutex_t driving;     /* held by the driver, and by who changes something between its passes */
     pthread_mutex_t lock;        /* protects submitted, and `waited` of ops */
     cmo_node submitted;
     int running;                 /* calls in progress; the driver's */
     bool moved;                  /* something has, in this pass */
+    uint64_t progress;           /* passes in which something had */
     bool look;                   /* look at deadlines, abort words and deaths in the next pass */
     unsigned passes;
     cmo_waiter waiter, thread_waiter; /* of threads that call, and of the progress thread */
@@ -158,7 +164,7 @@ struct cmo_engine {
 };
 
 static inline int64_t cmo_engine_now(cmo_engine *e) { return e->now ? e->now(e->now_ctx) : cmo_now(); }
-cmo_comm *cmo_engine_find(cmo_engine *e, uint32_t id);
+cmo_comm *cmo_engine_find(cmo_engine *e, uint64_t id);
 void cmo_engine_attach(cmo_engine *e, cmo_comm *comm); /* into the list */
 void cmo_engine_submit(cmo_engine *e, cmo_op *op);     /* hand over a call, whoever drives */
 cmo_err cmo_point_step(cmo_op *op);
@@ -172,7 +178,7 @@ void cmo_engine_release(cmo_engine *e);                /* free everything */
 /* ------------------------------------------------------------------ comm.c */
 
 /* world, host: [size], copied. piece_offset: [size] of each member's piece in its own window, 0: none. */
-cmo_err cmo_comm_create(cmo_comm **out, cmo_engine *e, uint32_t id, const int *world, const int *host, int size, int rank,
+cmo_err cmo_comm_create(cmo_comm **out, cmo_engine *e, uint64_t id, const int *world, const int *host, int size, int rank,
                         const uint64_t *piece_offset, cmo_comm *outer);
 void cmo_comm_free(cmo_comm *comm);
 size_t cmo_comm_piece_bytes(const cmo_engine *e);

@@ -139,7 +139,7 @@ static cmo_err match_buffer(cmo_xfer *x, const cmo_header *h, const uint64_t *sh
         memcpy(x->got_shape, shape, h->ndim * sizeof *shape);
     }
     if (x->allocate) {
-        cmo_layout layout = {.dtype = h->dtype, .ndim = h->ndim, .shape = x->got_shape, .extra = h->extra, .source = source, .tag = h->tag};
+        cmo_layout layout = {.dtype = h->dtype, .ndim = h->ndim, .shape = x->got_shape, .extra = (uint32_t)h->fingerprint, .source = source, .tag = h->tag};
         void *address = NULL;
         CMO_TRY(x->allocate(x->allocate_ctx, &layout, &address));
         x->buffer = address;
@@ -216,6 +216,13 @@ static bool match_disagrees(cmo_comm *comm, const cmo_header *h, int source)
     return true;
 }
 
+static bool is_closed(const cmo_engine *e, uint64_t id)
+{
+    for (int i = 0; i < CMO_CLOSED_IDS; i++)
+        if (e->closed_ids[i] == id) return true;
+    return false;
+}
+
 void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shape, cmo_xfer **x, cmo_early **early)
 {
     cmo_engine *e = c->engine;
@@ -235,8 +242,8 @@ void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shap
             }
         }
         where = &comm->early;
-    } else if (h->comm < e->next_id) {
-        return; /* for a communicator that this rank has closed */
+    } else if (is_closed(e, h->comm)) {
+        return;
     }
     cmo_early *m = early_new(c, h, shape);
     if (!m) {
@@ -246,6 +253,17 @@ void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shap
     cmo_list_append(where, &m->node);
     e->moved = true;
     *early = m;
+}
+
+/* Messages that came before this rank made their call have waited unlooked at. */
+void cmo_check_early(cmo_op *op)
+{
+    cmo_comm *comm = op->comm;
+    CMO_EACH(n, &comm->early) {
+        cmo_early *m = CMO_ENTRY(n, cmo_early, node);
+        if (m->header.space != CMO_COLLECTIVE || m->header.seq != op->seq) continue;
+        if (match_disagrees(comm, &m->header, cmo_comm_rank_of(comm, m->channel->peer))) return;
+    }
 }
 
 void cmo_match_posted(cmo_comm *comm, cmo_xfer *x)

@@ -58,6 +58,9 @@ void cmo_send_ready(cmo_xfer *x, uint64_t ready); /* raise `ready` */
 static inline bool cmo_moved(const cmo_xfer *x) { return x->state == CMO_X_DONE; }
 static inline bool cmo_matched(const cmo_xfer *x) { return x->state >= CMO_X_MOVING; } /* a receive whose sender's header is known */
 
+/* A collective has got its fingerprint: does a message that came before it belong to another call? Then the communicator fails. */
+void cmo_check_early(struct cmo_op *op);
+
 /* Take a transfer back, in whatever state: its buffer is not touched afterwards. */
 void cmo_xfer_cancel(cmo_xfer *x);
 

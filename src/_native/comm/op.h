@@ -27,6 +27,7 @@ struct cmo_op {
     uint64_t seq;               /* number of this collective in its communicator, from 1 */
     uint64_t fingerprint;       /* of this call and all before it in the communicator */
     int pc;
+    unsigned advanced;          /* waits that it has passed: whether it is getting on */
     void *state;                /* zeroed at the start; inline_state or heap */
     cmo_op *child;              /* a collective that this one makes, in this or another communicator */
     cmo_node xfers;             /* transfers posted and not done */

@@ -10,7 +10,7 @@ static cmo_xfer *transfer_of(cmo_op *op) { return (cmo_xfer *)(void *)op->inline
 
 static void status_of(cmo_status *s, int source, const cmo_header *h, const uint64_t *shape)
 {
-    *s = (cmo_status){.source = source, .tag = h->tag, .bytes = h->length, .dtype = h->dtype, .extra = h->extra, .ndim = h->ndim};
+    *s = (cmo_status){.source = source, .tag = h->tag, .bytes = h->length, .dtype = h->dtype, .extra = (uint32_t)h->fingerprint, .ndim = h->ndim};
     if (h->ndim) memcpy(s->shape, shape, h->ndim * sizeof *shape);
 }
 
@@ -87,7 +87,7 @@ cmo_err cmo_send_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double 
     x->buffer = (uint8_t *)(uintptr_t)m->buffer;
     x->length = x->ready = x->header.length = m->bytes;
     x->header.dtype = (uint8_t)m->dtype;
-    x->header.extra = m->extra;
+    x->header.fingerprint = m->extra;
     x->header.ndim = (uint8_t)m->ndim;
     x->shape = m->shape;
     cmo_op_launch(op);

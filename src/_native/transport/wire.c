@@ -18,15 +18,14 @@ void cmo_header_write(uint8_t out[CMO_HEADER_BYTES], const cmo_header *h)
     out[1] = h->space;
     out[2] = h->dtype;
     out[3] = h->ndim;
-    put(out + 4, h->comm, 4);
-    put(out + 8, h->seq, 8);
-    put(out + 16, (uint64_t)h->tag, 8);
-    put(out + 24, h->length, 8);
-    put(out + 32, h->id, 8);
-    put(out + 40, h->aux, 8);
-    put(out + 48, h->fingerprint, 8);
-    put(out + 56, h->generation, 4);
-    put(out + 60, h->extra, 4);
+    put(out + 4, h->generation, 4);
+    put(out + 8, h->comm, 8);
+    put(out + 16, h->seq, 8);
+    put(out + 24, (uint64_t)h->tag, 8);
+    put(out + 32, h->length, 8);
+    put(out + 40, h->id, 8);
+    put(out + 48, h->aux, 8);
+    put(out + 56, h->fingerprint, 8);
 }
 
 cmo_err cmo_header_parse(cmo_header *h, const uint8_t in[CMO_HEADER_BYTES])
@@ -35,15 +34,14 @@ cmo_err cmo_header_parse(cmo_header *h, const uint8_t in[CMO_HEADER_BYTES])
     h->space = in[1];
     h->dtype = in[2];
     h->ndim = in[3];
-    h->comm = (uint32_t)get(in + 4, 4);
-    h->seq = get(in + 8, 8);
-    h->tag = (int64_t)get(in + 16, 8);
-    h->length = get(in + 24, 8);
-    h->id = get(in + 32, 8);
-    h->aux = get(in + 40, 8);
-    h->fingerprint = get(in + 48, 8);
-    h->generation = (uint32_t)get(in + 56, 4);
-    h->extra = (uint32_t)get(in + 60, 4);
+    h->generation = (uint32_t)get(in + 4, 4);
+    h->comm = get(in + 8, 8);
+    h->seq = get(in + 16, 8);
+    h->tag = (int64_t)get(in + 24, 8);
+    h->length = get(in + 32, 8);
+    h->id = get(in + 40, 8);
+    h->aux = get(in + 48, 8);
+    h->fingerprint = get(in + 56, 8);
     if (h->kind < CMO_EAGER || h->kind >= CMO_NFRAMES) return cmo_fail(CMO_EPROTO, "a frame of unknown kind %u", h->kind);
     if (h->space >= CMO_NSPACES) return cmo_fail(CMO_EPROTO, "a frame of unknown space %u", h->space);
     if (h->length > (uint64_t)INT64_MAX || h->aux > (uint64_t)INT64_MAX)

@@ -2,13 +2,13 @@
  *
  * A link carries frames, each a header of 64 bytes, little-endian:
  *
- *      0      1      2      3      4             8                    16                   24
- *     +------+------+------+------+-------------+--------------------+--------------------+--------------------+
- *     | kind | space| dtype| ndim |    comm     |        seq         |        tag         |       length       |
- *     +------+------+------+------+-------------+--------------------+--------------------+--------------------+
- *     |            id             |            aux            |       fingerprint         | generation | extra |
- *     +---------------------------+---------------------------+---------------------------+------------+-------+
- *     32                          40                          48                          56           60      64
+ *      0      1      2      3      4            8                    16                   24                   32
+ *     +------+------+------+------+------------+--------------------+--------------------+--------------------+
+ *     | kind | space| dtype| ndim | generation |        comm        |        seq         |        tag         |
+ *     +------+------+------+------+------------+--------------------+--------------------+--------------------+
+ *     |          length           |            id             |            aux            |      fingerprint   |
+ *     +---------------------------+---------------------------+---------------------------+--------------------+
+ *     32                          40                          48                          56                   64
  *
  * then `ndim` shape entries of 8 bytes, then the payload.
  *
@@ -22,7 +22,8 @@
  *     BYE      | 0, 0                        | 0                   | 0                  | none: the sender has closed `comm`
  *
  * `space` says how a message is matched: in COLLECTIVE by (comm, source, seq, tag = phase and step of the algorithm), in POINT by (comm,
- * source, tag = the user's). `extra` is the caller's: for POINT, whether the message is a pickled object. */
+ * source, tag = the user's). `fingerprint` is that of the call in COLLECTIVE; in POINT it is the sender's own word (whether the message is a
+ * pickled object). */
 #ifndef CMO_WIRE_H
 #define CMO_WIRE_H
 
@@ -38,11 +39,10 @@ typedef enum { CMO_POINT, CMO_COLLECTIVE, CMO_NSPACES } cmo_space;
 
 typedef struct cmo_header {
     uint8_t kind, space, dtype, ndim;
-    uint32_t comm;
-    uint64_t seq;
+    uint32_t generation;
+    uint64_t comm, seq;
     int64_t tag;
     uint64_t length, id, aux, fingerprint;
-    uint32_t generation, extra;
 } cmo_header;
 
 void cmo_header_write(uint8_t out[CMO_HEADER_BYTES], const cmo_header *h);
