@@ -84,7 +84,7 @@ def test_run_and_help_import_nothing_heavy() -> None:
     code = """
 import sys
 from commops import cli
-for arguments in ("run missing.py", "--help", "run --help", "train iris --help", "bench --help", "doctor --help"):
+for arguments in ("run missing.py", "--help", "run --help", "train iris --help", "doctor --help"):
     try:
         cli.main(arguments.split())
     except SystemExit:

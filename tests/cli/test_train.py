@@ -28,7 +28,8 @@ def test_two_ranks_train_and_leave_everything_in_the_folder(commops: Run, tmp_pa
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     config = json.loads((folder / "config.json").read_text())
     assert config == {
-        "epochs": 3, "batch_size": 40, "learning_rate": 0.2, "momentum": 0.9, "held_out": 0.2, "seed": 4, "ranks": 2,
+        "epochs": 3, "batch_size": 40, "learning_rate": 0.2, "momentum": 0.9, "held_out": 0.2, "seed": 4,
+        "ranks": 2,
     }  # fmt: skip
     for name in ("loss.png", "accuracy.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG\r\n")

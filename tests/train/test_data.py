@@ -69,5 +69,5 @@ def test_held_out_samples_are_of_every_class_and_leak_nothing() -> None:
 
 
 def test_a_split_that_leaves_a_class_out_is_refused() -> None:
-    with pytest.raises(ValueError, match="held_out=0.1 does not"):
+    with pytest.raises(ValueError, match=r"held_out=0\.1 does not"):
         standardised_split(np.zeros((6, 2)), np.array([0, 0, 1, 1, 2, 2]), held_out=0.1, seed=0)

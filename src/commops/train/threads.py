@@ -17,22 +17,23 @@ __all__ = ["limited_threads"]
 def limited_threads(comm: Comm) -> Iterator[int]:
     """Share the host's usable cores among its ranks.
 
-    A BLAS takes every core that it sees, in each rank, and the ranks then wait for each other's threads.
-    Where threadpoolctl is not installed nothing is changed; `commops run` sets ``OMP_NUM_THREADS`` in any
-    case.
+    A BLAS takes every core that it sees, in each rank, and the ranks then wait for each other's threads. A limit
+    that is lower already is kept. Where threadpoolctl is not installed nothing is changed; `commops run` sets
+    ``OMP_NUM_THREADS`` in any case.
 
     Yields
     ------
     int
-        Threads per rank.
+        Threads that a rank may use.
     """
     threads = max(1, len(os.sched_getaffinity(0)) // comm.local_size)
     try:
-        from threadpoolctl import (
-            threadpool_limits,  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from threadpoolctl import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
+            threadpool_info,
+            threadpool_limits,
         )
     except ImportError:
         yield threads
         return
-    with threadpool_limits(limits=threads):
+    with threadpool_limits({pool["prefix"]: min(threads, pool["num_threads"]) for pool in threadpool_info()}):
         yield threads
