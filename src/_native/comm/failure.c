@@ -299,14 +299,34 @@ static uint64_t first_difference(const cmo_comm *c, uint64_t seq)
     return seq;
 }
 
-bool cmo_failure_settled(cmo_comm *comm)
+/* Where ranks that made different calls all wait, no message between them has shown it. What they say when the deadline has
+ * passed does. */
+static void reconsider_deadline(cmo_comm *c)
 {
-    cmo_comm *c = outermost(comm);
+    if (c->failed != CMO_ETIMEOUT || !c->told) return;
+    uint64_t seq = first_difference(c, c->failed_seq + 1);
+    if (seq > c->failed_seq) return;
+    c->failed = CMO_EMISMATCH;
+    c->failed_seq = seq;
+    if (c->local_comm) c->local_comm->failed = c->failed;
+    if (c->cross_comm) c->cross_comm->failed = c->failed;
+}
+
+static bool all_have_told(cmo_comm *c)
+{
     bool asks = c->failed == CMO_EMISMATCH || (c->failed == CMO_ETIMEOUT && !c->piece);
     if (!asks || !c->told || cmo_engine_now(c->engine) >= c->settle) return true;
     uint64_t seq = c->failed == CMO_EMISMATCH ? first_difference(c, c->failed_seq) : c->failed_seq;
     for (int r = 0; r < c->size; r++)
         if (!has_told(c, r, seq)) return false;
+    return true;
+}
+
+bool cmo_failure_settled(cmo_comm *comm)
+{
+    cmo_comm *c = outermost(comm);
+    if (!all_have_told(c)) return false;
+    reconsider_deadline(c);
     return true;
 }
 
