@@ -37,7 +37,8 @@ demo: $(BUILD)/demo/installed
 
 $(BUILD)/demo/installed: $(SOURCES)
 	$(PYTHON) -m venv "$(BUILD)/demo"
-	"$(BUILD)/demo/bin/python" -m pip install '.[train]'
+	@echo 'commops and what it needs go into $(BUILD)/demo: a minute or two'
+	"$(BUILD)/demo/bin/python" -m pip install --quiet '.[train]'
 	touch $@
 
 # ---------------------------------------------------------------- what a developer does
@@ -46,13 +47,14 @@ $(BUILD)/demo/installed: $(SOURCES)
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "commops needs Python 3.11 or newer")'
 	$(PYTHON) -m venv "$(VENV)"
-	"$(VENV)/bin/python" -m pip install --upgrade 'pip>=25.1'
-	"$(VENV)/bin/python" -m pip install --group dev
+	@echo 'Tools go into $(VENV): a minute or two'
+	"$(VENV)/bin/python" -m pip install --quiet --upgrade 'pip>=25.1'
+	"$(VENV)/bin/python" -m pip install --quiet --group dev
 	touch $@
 
 # Installed as users have it, but out of a build folder that is kept, so that only what has changed is compiled.
 $(BUILD)/installed: $(VENV)/ready $(SOURCES)
-	$(IN_VENV) pip install --no-build-isolation -Cbuild-dir="$(BUILD)/wheel" '.[train,redis,bfloat16]'
+	$(IN_VENV) pip install --quiet --no-build-isolation -Cbuild-dir="$(BUILD)/wheel" '.[train,redis,bfloat16]'
 	touch $@
 
 test: test-native test-python
@@ -116,9 +118,9 @@ bench: $(BUILD)/installed
 
 editable: $(VENV)/ready
 	$(PYTHON) -m venv "$(BUILD)/editable"
-	"$(BUILD)/editable/bin/python" -m pip install --upgrade 'pip>=25.1'
-	"$(BUILD)/editable/bin/python" -m pip install --group dev
-	PATH="$(BUILD)/editable/bin:$$PATH" pip install --no-build-isolation -Cbuild-dir="$(BUILD)/editable-build" \
+	"$(BUILD)/editable/bin/python" -m pip install --quiet --upgrade 'pip>=25.1'
+	"$(BUILD)/editable/bin/python" -m pip install --quiet --group dev
+	PATH="$(BUILD)/editable/bin:$$PATH" pip install --quiet --no-build-isolation -Cbuild-dir="$(BUILD)/editable-build" \
 	    --editable '.[train,redis,bfloat16]'
 	@echo 'Ready: . $(BUILD)/editable/bin/activate'
 

@@ -54,7 +54,8 @@ OTHERS = {
 }
 
 FUNCTIONS = {
-    "init": "(rendezvous=None, *, rank=None, size=None, transport='auto', timeout=60.0, token=None, tls=None)",
+    "init": "(rendezvous=None, *, rank=None, size=None, transport='auto', timeout=60.0, token=None,"
+    " tls=None)",
     "launch": "(fn, n, *args, transport='auto', timeout=None, **kwargs)",
 }
 
