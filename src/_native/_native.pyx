@@ -8,10 +8,7 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-import hmac
 import os
-
-import numpy as np
 
 from commops import errors
 
@@ -22,6 +19,9 @@ cdef extern from "<stdbool.h>":
 
 cdef extern from "<pthread.h>" nogil:
     int pthread_atfork(void (*)() noexcept, void (*)() noexcept, void (*)() noexcept)
+
+cdef extern from * nogil:
+    const char *COMMOPS_VERSION  # of the build
 
 cdef extern from "commops.h" nogil:
     ctypedef enum cmo_err:
@@ -194,7 +194,7 @@ cdef extern from "commops.h" nogil:
 KINDS = {cmo_kind_name(<cmo_kind>i).decode(): i for i in range(CMO_NKINDS)}
 OPS = {cmo_redop_name(<cmo_redop>i).decode(): i for i in range(CMO_NOPS)}
 DTYPES = [cmo_dtype_name(<cmo_dtype>i).decode() for i in range(CMO_NDTYPES)]
-MEMBER_BYTES = sizeof(cmo_member)
+VERSION = COMMOPS_VERSION.decode()
 ANY = CMO_ANY
 
 # How often this process is a fork of the one that it was: an engine belongs to one process.
@@ -312,6 +312,8 @@ cdef class Block:
 
 cdef cbool mac(void *token, const uint8_t *data, size_t n, uint8_t *out) noexcept with gil:
     try:
+        import hmac
+
         digest = hmac.digest(<object>token, data[:n], "sha256")
         memcpy(out, <const uint8_t *><const char *>digest, 32)
         return True

@@ -29,8 +29,8 @@ OPS: Final[dict[str, int]]
 DTYPES: Final[list[str]]
 """Name of each dtype as NumPy spells it, in the order of their numbers."""
 
-MEMBER_BYTES: Final[int]
-"""Size of what `Comm.offer` returns."""
+VERSION: Final[str]
+"""The version that was built."""
 
 ANY: Final[int]
 """Any source, or any tag."""

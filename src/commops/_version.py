@@ -1,10 +1,7 @@
-"""The version, as installed."""
+"""The version that was built. It stands in pyproject.toml; the build puts it into the core."""
 
-from importlib.metadata import PackageNotFoundError, version
+from commops._core import native
 
 __all__ = ["__version__"]
 
-try:
-    __version__ = version("commops")
-except PackageNotFoundError:  # used from a build folder
-    __version__ = "0+unknown"
+__version__: str = native.VERSION

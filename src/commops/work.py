@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from commops._core import native
 from commops.errors import CommTimeoutError
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["Work"]
 
@@ -112,6 +114,8 @@ class Work(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         """Let other tasks of the event loop run until the call has ended."""
+        import asyncio  # whoever awaits has it loaded; others need not wait for it
+
         for call in self._calls:
             if call.done:
                 continue
