@@ -17,7 +17,7 @@ __all__ = ["limited_threads"]
 def limited_threads(comm: Comm) -> Iterator[int]:
     """Share the host's usable cores among its ranks.
 
-    A BLAS takes every core that it sees, in each rank, and the ranks then wait for each other's threads. A limit
+    In each rank, a BLAS takes every core that it sees, and ranks then wait for each other's threads. A limit
     that is lower already is kept. Where threadpoolctl is not installed nothing is changed; `commops run` sets
     ``OMP_NUM_THREADS`` in any case.
 
