@@ -376,9 +376,11 @@ def scatter(at: Place, x: object, root: object, out: object, counts: Counts | No
         raise TypeError("x must be an array at root, not None")
     array = array_of(x)
     shape = _block_shape(array, at.size, rows, at.rank, "scatter", "counts")
-    if rows is not None and (rows != rows[0]).any() and 0 in array.shape[1:]:
+    if rows is not None and 0 in array.shape[1:]:
         # Counts travel in elements, so a rank could not tell how many of these rows are its own.
-        raise ValueError(f"scatter: rows of shape {array.shape[1:]} have no elements, and counts {rows.tolist()} differ")
+        if (rows != rows[0]).any():
+            raise ValueError(f"scatter: rows of shape {array.shape[1:]} have no elements, and counts {rows.tolist()} differ")
+        rows = None
     target = Target(out, shape, array.dtype, array)
     if target.out is target.array and np.may_share_memory(target.array, array):
         target.array = np.empty(shape, array.dtype)
