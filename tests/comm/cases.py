@@ -171,8 +171,9 @@ def start(comm: commops.Comm, case: Case) -> Callable[[], tuple[Array | None, bo
     given: Any = x
     if case.call == "scatter" and comm.rank != case.root:
         given = None
-    if case.call == "broadcast" and comm.rank != case.root:
-        given = None if case.out == "none" else room(comm, case.out, case.shape, mine.dtype)
+    if case.call == "broadcast":
+        target = None if case.out == "none" else room(comm, case.out, case.shape, mine.dtype)
+        given = x if comm.rank == case.root else target
     arguments: dict[str, Any] = {}
     if case.call in ROOTED:
         arguments["root"] = case.root

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from .layouts import FEW, Layout
-from .world import Nursery, World
+from .world import TIMEOUT, Nursery, World
 
 @pytest.fixture(scope="session")
 def nursery() -> Iterator[Nursery]:
@@ -36,7 +36,7 @@ def fresh(nursery: Nursery) -> Iterator[Callable[..., World]]:
     """Make worlds that one test may break."""
     made: list[World] = []
 
-    def world(layout: Layout, *, timeout: float = 30.0) -> World:
+    def world(layout: Layout, *, timeout: float = TIMEOUT) -> World:
         made.append(nursery.world(layout, timeout=timeout))
         return made[-1]
 

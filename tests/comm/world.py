@@ -25,6 +25,8 @@ import commops
 from .layouts import Layout
 from .nursery import WHERE, dumps
 
+# Seconds of each call. Shorter where examples that hang are to be shrunk by hand.
+TIMEOUT = float(os.environ.get("COMM_TEST_TIMEOUT", "30"))
 PATIENCE = 90.0  # seconds after which a program on ranks counts as hanging; each call gives up long before
 
 
@@ -43,7 +45,7 @@ class Nursery:
                 env=environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
             )
 
-    def world(self, layout: Layout, *, timeout: float = 30.0) -> World:
+    def world(self, layout: Layout, *, timeout: float = TIMEOUT) -> World:
         """Start the ranks of a layout. `timeout` is that of their calls."""
         return World(self._start, layout, timeout)
 
