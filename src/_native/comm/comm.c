@@ -255,6 +255,9 @@ void cmo_comm_close(cmo_comm *c)
     if (c->closed) return;
     cmo_engine *e = c->engine;
     c->closed = true;
+    CMO_EACH(n, &c->queue) cmo_op_abandon(CMO_ENTRY(n, cmo_op, node));
+    CMO_EACH(n, &e->points)
+        if (CMO_ENTRY(n, cmo_op, node)->comm == c) cmo_op_abandon(CMO_ENTRY(n, cmo_op, node));
     for (int r = 0; r < c->size && !c->outer; r++) {
         cmo_channel *channel = r == c->rank ? NULL : e->channel[c->world[r]];
         if (channel && !channel->gone) {

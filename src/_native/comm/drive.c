@@ -409,11 +409,7 @@ static cmo_comm *any_open(cmo_engine *e)
 void cmo_engine_destroy(cmo_engine *e)
 {
     thread_stop(e);
-    for (cmo_comm *c; (c = any_open(e));) {
-        CMO_EACH(n, &c->queue) cmo_op_abandon(CMO_ENTRY(n, cmo_op, node));
-        cmo_comm_close(c);
-    }
-    CMO_EACH(n, &e->points) cmo_op_abandon(CMO_ENTRY(n, cmo_op, node));
+    for (cmo_comm *c; (c = any_open(e));) cmo_comm_close(c);
     if (!e->threadless) flush(e);
     cmo_engine_release(e);
 }

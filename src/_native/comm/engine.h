@@ -104,7 +104,8 @@ typedef struct cmo_member {
 cmo_err cmo_comm_offer(cmo_comm *parent, int64_t color, int64_t key, cmo_member *own);
 /* Build the child from all members' contributions ([parent->size], in rank order). *out is NULL for a color < 0. Frees the reservation on failure. */
 cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **out);
-/* No more calls from this rank. Peers that still wait for it are told. The struct is freed by the engine. */
+/* No more calls from this rank; those in progress end with CMO_EREVOKED. Peers that still wait for it are told. The struct is freed by the
+ * engine. */
 void cmo_comm_close(cmo_comm *comm);
 
 /* Break the communicator: every call of every member in it fails with this error. For the driver. */
