@@ -523,7 +523,7 @@ cdef class Comm:
         return 0
 
     cdef tuple lost(self):
-        return tuple([r for r in range(self.comm.size) if self.comm.lost[r]])
+        return () if self.closed else tuple([r for r in range(self.comm.size) if self.comm.lost[r]])
 
     cdef Call prepare(self, int kind, int op, int dtype, int root, array, out, uint64_t count, counts, recv_counts,
                       bint exchange, tuple shape, alloc):

@@ -177,6 +177,7 @@ static bool hand_over(cmo_engine *e, cmo_op *op)
 
 static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
 {
+    op->engine = comm->engine;
     op->comm = comm;
     op->step = NULL;
     op->finish = NULL;
@@ -195,7 +196,7 @@ static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
 
 cmo_err cmo_op_wait(cmo_op *op, double seconds)
 {
-    cmo_engine *e = op->comm->engine;
+    cmo_engine *e = op->engine;
     int64_t until = cmo_deadline(seconds);
     while (!op_ended(op)) {
         bool mine = role_take(e);
@@ -274,7 +275,7 @@ static cmo_err wait_for_driver(cmo_engine *e, cmo_op *op)
 
 static cmo_err run(cmo_op *op)
 {
-    cmo_engine *e = op->comm->engine;
+    cmo_engine *e = op->engine;
     if (!role_take(e)) {
         op->shared = true;
         if (!hand_over(e, op)) return wait_for_driver(e, op);
@@ -290,7 +291,7 @@ static cmo_err run(cmo_op *op)
 
 void cmo_op_launch(cmo_op *op)
 {
-    cmo_engine *e = op->comm->engine;
+    cmo_engine *e = op->engine;
     if (e->threadless) {
         cmo_engine_submit(e, op);
     } else if (role_take(e)) {

@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 
 struct cmo_comm;
+struct cmo_engine;
 struct cmo_algorithm;
 typedef struct cmo_op cmo_op;
 typedef struct cmo_status cmo_status;
@@ -20,7 +21,8 @@ enum { CMO_OP_INLINE_STATE = 512 };
 
 struct cmo_op {
     cmo_call call;
-    struct cmo_comm *comm;
+    struct cmo_engine *engine;
+    struct cmo_comm *comm;      /* may be freed once the op has ended */
     cmo_err (*step)(cmo_op *);
     void (*finish)(cmo_op *);   /* frees what the state owns, once, however the op ended; may be NULL */
     const struct cmo_algorithm *algorithm;
