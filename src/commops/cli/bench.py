@@ -114,8 +114,8 @@ def _report(rows: list[Row], settings: dict[str, Any], folder: Path) -> None:
     (folder / "bench.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     title = f"{settings['ranks']} ranks, transport {settings['transport']}"
     console = Console(file=sys.stdout)
-    for table in chart.tables(rows):
-        console.print(table, highlight=False)
+    for part in chart.tables(rows):
+        console.print(part, highlight=False)
     drawn = "bench.json"
     if any(row.bytes for row in rows):
         try:

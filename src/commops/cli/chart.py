@@ -26,7 +26,7 @@ def _three_digits(value: float) -> str:
 
 
 def tables(rows: Sequence[Row]) -> list[Table | str]:
-    """Return, for printing, a table of microseconds and one of GB/s, and a line for what has no size.
+    """Return what to print: headings, a table of microseconds and one of GB/s, a line for what has no size.
 
     Tables have a line for each size and a column for each operation.
     """
@@ -34,24 +34,18 @@ def tables(rows: Sequence[Row]) -> list[Table | str]:
     found: list[Table | str] = []
     if sized:
         found += [
-            _table(
-                sized,
-                "microseconds a call (pingpong: a round trip)",
-                lambda row: _three_digits(row.microseconds),
-            ),
-            _table(
-                sized,
-                "GB/s, of what one rank contributes (pingpong: both ways)",
-                lambda row: f"{row.gigabytes_per_second:.2f}",
-            ),
+            "microseconds a call (pingpong: a round trip)",
+            _table(sized, lambda row: _three_digits(row.microseconds)),
+            "GB/s of what one rank contributes (pingpong: both ways)",
+            _table(sized, lambda row: f"{row.gigabytes_per_second:.2f}"),
         ]
     found += [f"{row.op}: {_three_digits(row.microseconds)} microseconds" for row in rows if not row.bytes]
     return found
 
 
-def _table(rows: Sequence[Row], title: str, show: Callable[[Row], str]) -> Table:
+def _table(rows: Sequence[Row], show: Callable[[Row], str]) -> Table:
     # Eight columns into 80 characters.
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("bytes", justify="right", style="bold", no_wrap=True)
     ops = list(dict.fromkeys(row.op for row in rows))
     for op in ops:
