@@ -25,6 +25,8 @@ from commops.rendezvous import (
     open_store,
 )
 
+from .ranks import Ranks
+
 KINDS = ("hash", "file", "tcp", "unix", "redis")
 PREFIX_KINDS = tuple(f"prefix-{kind}" for kind in KINDS)
 
@@ -109,3 +111,17 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield f"redis://127.0.0.1:{port}"
         finally:
             server.terminate()
+
+
+@pytest.fixture(scope="module")
+def _nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    ranks = Ranks(tmp_path_factory.mktemp("ranks"))
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture
+def ranks(_nursery: Ranks) -> Iterator[Ranks]:
+    """Plain processes to be ranks. Those that a test leaves running end with it."""
+    yield _nursery
+    _nursery.end()

@@ -20,7 +20,7 @@ import dataclasses
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,8 @@ __all__ = ["World", "alone", "meet"]
 _OWN_TUNABLES = frozenset({"spin_us", "socket_bytes", "user_timeout_ms", "handshake_ms"})
 
 _EARLY = 0.9  # of the time is for waiting; the rest is for telling the others that it was in vain
-_GRACE = 1.0  # seconds for a last word when the time is over
+_GRACE = 1.0  # seconds for a call to the store when things go wrong
+_LAST_WORD = 0.2  # seconds that rank 0 stays for others to hear that it was in vain, when the time is over
 _PARTING = 5.0  # seconds that rank 0 waits for the others to leave a store that it may serve
 _LOOK = (0.02, 0.2)  # seconds between looks at who has come: at first, at last
 _MOST_KEYS = 256  # in one wait
@@ -183,8 +184,8 @@ class _Plan:
     ----------
     job : str
         A random name for this world, 32 hexadecimal digits.
-    nonces : list of str
-        Of the cards that were there: to whom this applies.
+    nonces : dict of str
+        Of the cards that were read, by the rank (as JSON has it, in digits).
     cards : list of Card
         Of all ranks; empty where there is an error.
     key : str
@@ -194,7 +195,7 @@ class _Plan:
     """
 
     job: str
-    nonces: list[str]
+    nonces: dict[str, str]
     cards: list[Card]
     key: str = ""
     error: str = ""
@@ -220,7 +221,7 @@ class _Meeting:
                 raise (AuthenticationError if plan.authentication else RendezvousError)(plan.error)
             engine = self._join(plan, sockets)
         except Exception:
-            self._part(plan, _GRACE)
+            self._part(plan, min(max(self._deadline.remaining(), _LAST_WORD), _GRACE))
             raise
         self._part(plan, _PARTING)
         return World(engine, tuple(card.host_name for card in plan.cards))
@@ -248,34 +249,29 @@ class _Meeting:
     def _withdraw(self) -> None:
         """Take our card away, so that this rank may come here again."""
         with contextlib.suppress(RendezvousError):
-            self._store.delete(f"rank/{self._rank}", timeout=self._left(_GRACE))
+            self._store.delete(f"rank/{self._rank}", timeout=_GRACE)
 
     # ---- 2: the plan
 
     def _decide(self) -> _Plan:
         """As rank 0: read all cards, and publish what they make."""
         cards: dict[int, Card] = {}
-        job, key, failure = secrets.token_hex(16), "", None
+        error, authentication = "", False
         try:
             self._gather(cards)
-            key = "" if self._token else secrets.token_hex(32)
-        except RendezvousError as error:
-            failure = error
+        except RendezvousError as failure:
+            error, authentication = str(failure), isinstance(failure, AuthenticationError)
         plan = _Plan(
-            job,
-            nonces=[card.nonce for card in cards.values()],
-            cards=[] if failure else [cards[rank] for rank in range(self._size)],
-            key=key,
-            error=str(failure or ""),
-            authentication=isinstance(failure, AuthenticationError),
+            job=secrets.token_hex(16),
+            nonces={str(rank): card.nonce for rank, card in cards.items()},
+            cards=[] if error else [cards[rank] for rank in range(self._size)],
+            key="" if self._token or error else secrets.token_hex(32),
+            error=error,
+            authentication=authentication,
         )
-        value = seal(self._token, "world", dataclasses.asdict(plan))
-        try:
-            self._store.set("world", value, timeout=self._left(_GRACE))
-        except RendezvousError:
-            raise failure or RendezvousError(
-                f"rank 0 could not tell the others of the world at {self._store!r}"
-            ) from failure
+        self._store.set(
+            "world", seal(self._token, "world", dataclasses.asdict(plan)), timeout=self._left(_GRACE)
+        )
         return plan
 
     def _gather(self, cards: dict[int, Card]) -> None:
@@ -291,52 +287,72 @@ class _Meeting:
             pause = min(2 * pause, longest)
             if self._store.count("rank/", timeout=self._left(_GRACE)) > len(cards):
                 self._look(cards, missing)
-            self._listen_to_trouble(cards)
+            if len(cards) < self._size and (text := self._trouble([card.nonce for card in cards.values()])):
+                raise RendezvousError(text)
 
     def _look(self, cards: dict[int, Card], missing: Iterable[int]) -> None:
         """Take in the cards that have come."""
+        bad: RendezvousError | None = None
         for rank in missing:
             value = self._look_up(f"rank/{rank}")
-            if value is not None:
-                cards[rank] = Card.unpack(self._token, value, rank)
-        if cards.get(0) and (text := disagreement([cards[rank] for rank in sorted(cards)])):
+            try:
+                if value is not None:
+                    cards[rank] = Card.unpack(self._token, value, rank)
+            except RendezvousError as error:
+                bad = bad or error  # the answer is for those too whose cards can be read
+        if bad is not None:
+            raise bad
+        if 0 in cards and (text := disagreement([cards[rank] for rank in sorted(cards)])):
             raise RendezvousError(text)
 
-    def _listen_to_trouble(self, cards: dict[int, Card]) -> None:
-        """Hear of a process that has found its rank taken by one of ours."""
-        if len(cards) == self._size or not (value := self._look_up("trouble")):
-            return
-        trouble = unseal(self._token, "trouble", value, "another rank")
-        if trouble["nonce"] in {card.nonce for card in cards.values()}:
-            raise RendezvousError(trouble["text"])
+    def _trouble(self, nonces: Collection[str]) -> str:
+        """Return the complaint of a process that has found its rank taken by one of these."""
+        value = self._look_up("trouble")
+        if value is None:
+            return ""
+        trouble = unseal(self._token, "trouble", value, "a process that found its rank taken")
+        return str(trouble["text"]) if trouble["nonce"] in nonces else ""
 
     def _await_plan(self, card: Card) -> _Plan:
         """As another rank than 0: read what rank 0 has decided."""
         for _ in self._deadline.polls():
-            try:
-                value = self._store.get("world", timeout=self._left())
-            except RendezvousError as error:
-                raise self._unanswered(error) from error
-            fields = unseal(self._token, "world", value, "rank 0")
-            if card.nonce in fields["nonces"]:
+            fields = self._await_answer()
+            nonces = fields["nonces"]
+            if nonces.get(str(self._rank)) == card.nonce:
                 fields["cards"] = [Card.of(one, rank) for rank, one in enumerate(fields["cards"])]
                 return _Plan(**fields)
-        others = f"{self._store!r} holds rank 0's answer to {len(fields['nonces'])} other processes"
+            # Rank 0 may have given up before it saw us. An error that names another process of our rank is
+            # old.
+            if fields["error"] and str(self._rank) not in nonces:
+                fields["cards"] = []
+                return _Plan(**fields)
         raise RendezvousError(
-            f"{others} and none to this one, which is rank {self._rank} of {self._size}: of an earlier job,"
-            " or were they given another size?"
+            f"rank 0 has met {len(nonces)} other processes at {self._store!r}, but not this one, which is rank"
+            f" {self._rank} of {self._size}: in an earlier job, or were they given another size?"
         )
 
-    def _unanswered(self, error: RendezvousError) -> RendezvousError:
-        """Say who is missing, where that can still be found out."""
+    def _await_answer(self) -> dict[str, Any]:
+        """Wait for any answer of rank 0's, be it to others."""
+        answer = unseal(self._token, "world", self._await_bytes(), "rank 0")
+        if not isinstance(answer, dict) or answer.keys() != _Plan.__dataclass_fields__.keys():
+            raise RendezvousError(
+                "the answer of rank 0 makes no sense; does it run another version of commops?"
+            )
+        return answer
+
+    def _await_bytes(self) -> bytes:
         try:
-            self._store.count(timeout=self._left(_GRACE))
+            return self._store.get("world", timeout=self._left() * _EARLY)
         except RendezvousError:
-            return error
+            self._store.count(timeout=_GRACE)  # is the store still there?
+        # Others who wait in vain take their cards away when their time is over, so look before that.
         missing = [rank for rank in range(self._size) if self._look_up(f"rank/{rank}") is None]
-        if missing:
-            return RendezvousError(f"{self._absent(missing, self._deadline.timeout)} ({error})")
-        return RendezvousError(f"rank 0 did not answer in time ({error})")
+        try:
+            return self._store.get("world", timeout=self._left())
+        except RendezvousError as error:
+            waited = self._deadline.timeout
+            who = self._absent(missing, waited) if missing else f"rank 0 did not answer within {waited:.3g} s"
+            raise RendezvousError(f"{who} ({error})") from error
 
     # ---- 3 and 4: joining
 
@@ -349,10 +365,12 @@ class _Meeting:
             except BaseException:
                 engine.close()
                 raise
+        except handover.BrokenOffError as error:
+            raise RendezvousError(self._told(plan) or self._fail(plan, error)) from error
         except Exception as error:
-            first = self._fail(plan, error)
-            if first is not None:
-                raise RendezvousError(first) from error
+            text = self._fail(plan, error)
+            if isinstance(error, RendezvousError):
+                raise RendezvousError(text) from error
             raise
         return engine
 
@@ -387,14 +405,21 @@ class _Meeting:
             for rank in some:
                 del keys[rank]
 
-    def _fail(self, plan: _Plan, error: Exception) -> str | None:
-        """Tell the others that there will be no world; return why, if another rank has told before."""
+    def _fail(self, plan: _Plan, error: Exception) -> str:
+        """Tell the others why there will be no world, unless one has told before; return what counts."""
         text = str(error) if isinstance(error, RendezvousError) else f"{type(error).__name__}: {error}"
-        own = f"rank {self._rank} cannot join: {text}"
-        key, told = f"over/{plan.job}", b""
+        text = f"rank {self._rank} cannot join: {text}"
         with contextlib.suppress(RendezvousError):
-            told = self._store.compare_and_set(key, None, own.encode(), timeout=self._left(_GRACE))
-        return None if told.decode() in ("", own) else told.decode()
+            text = self._trouble(plan.nonces.values()) or text
+            told = self._store.compare_and_set(f"over/{plan.job}", None, text.encode(), timeout=_GRACE)
+            text = told.decode() or text
+        return text
+
+    def _told(self, plan: _Plan) -> str:
+        """Return what another rank has told, or is about to tell; empty where there is nothing."""
+        with contextlib.suppress(RendezvousError):
+            return self._store.get(f"over/{plan.job}", timeout=_GRACE).decode()
+        return ""
 
     def _connect(self, plan: _Plan, sockets: _Sockets) -> Any:
         """Share memory with the ranks of this host, and make the engine."""
@@ -407,11 +432,16 @@ class _Meeting:
         window = native.Window(len(neighbours))
         key = self._token or Token(plan.key.encode())
         waiting = Deadline(self._deadline.remaining() * _EARLY)
+
+        def check() -> None:
+            if self._store.count(f"over/{plan.job}", timeout=_GRACE):
+                raise handover.BrokenOffError("another rank cannot join")
+
         return _make_engine(
             self._rank,
             hosts,
             window,
-            _share(self._rank, neighbours, plan.cards, window, key, sockets.local, waiting),
+            _share(self._rank, neighbours, plan.cards, window, key, sockets.local, waiting, check),
             share=share,
             listeners=sockets.listeners if remote else [],
             places=[card.addresses for card in plan.cards] if remote else [],
@@ -423,17 +453,16 @@ class _Meeting:
 
     def _part(self, plan: _Plan, patience: float) -> None:
         """Be done with the store; as rank 0, when everybody else is."""
-        others = len(plan.nonces) - 1
         with contextlib.suppress(RendezvousError):
-            self._store.delete(f"joined/{plan.job}/{self._rank}", timeout=self._left(patience))
+            self._store.delete(f"joined/{plan.job}/{self._rank}", timeout=patience)
             if self._rank != 0:
-                if self._store.add(f"left/{plan.job}", 1, timeout=self._left(patience)) == others:
-                    self._store.set(f"done/{plan.job}", b"", timeout=self._left(patience))
+                if self._store.add(f"left/{plan.job}", 1, timeout=patience) == self._size - 1:
+                    self._store.set(f"done/{plan.job}", b"", timeout=patience)
                 return
-            if others > 0:
+            with contextlib.suppress(RendezvousError):  # some may never have come
                 self._store.get(f"done/{plan.job}", timeout=patience)
             for key in ("trouble", "world", *(f"{name}/{plan.job}" for name in ("over", "left", "done"))):
-                self._store.delete(key, timeout=self._left(patience))
+                self._store.delete(key, timeout=patience)
 
     # ---- small things
 
@@ -470,6 +499,7 @@ def _share(
     key: Token,
     local: socket.socket | None,
     deadline: Deadline,
+    check: Callable[[], None],
 ) -> list[handover.Descriptors]:
     """Return (window, doorbell, end of process) of every rank of this host, as the engine takes them."""
     bell = _doorbell()
@@ -480,7 +510,7 @@ def _share(
         try:
             own, place = (window.fd, bell, end), neighbours.index(rank)
             if place == 0:
-                table = handover.collect(local, own, neighbours, key, deadline)
+                table = handover.collect(local, own, neighbours, key, deadline, check)
             else:
                 table = handover.fetch(cards[neighbours[0]].unix, own, place, neighbours, key, deadline)
                 handover.close_all([table[place]])
@@ -506,15 +536,22 @@ def _make_engine(
     places: Sequence[str] = (),
 ) -> Any:
     """Make an engine, which takes the descriptors in `table` and the listening sockets."""
-    return native.Engine(
-        rank,
-        len(hosts),
-        hosts,
-        window,
-        table,
-        share=share,
-        listeners=[listener.detach() for listener in listeners],
-        addresses=list(places),
-        job=job,
-        token=token,
-    )
+    try:
+        return native.Engine(
+            rank,
+            len(hosts),
+            hosts,
+            window,
+            table,
+            share=share,
+            listeners=[listener.detach() for listener in listeners],
+            addresses=list(places),
+            job=job,
+            token=token,
+        )
+    except BaseException:
+        for _, bell, end in table:  # the windows' it has closed when it had mapped them
+            os.close(bell)
+            if end >= 0:
+                os.close(end)
+        raise

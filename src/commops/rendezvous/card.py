@@ -183,5 +183,8 @@ def _differing(one: dict[str, int], other: dict[str, int]) -> tuple[dict[str, in
 
 
 def _names(cards: Sequence[Card], attribute: str) -> list[str]:
-    """Return the name of each host or machine."""
-    return list({getattr(card, attribute): card.host_name for card in reversed(cards)}.values())[::-1]
+    """Return the name of each host or machine, in the order of their first ranks."""
+    names: dict[str, str] = {}
+    for card in cards:
+        names.setdefault(getattr(card, attribute), card.host_name)
+    return list(names.values())

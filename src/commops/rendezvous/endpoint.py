@@ -113,7 +113,7 @@ class TCPEndpoint(Endpoint):
             try:
                 connection = socket.socket(family, kind, protocol)
             except OSError as error:  # a host without IPv6, say
-                failure = error
+                failure = error.with_traceback(None)  # which would hold this frame, with its callers
                 continue
             try:
                 connection.settimeout(max(deadline.remaining(), 0.001))
@@ -126,7 +126,7 @@ class TCPEndpoint(Endpoint):
                 return connection
             except OSError as error:
                 connection.close()
-                failure = error
+                failure = error.with_traceback(None)
             except BaseException:
                 connection.close()
                 raise

@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from commops.errors import AuthenticationError, RendezvousError
@@ -32,7 +32,7 @@ from commops.rendezvous.tcp_handshake import (
     verdict,
 )
 
-__all__ = ["Descriptors", "close_all", "collect", "fetch", "open_socket"]
+__all__ = ["BrokenOffError", "Descriptors", "close_all", "collect", "fetch", "open_socket"]
 
 Descriptors: TypeAlias = tuple[int, int, int]
 """Window, doorbell, end of the process."""
@@ -42,6 +42,11 @@ _PLACE = struct.Struct("!I")
 _STRANGER_TIME = 5.0  # seconds that a connection has to prove itself; others wait meanwhile
 _SHORTEST = 0.001  # settimeout(0) would mean a socket that does not block
 _CROWDED_PAUSE = 0.002
+_CHECK = 0.2  # seconds between looks at whether waiting still makes sense
+
+
+class BrokenOffError(RendezvousError):
+    """The rank that collects has gone, or given up: it, or its absence, tells why."""
 
 
 def open_socket(name: str) -> socket.socket:
@@ -64,7 +69,12 @@ def close_all(table: Sequence[Descriptors | None]) -> None:
 
 
 def collect(
-    listener: socket.socket, own: Descriptors, ranks: Sequence[int], token: bytes, deadline: Deadline
+    listener: socket.socket,
+    own: Descriptors,
+    ranks: Sequence[int],
+    token: bytes,
+    deadline: Deadline,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Descriptors]:
     """Be the rank that collects: take everybody's descriptors, and give everybody all of them.
 
@@ -78,6 +88,8 @@ def collect(
         The ranks of this host; this one is the first.
     token : bytes
     deadline : Deadline
+    check : callable
+        Called now and then while ranks are awaited; an exception that it raises ends that.
 
     Returns
     -------
@@ -93,15 +105,14 @@ def collect(
     peers: dict[int, socket.socket] = {}
     try:
         while None in table:
-            peer = _accept(listener, table, ranks, deadline)
+            peer = _accept(listener, table, ranks, deadline, check)
             arrived = _take(peer, table, token, deadline)
             if arrived is None:
                 peer.close()
             else:
                 peers[arrived] = peer
         full = [entry for entry in table if entry is not None]
-        for place, peer in peers.items():
-            _give(peer, full, ranks[place], deadline)
+        _give(peers, full, ranks, deadline)
         return full
     except BaseException:
         close_all(table[1:])
@@ -112,16 +123,24 @@ def collect(
 
 
 def _accept(
-    listener: socket.socket, table: Sequence[Descriptors | None], ranks: Sequence[int], deadline: Deadline
+    listener: socket.socket,
+    table: Sequence[Descriptors | None],
+    ranks: Sequence[int],
+    deadline: Deadline,
+    check: Callable[[], None],
 ) -> socket.socket:
-    listener.settimeout(_left(deadline))
-    try:
-        return listener.accept()[0]
-    except TimeoutError as error:
-        missing = ", ".join(str(rank) for rank, entry in zip(ranks, table, strict=True) if entry is None)
-        raise RendezvousError(
-            f"rank {missing} came but did not share its memory in time; has it ended?"
-        ) from error
+    while True:
+        listener.settimeout(min(_left(deadline), _CHECK))
+        try:
+            return listener.accept()[0]
+        except TimeoutError:
+            check()
+            if deadline.remaining() == 0.0:
+                break
+    missing = [str(rank) for rank, entry in zip(ranks, table, strict=True) if entry is None]
+    raise RendezvousError(
+        f"rank {', '.join(missing)} came but did not share its memory in time; has it ended?"
+    )
 
 
 def _take(
@@ -141,14 +160,19 @@ def _take(
     return place
 
 
-def _give(peer: socket.socket, table: Sequence[Descriptors], rank: int, deadline: Deadline) -> None:
-    try:
-        for start in range(0, len(table), _BATCH):
-            _send(peer, start, table[start : start + _BATCH], deadline)
-    except OSError as error:
-        raise RendezvousError(
-            f"rank {rank} of this host is gone, or does not take its neighbours' memory: {error}"
-        ) from error
+def _give(
+    peers: Mapping[int, socket.socket], table: Sequence[Descriptors], ranks: Sequence[int], deadline: Deadline
+) -> None:
+    """Send all descriptors to all peers, also after one of them has failed."""
+    failures: list[str] = []
+    for place, peer in peers.items():
+        try:
+            for start in range(0, len(table), _BATCH):
+                _send(peer, start, table[start : start + _BATCH], deadline)
+        except OSError as error:
+            failures.append(f"rank {ranks[place]} ({error})")
+    if failures:
+        raise RendezvousError(f"gone, or not taking what is handed to them: {', '.join(failures)}")
 
 
 def fetch(
@@ -191,7 +215,7 @@ def fetch(
     except BaseException as error:
         close_all(table)
         if isinstance(error, OSError):
-            raise RendezvousError(
+            raise BrokenOffError(
                 f"rank {ranks[0]} of this host is gone, or did not share its memory in time: {error}"
             ) from error
         raise

@@ -217,7 +217,7 @@ class RedisStore(Store):
             except RendezvousError as error:
                 if not isinstance(error.__cause__, (errors.ConnectionError, errors.TimeoutError)):
                     raise
-                cause = error
+                cause = error.with_traceback(None)
         raise RendezvousError(
             f"{self!r}: no Redis server answered within {deadline.timeout:g} s; start one there "
             f"(redis-server), or check the host and the port. The last attempt: {cause}"

@@ -133,7 +133,7 @@ def connect(
         try:
             sock = endpoint.connect(deadline)
         except OSError as error:
-            cause = error
+            cause = error.with_traceback(None)  # else it and this frame, with its callers, hold each other
             continue
         connection = Connection(sock, endpoint.url)
         try:
@@ -143,7 +143,7 @@ def connect(
             return connection
         except OSError as error:
             connection.close()
-            cause = error
+            cause = error.with_traceback(None)
         except AuthenticationError as error:
             connection.close()
             raise AuthenticationError(f"{endpoint.url}: {error}") from error
