@@ -301,7 +301,7 @@ void cmo_engine_release(cmo_engine *e)
         cmo_neighbour *n = &e->neighbours[i];
         if (n->doorbell >= 0) close(n->doorbell);
         if (n->pidfd >= 0) close(n->pidfd);
-        if (i != e->self && !e->threadless) cmo_window_unmap(n->head, n->size);
+        if (i != e->self && !e->keeps_mappings) cmo_window_unmap(n->head, n->size);
     }
     engine_free(e);
     if (remote) remote->ops->close(remote);
@@ -319,6 +319,7 @@ cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
     e->now = w->now;
     e->now_ctx = w->now_ctx;
     e->threadless = w->threadless;
+    e->keeps_mappings = w->keeps_mappings || w->threadless;
     e->window = w->window;
     e->nlocal = w->nlocal;
     e->share = w->share;

@@ -25,6 +25,7 @@ typedef struct cmo_world {
     cmo_tunables tunables;
     int64_t (*now)(void *);      /* the clock; NULL: cmo_now. Simulation has its own */
     void *now_ctx;
+    bool keeps_mappings;         /* the neighbours' windows belong to somebody else in this process: do not unmap them */
     bool threadless;             /* no progress thread, no epoll: simulation */
     bool (*interrupted)(void *); /* see base/wait.h */
     void *interrupt_ctx;

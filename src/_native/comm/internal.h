@@ -116,7 +116,7 @@ struct cmo_engine {
     cmo_tunables tunables;
     int64_t (*now)(void *);
     void *now_ctx;
-    bool threadless;
+    bool threadless, keeps_mappings;
 
     cmo_window *window;
     cmo_neighbour *neighbours;   /* [nlocal]; owned */

@@ -12,6 +12,13 @@
  *   `consumed` counts the rounds of which it will read no more. A slot may be written for round k when every member
  *   has consumed > k - slots rounds. Every member raises all three past every round of every collective, whether or
  *   not it had a part in it, and `consumed` as soon as it knows that it will read no more: a writer waits for nothing else.
+ * - Arrays read in place: a member whose array lies in its window may, instead of copying it through slots, announce
+ *   where (in the payload, as the algorithms agree). Then all of it counts as staged, and the others read it there; the
+ *   rounds are counted as if it were not so. They read the part of round k before they raise `consumed` past k, and the
+ *   owner changes nothing that they may read, and does not return, before `consumed` of all its readers is past the
+ *   collective's last round. A reader raises it that far only when it has seen, after its last read, that nobody has
+ *   broken the communicator and that the owner has not closed it: an owner that gives up says so in one of these two
+ *   ways before it returns, so what is read later is never taken for the array. Nobody writes in another's array.
  * - `finished`: the last collective in which the owner reads nothing more of the others' announcements.
  *
  * Who finds that the communicator is broken writes its `verdict`, then its world rank into every other member's `abort`

@@ -1,0 +1,220 @@
+/* Who drives an engine: several threads of each rank, each on a communicator of its own, call at once what blocks and what
+ * does not, make and close communicators, and wait for each other's ranks; the progress thread is there too. Ranks are engines of
+ * one process, so ThreadSanitizer sees the hand-over of calls and of the driver's role. */
+#include "check.h"
+#include "coll/coll.h"
+#include "comm/engine.h"
+
+#include "base/clock.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+enum { RANKS = 2, THREADS = 3, ROUNDS = 500, MOST = 400 };
+
+typedef struct rank_state {
+    cmo_window *window;
+    cmo_engine *engine;
+    cmo_comm *comm[THREADS];
+} rank_state;
+
+static rank_state ranks[RANKS];
+
+static uint64_t draw(uint64_t *state)
+{
+    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return *state >> 33;
+}
+
+static cmo_call sum_call(const uint64_t *in, uint64_t *out, uint64_t count)
+{
+    return (cmo_call){.kind = CMO_ALLREDUCE, .op = CMO_OP_SUM, .dtype = CMO_U64, .in = in, .out = out, .count = count};
+}
+
+static void check_sum(const uint64_t *out, uint64_t count, uint64_t round)
+{
+    uint64_t want = 0;
+    for (int r = 0; r < RANKS; r++) want += round + (uint64_t)r;
+    for (uint64_t i = 0; i < count; i++) CHECK(out[i] == want + RANKS * i);
+}
+
+static void fill(uint64_t *in, uint64_t count, uint64_t round, int rank)
+{
+    for (uint64_t i = 0; i < count; i++) in[i] = round + (uint64_t)rank + i;
+}
+
+/* ------------------------------------------------------------------ what a thread does in a round */
+
+static void blocking_sum(cmo_comm *comm, int rank, uint64_t round, uint64_t count)
+{
+    uint64_t in[MOST], out[MOST];
+    cmo_op op = {0};
+    fill(in, count, round, rank);
+    cmo_call call = sum_call(in, out, count);
+    CHECK(cmo_call_blocking(&op, comm, &call, 60) == CMO_OK);
+    check_sum(out, count, round);
+}
+
+static void ended(void *counter) { atomic_fetch_add((_Atomic int *)counter, 1); }
+
+static void started_sums(cmo_comm *comm, int rank, uint64_t round, uint64_t count)
+{
+    enum { AT_ONCE = 3 };
+    static _Thread_local uint64_t in[MOST], out[AT_ONCE][MOST];
+    static _Thread_local cmo_op ops[AT_ONCE];
+    _Atomic int calls_back = 0;
+    fill(in, count, round, rank);
+    for (int k = 0; k < AT_ONCE; k++) {
+        memset(&ops[k], 0, sizeof ops[k]);
+        ops[k].on_done = ended;
+        ops[k].on_done_ctx = &calls_back;
+        cmo_call call = sum_call(in, out[k], count);
+        CHECK(cmo_call_start(&ops[k], comm, &call, 60) == CMO_OK);
+    }
+    for (int k = AT_ONCE - 1; k >= 0; k--) { /* the last one first */
+        CHECK(cmo_op_wait(&ops[k], -1) == CMO_OK);
+        check_sum(out[k], count, round);
+    }
+    while (atomic_load(&calls_back) < AT_ONCE) cmo_relax();
+}
+
+static cmo_err take(void *ctx, const cmo_layout *layout, void **address)
+{
+    *address = ctx;
+    return layout->dtype == CMO_U64 ? CMO_OK : CMO_ETYPE;
+}
+
+static void exchange_messages(cmo_comm *comm, int rank, uint64_t round, uint64_t count)
+{
+    static _Thread_local uint64_t in[MOST], out[MOST];
+    int other = (rank + 1) % RANKS;
+    cmo_op sending = {0}, receiving = {0};
+    cmo_status status;
+    fill(in, count, round, rank);
+    cmo_message send = {.peer = other, .tag = (int64_t)round, .dtype = CMO_U64, .ndim = 1, .shape = &count, .buffer = in, .bytes = 8 * count};
+    cmo_message receive = {.peer = CMO_ANY, .tag = (int64_t)round, .allocate = take, .allocate_ctx = out};
+    CHECK(cmo_send_start(&sending, comm, &send, 60) == CMO_OK);
+    CHECK(cmo_recv_start(&receiving, comm, &receive, 60, &status) == CMO_OK);
+    CHECK(cmo_op_wait(&receiving, -1) == CMO_OK);
+    CHECK(cmo_op_wait(&sending, -1) == CMO_OK);
+    CHECK(status.source == other && status.bytes == 8 * count);
+    for (uint64_t i = 0; i < count; i++) CHECK(out[i] == round + (uint64_t)other + i);
+}
+
+static cmo_comm *make_child(cmo_comm *parent)
+{
+    cmo_member own, all[RANKS];
+    cmo_comm *child = NULL;
+    cmo_op op = {0};
+    cmo_engine *e = parent->engine;
+    cmo_engine_enter(e);
+    CHECK(cmo_comm_offer(parent, 0, 0, &own) == CMO_OK);
+    cmo_engine_leave(e);
+    cmo_call call = {.kind = CMO_ALLGATHER, .dtype = CMO_U8, .in = &own, .out = all, .count = sizeof own};
+    CHECK(cmo_call_blocking(&op, parent, &call, 60) == CMO_OK);
+    cmo_engine_enter(e);
+    CHECK(cmo_comm_build(parent, all, &child) == CMO_OK);
+    cmo_engine_leave(e);
+    return child;
+}
+
+static void close_child(cmo_comm *child)
+{
+    cmo_engine *e = child->engine;
+    cmo_engine_enter(e);
+    cmo_comm_close(child);
+    cmo_engine_leave(e);
+}
+
+/* ------------------------------------------------------------------ threads */
+
+typedef struct worker {
+    pthread_t thread;
+    int rank, number;
+} worker;
+
+static void *work(void *arg)
+{
+    worker *w = arg;
+    cmo_comm *comm = ranks[w->rank].comm[w->number];
+    uint64_t state = (uint64_t)w->number + 1; /* alike on the ranks: they make the same calls */
+    for (uint64_t round = 0; round < ROUNDS; round++) {
+        static const uint64_t counts[] = {1, 6, 40, MOST};
+        uint64_t what = draw(&state) % 5, count = counts[draw(&state) % 4];
+        if (what <= 1) blocking_sum(comm, w->rank, round, count);
+        else if (what == 2) started_sums(comm, w->rank, round, count);
+        else if (what == 3) exchange_messages(comm, w->rank, round, count);
+        else {
+            cmo_comm *child = make_child(comm);
+            blocking_sum(child, w->rank, round, count);
+            close_child(child);
+        }
+    }
+    return NULL;
+}
+
+static void for_all(void *(*what)(void *), worker *workers, int n)
+{
+    for (int i = 0; i < n; i++) pthread_create(&workers[i].thread, NULL, what, &workers[i]);
+    for (int i = 0; i < n; i++) pthread_join(workers[i].thread, NULL);
+}
+
+/* One communicator for each thread, made one after the other. */
+static void *prepare(void *arg)
+{
+    worker *w = arg;
+    for (int t = 0; t < THREADS; t++) ranks[w->rank].comm[t] = make_child(cmo_engine_world(ranks[w->rank].engine));
+    return NULL;
+}
+
+static void *finish(void *arg)
+{
+    cmo_engine_destroy(ranks[((worker *)arg)->rank].engine);
+    return NULL;
+}
+
+static void start_engines(bool shares_memory)
+{
+    static const int host[RANKS];
+    int bells[RANKS];
+    for (int r = 0; r < RANKS; r++) {
+        bells[r] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+        CHECK(cmo_window_create(&ranks[r].window, RANKS, 64 << 20, true) == CMO_OK);
+    }
+    for (int r = 0; r < RANKS; r++) {
+        cmo_neighbour neighbours[RANKS];
+        for (int i = 0; i < RANKS; i++) /* the engine closes the descriptors that it is given */
+            neighbours[i] = (cmo_neighbour){cmo_window_base(ranks[i].window), cmo_window_size(ranks[i].window),
+                                            fcntl(bells[i], F_DUPFD_CLOEXEC, 0), -1};
+        cmo_world world = {.rank = r, .size = RANKS, .host = host, .window = ranks[r].window, .neighbours = neighbours, .nlocal = RANKS,
+                           .share = shares_memory, .collectives = &cmo_coll, .keeps_mappings = true};
+        CHECK(cmo_tunables_read(&world.tunables) == CMO_OK);
+        CHECK(cmo_engine_create(&ranks[r].engine, &world) == CMO_OK);
+    }
+    for (int r = 0; r < RANKS; r++) close(bells[r]);
+}
+
+static void test_threads_of_every_rank_call_at_once(bool shares_memory)
+{
+    worker leaders[RANKS], workers[RANKS * THREADS];
+    start_engines(shares_memory);
+    for (int r = 0; r < RANKS; r++) {
+        leaders[r] = (worker){.rank = r};
+        for (int t = 0; t < THREADS; t++) workers[r * THREADS + t] = (worker){.rank = r, .number = t};
+    }
+    for_all(prepare, leaders, RANKS);
+    for_all(work, workers, RANKS * THREADS);
+    for_all(finish, leaders, RANKS);
+    for (int r = 0; r < RANKS; r++) cmo_window_destroy(ranks[r].window);
+}
+
+int main(void)
+{
+    test_threads_of_every_rank_call_at_once(true);
+    test_threads_of_every_rank_call_at_once(false); /* the same ranks, by messages through the pipes of their windows */
+    return check_report();
+}
