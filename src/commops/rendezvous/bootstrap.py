@@ -327,8 +327,8 @@ class _Meeting:
                 fields["cards"] = []
                 return _Plan(**fields)
         raise RendezvousError(
-            f"rank 0 has met {len(nonces)} other processes at {self._store!r}, but not this one, which is rank"
-            f" {self._rank} of {self._size}: in an earlier job, or were they given another size?"
+            f"rank 0 has met {len(nonces)} other processes at {self._store!r}, but not this one, which is"
+            f" rank {self._rank} of {self._size}: in an earlier job, or were they given another size?"
         )
 
     def _await_answer(self) -> dict[str, Any]:
