@@ -137,21 +137,23 @@ def laid_out(comm: commops.Comm, form: str, array: Array) -> Array:
 
 def inputs(case: Case, size: int) -> list[Array]:
     """Return every rank's array."""
-    arrays = []
-    for rank in range(size):
-        if case.call in SHAPED:
-            shape = case.shape
-        elif case.flat:
-            shape = ()
-        elif case.call in ("gather", "allgather"):
-            shape = (case.rows[0][rank], *case.shape)
-        else:
-            shape = (sum(case.rows[rank]), *case.shape)
-        array = values(case, shape, rank)
-        if case.form == "repeated" and array.ndim and array.shape[0]:
-            array[...] = array[:1].copy()
-        arrays.append(array)
-    return arrays
+    return [input_of(case, rank) for rank in range(size)]
+
+
+def input_of(case: Case, rank: int) -> Array:
+    """Return one rank's array."""
+    if case.call in SHAPED:
+        shape = case.shape
+    elif case.flat:
+        shape = ()
+    elif case.call in ("gather", "allgather"):
+        shape = (case.rows[0][rank], *case.shape)
+    else:
+        shape = (sum(case.rows[rank]), *case.shape)
+    array = values(case, shape, rank)
+    if case.form == "repeated" and array.ndim and array.shape[0]:
+        array[...] = array[:1].copy()
+    return array
 
 
 # ---------------------------------------------------------------------------------------- on a rank
@@ -164,9 +166,8 @@ def make(comm: commops.Comm, case: Case) -> tuple[Array | None, bool]:
 
 def start(comm: commops.Comm, case: Case) -> Callable[[], tuple[Array | None, bool]]:
     """Start the call; what is returned waits for its result."""
-    arrays = inputs(case, comm.size)
-    mine = arrays[comm.rank]
-    wanted = expected(case, comm.size)[comm.rank]
+    mine = input_of(case, comm.rank)
+    wanted = None if case.out == "none" else expected(case, comm.size)[comm.rank]
     x = laid_out(comm, case.form, mine)
     given: Any = x
     if case.call == "scatter" and comm.rank != case.root:
@@ -253,7 +254,9 @@ def folded(case: Case, arrays: list[Array], dtype: np.dtype[Any]) -> Array:
     for array in arrays[1:]:
         total = _UFUNCS[case.op](total, array)
     if case.op == "mean":
-        total = total / total.real.dtype.type(len(arrays))
+        # Each part by itself: NumPy's complex division multiplies by a rounded reciprocal.
+        number = total.real.dtype.type(len(arrays))
+        total = total.real / number + (1j * (total.imag / number) if dtype.kind == "c" else 0)
     return np.asarray(total).astype(dtype)
 
 
