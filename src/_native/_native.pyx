@@ -9,6 +9,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 import os
+import time
 
 from commops import errors
 
@@ -149,6 +150,7 @@ cdef extern from "commops.h" nogil:
         cbool (*interrupted)(void *) noexcept
         void *interrupt_ctx
     cmo_err cmo_engine_create(cmo_engine **, const cmo_world *)
+    void cmo_engine_close(cmo_engine *)
     void cmo_engine_destroy(cmo_engine *)
     cmo_comm *cmo_engine_world(cmo_engine *)
     void cmo_engine_enter(cmo_engine *)
@@ -337,6 +339,7 @@ cdef class Engine:
     cdef readonly Window window
     cdef object token
     cdef object pending
+    cdef int inside  # threads that are in a call; the interpreter's lock protects it
     cdef int forks
     cdef object __weakref__
 
@@ -406,9 +409,18 @@ cdef class Engine:
         """End every communicator. Waits for what is queued to go out, a few seconds at most."""
         cdef cmo_engine *engine = self.engine
         self.engine = NULL
-        if engine != NULL and self.forks == forks:
-            with nogil:
-                cmo_engine_destroy(engine)
+        if engine == NULL or self.forks != forks:
+            return
+        with nogil:
+            cmo_engine_close(engine)
+        for _ in range(5000):  # other threads' calls have ended; let them come out
+            if not self.inside:
+                break
+            time.sleep(0.001)
+        else:
+            return  # a thread that is stopped in a call may still use the engine
+        with nogil:
+            cmo_engine_destroy(engine)
 
     cdef int alive(self) except -1:
         if self.engine == NULL:
@@ -456,8 +468,10 @@ cdef class Call:
         """Until the call has ended; CommTimeoutError after `seconds` (negative: never) leaves it as it is."""
         cdef cmo_err err
         self.comm.engine.alive()
+        self.comm.engine.inside += 1
         with nogil:
             err = cmo_op_wait(&self.op, seconds)
+        self.comm.engine.inside -= 1
         self.finish(err)
 
     @property
@@ -556,8 +570,10 @@ cdef class Comm:
         cdef cmo_err err
         self.usable()
         cdef Call call = self.prepare(kind, op, dtype, root, array, out, count, counts, recv_counts, exchange, shape, alloc)
+        self.engine.inside += 1
         with nogil:
             err = cmo_call_blocking(&call.op, self.comm, &call.call, timeout)
+        self.engine.inside -= 1
         call.finish(err)
         return call.array
 
@@ -582,8 +598,10 @@ cdef class Comm:
         self.usable()
         cdef Call call = self.prepare(kind, op, dtype, root, array, out, count, counts, recv_counts, exchange, shape, alloc)
         self.launch(call)
+        self.engine.inside += 1
         with nogil:
             err = cmo_call_start(&call.op, self.comm, &call.call, timeout)
+        self.engine.inside -= 1
         self.launched(call, err)
         return call
 
@@ -602,8 +620,10 @@ cdef class Comm:
             call.shape[i] = shape[i]
         m.shape, m.buffer, m.bytes = call.shape, cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array)
         self.launch(call)
+        self.engine.inside += 1
         with nogil:
             err = cmo_send_start(&call.op, self.comm, &m, timeout)
+        self.engine.inside -= 1
         self.launched(call, err)
         return call
 
@@ -618,8 +638,10 @@ cdef class Comm:
         call.allocate = alloc
         m.peer, m.tag, m.allocate, m.allocate_ctx = source, tag, allocate, <void *>call
         self.launch(call)
+        self.engine.inside += 1
         with nogil:
             err = cmo_recv_start(&call.op, self.comm, &m, timeout, &call.status)
+        self.engine.inside -= 1
         self.launched(call, err)
         return call
 
@@ -630,8 +652,10 @@ cdef class Comm:
         self.usable()
         call.comm = self
         self.launch(call)
+        self.engine.inside += 1
         with nogil:
             err = cmo_probe_start(&call.op, self.comm, source, tag, timeout, &call.status)
+        self.engine.inside -= 1
         self.launched(call, err)
         return call
 
@@ -640,8 +664,10 @@ cdef class Comm:
         cdef cmo_err err
         cdef cmo_status status
         self.usable()
+        self.engine.inside += 1
         with nogil:
             err = cmo_probe_now(self.comm, source, tag, &status)
+        self.engine.inside -= 1
         return None if err == CMO_AGAIN else status_tuple(&status)
 
     @property
@@ -654,10 +680,13 @@ cdef class Comm:
         """This rank's contribution to a child communicator: bytes to be allgathered (also where reserving memory failed)."""
         cdef cmo_member member
         self.usable()
+        cdef cmo_engine *engine = self.engine.engine
+        self.engine.inside += 1
         with nogil:
-            cmo_engine_enter(self.engine.engine)
+            cmo_engine_enter(engine)
             cmo_comm_offer(self.comm, color, key, &member)
-            cmo_engine_leave(self.engine.engine)
+            cmo_engine_leave(engine)
+        self.engine.inside -= 1
         return (<char *>&member)[:sizeof(cmo_member)]
 
     def build(self, const uint8_t[::1] members):
@@ -665,25 +694,31 @@ cdef class Comm:
         cdef Comm child = Comm.__new__(Comm)
         cdef cmo_err err
         self.usable()
+        cdef cmo_engine *engine = self.engine.engine
         if <size_t>members.shape[0] != self.comm.size * sizeof(cmo_member):
             raise ValueError("contributions of another number of ranks")
+        self.engine.inside += 1
         with nogil:
-            cmo_engine_enter(self.engine.engine)
+            cmo_engine_enter(engine)
             err = cmo_comm_build(self.comm, <const cmo_member *>&members[0], &child.comm)
-            cmo_engine_leave(self.engine.engine)
+            cmo_engine_leave(engine)
+        self.engine.inside -= 1
         check(err)
         child.engine = self.engine
         return child if child.comm != NULL else None
 
     def close(self):
         """Say goodbye. Later calls fail."""
-        if self.closed or self.engine.engine == NULL or self.engine.forks != forks:
+        cdef cmo_engine *engine = self.engine.engine
+        if self.closed or engine == NULL or self.engine.forks != forks:
             return
         self.closed = True
+        self.engine.inside += 1
         with nogil:
-            cmo_engine_enter(self.engine.engine)
+            cmo_engine_enter(engine)
             cmo_comm_close(self.comm)
-            cmo_engine_leave(self.engine.engine)
+            cmo_engine_leave(engine)
+        self.engine.inside -= 1
 
     def describe(self):
         """(rank, size, local rank, local size, host number of each rank, world rank of each rank)."""

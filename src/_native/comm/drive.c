@@ -407,10 +407,18 @@ static cmo_comm *any_open(cmo_engine *e)
     return NULL;
 }
 
+void cmo_engine_close(cmo_engine *e)
+{
+    cmo_engine_enter(e);
+    for (cmo_comm *c; (c = any_open(e));) cmo_comm_close(c);
+    cmo_engine_leave(e);
+    ring(e->neighbours[e->self].doorbell); /* a driver may sleep for a call that has just ended */
+}
+
 void cmo_engine_destroy(cmo_engine *e)
 {
+    cmo_engine_close(e);
     thread_stop(e);
-    for (cmo_comm *c; (c = any_open(e));) cmo_comm_close(c);
     if (!e->threadless) flush(e);
     cmo_engine_release(e);
 }
