@@ -152,13 +152,11 @@ static void shm_drop(cmo_link *link)
     link->up = false;
 }
 
+/* What was written stays in the window for a reader that has not even looked for the pipe yet: the pipe's offset is left
+ * where it is, and the memory lives as long as somebody maps the window. */
 static void shm_close(cmo_net *net)
 {
     shm_net *n = (shm_net *)net;
-    for (int i = 0; i < n->nlocal; i++)
-        if (n->links[i].out) {
-            atomic_store_explicit(&cmo_window_base(n->own)->pipe[i], 0, memory_order_relaxed);
-        } /* the pipe itself goes with the window: its reader may not be done */
     free(n->links);
     free(n);
 }
