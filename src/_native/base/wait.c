@@ -42,8 +42,10 @@ cmo_err cmo_wait(cmo_waiter *w, cmo_err (*poll)(void *), cmo_slept slept, void *
         if (err != CMO_AGAIN) return err;
         atomic_store_explicit(w->asleep, 1, memory_order_relaxed);
         atomic_thread_fence(memory_order_seq_cst); /* the sleeper's half of the pairing described in wait.h */
+        uint64_t progress = *w->progress;
         err = poll(ctx);
-        if (err == CMO_AGAIN) {
+        /* A poll that moved something may have made way for more (the next call of a queue): nobody would ring for that. */
+        if (err == CMO_AGAIN && *w->progress == progress) {
             int64_t left = deadline - cmo_now();
             if (left <= 0) err = cmo_fail(CMO_ETIMEOUT, "the deadline passed");
             else {

@@ -3,9 +3,9 @@
  * It polls while there is hope that the answer is near, then sleeps in epoll until a descriptor says that something
  * moved: the doorbell that local peers ring, the sockets, the descriptors by which the kernel tells of a peer's death.
  *
- * No wake-up is lost, by this order. The sleeper: (1) stores asleep = 1, (2) full fence, (3) polls once more, (4)
- * sleeps. The waker: (1) stores what the sleeper waits for, (2) full fence, (3) loads asleep and, if 1, rings. Either
- * the sleeper's poll sees the store, or the waker sees asleep = 1 and the doorbell ends the sleep. */
+ * No wake-up is lost, by this order. The sleeper: (1) stores asleep = 1, (2) full fence, (3) polls once more, (4) sleeps
+ * if that moved nothing. The waker: (1) stores what the sleeper waits for, (2) full fence, (3) loads asleep and, if 1,
+ * rings. Either the sleeper's poll sees the store, or the waker sees asleep = 1 and the doorbell ends the sleep. */
 #ifndef CMO_WAIT_H
 #define CMO_WAIT_H
 

@@ -174,8 +174,6 @@ static bool wants_remote(cmo_engine *e)
 
 bool cmo_engine_poll(cmo_engine *e)
 {
-    e->progress += e->moved;
-    e->moved = false;
     if (atomic_load_explicit(&e->nsubmitted, memory_order_relaxed)) take_submitted(e);
     bool looks = e->look || e->threadless || ++e->passes % PASSES_PER_LOOK == 0;
     if (e->shm) e->shm->ops->poll(e->shm);
@@ -191,7 +189,10 @@ bool cmo_engine_poll(cmo_engine *e)
     if (looks) pass_look(e);
     if (e->moved) /* what the steps have posted goes out at once */
         CMO_EACH(n, &e->channels) cmo_channel_pump(CMO_ENTRY(n, cmo_channel, node));
-    return e->moved;
+    bool moved = e->moved;
+    e->moved = false; /* what moves between two passes counts for the second */
+    e->progress += moved; /* now, and not with the next pass: a waiter that sees none goes to sleep */
+    return moved;
 }
 
 /* ------------------------------------------------------------------ making and ending */
