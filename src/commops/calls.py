@@ -1,8 +1,9 @@
 """From a call's arguments to what the core is asked, and from its answer to the result.
 
-Each function here checks one collective's arguments on this rank, before anything moves, and returns a `Call`: the
-arguments of the core, and what makes the result of its answer. Whether the call then blocks or not makes no
-difference to them. Everything that is wrong is a TypeError or ValueError that names the argument and both values.
+Each function here checks one collective's arguments on this rank, before anything moves, and returns a
+`Call`: the arguments of the core, and what makes the result of its answer. Whether the call then blocks or
+not makes no difference to them. Everything that is wrong is a TypeError or ValueError that names the argument
+and both values.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A checked call. `arguments` are those of the core; `finish` takes what was allocated meanwhile, or None."""
+    """A checked call. `arguments` are those of the core; `finish` takes what was allocated, or None."""
 
     arguments: tuple[Any, ...]
     finish: Callable[[Any], Any]
@@ -63,7 +64,8 @@ def _call(
     allocate: Callable[..., Array] | None = None,
 ) -> Call:
     return Call(
-        (_KIND[kind], op, dtype, root, send, out, count, counts, recv_counts, exchange, shape, allocate), finish
+        (_KIND[kind], op, dtype, root, send, out, count, counts, recv_counts, exchange, shape, allocate),
+        finish,
     )
 
 
@@ -122,7 +124,9 @@ def _rows_of(x: Array, call: str) -> int:
     return int(x.shape[0])
 
 
-def _block_shape(x: Array, size: int, counts: Array | None, rank: int, call: str, name: str) -> tuple[int, ...]:
+def _block_shape(
+    x: Array, size: int, counts: Array | None, rank: int, call: str, name: str
+) -> tuple[int, ...]:
     """Shape of this rank's block of x, with everything checked."""
     rows = _rows_of(x, call)
     if counts is None:
@@ -138,14 +142,14 @@ def _block_shape(x: Array, size: int, counts: Array | None, rank: int, call: str
 
 
 def _elements(counts: Array | None, shape: tuple[int, ...]) -> Array | None:
-    """Counts in elements, from counts in rows of this shape."""
+    """Turn counts in rows of this shape into counts in elements."""
     if counts is None:
         return None
     return np.ascontiguousarray(counts * np.uint64(math.prod(shape[1:])))
 
 
 class Target:
-    """Where a result goes: the array given as `out`, or a new one; packed, if the core cannot write there directly.
+    """Where a result goes: the array given as `out`, or a new one; packed, if the core cannot write there.
 
     Parameters
     ----------
@@ -160,7 +164,9 @@ class Target:
 
     __slots__ = ("array", "out")
 
-    def __init__(self, out: object, shape: tuple[int, ...], dtype: np.dtype[Any], source: Array | None = None) -> None:
+    def __init__(
+        self, out: object, shape: tuple[int, ...], dtype: np.dtype[Any], source: Array | None = None
+    ) -> None:
         self.out: Array | None = None
         if out is None:
             self.array = np.empty(shape, dtype)
@@ -194,7 +200,8 @@ def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Arra
 
 
 def _packed(x: Array) -> Array:
-    """Return x as the core reads it: in C order. (`np.ascontiguousarray` would give a 0-d array an axis.)"""
+    """Return x as the core reads it: in C order."""
+    # np.ascontiguousarray would give a 0-d array an axis.
     return x if x.flags.c_contiguous else np.array(x, order="C", copy=True)
 
 
@@ -254,7 +261,8 @@ def reduction(at: Place, kind: str, x: object, op: Op, out: object, root: object
             return target.result()
 
     return _call(
-        kind, finish, op=number, dtype=code, root=root, send=_packed(array), out=target.array, count=array.size
+        kind, finish, op=number, dtype=code, root=root, send=_packed(array), out=target.array,
+        count=array.size
     )  # fmt: skip
 
 
@@ -302,7 +310,8 @@ def _folded(
             return total.copy() if last == 1 else total
         if total.shape != array.shape or total.dtype != array.dtype:
             raise TypeError(
-                f"op returned {total.dtype} of shape {total.shape}, and out is {array.dtype} of shape {array.shape}"
+                f"op returned {total.dtype} of shape {total.shape},"
+                f" and out is {array.dtype} of shape {array.shape}"
             )
         assert isinstance(out, np.ndarray)
         out[...] = total
@@ -327,8 +336,8 @@ def reduce_scatter(at: Place, x: object, op: Op, out: object, counts: Counts | N
     if target.out is target.array and np.may_share_memory(target.array, array):  # e.g. out is x of one rank
         target.array = np.empty(shape, array.dtype)
     return _call(
-        "reduce_scatter", lambda _: target.result(), op=number, dtype=code, send=_packed(array), out=target.array,
-        count=target.array.size, counts=_elements(rows, array.shape),
+        "reduce_scatter", lambda _: target.result(), op=number, dtype=code, send=_packed(array),
+        out=target.array, count=target.array.size, counts=_elements(rows, array.shape),
     )  # fmt: skip
 
 
@@ -369,8 +378,8 @@ def scatter(at: Place, x: object, root: object, out: object, counts: Counts | No
             raise TypeError(f"out must be a NumPy array, not {type(out).__name__}")
         target = Target(out, out.shape, out.dtype)
         return _call(
-            "scatter", lambda _: target.result(), dtype=code_of(out.dtype, "out"), root=root, out=target.array,
-            count=target.array.size,
+            "scatter", lambda _: target.result(), dtype=code_of(out.dtype, "out"), root=root,
+            out=target.array, count=target.array.size,
         )  # fmt: skip
     if x is None:
         raise TypeError("x must be an array at root, not None")
@@ -379,7 +388,10 @@ def scatter(at: Place, x: object, root: object, out: object, counts: Counts | No
     if rows is not None and 0 in array.shape[1:]:
         # Counts travel in elements, so a rank could not tell how many of these rows are its own.
         if (rows != rows[0]).any():
-            raise ValueError(f"scatter: rows of shape {array.shape[1:]} have no elements, and counts {rows.tolist()} differ")
+            raise ValueError(
+                f"scatter: rows of shape {array.shape[1:]} have no elements,"
+                f" and counts {rows.tolist()} differ"
+            )
         rows = None
     target = Target(out, shape, array.dtype, array)
     if target.out is target.array and np.may_share_memory(target.array, array):
@@ -401,12 +413,20 @@ def gather(at: Place, kind: str, x: object, root: object, out: object, counts: C
     else:
         own = _rows_of(array, kind)
         if int(rows[at.rank]) != own:
-            raise ValueError(f"{kind}: counts say {int(rows[at.rank])} rows for rank {at.rank} and axis 0 of x has {own}")
+            raise ValueError(
+                f"{kind}: counts say {int(rows[at.rank])} rows for rank {at.rank} and axis 0 of x has {own}"
+            )
         shape = (int(rows.sum()), *array.shape[1:])
     elements = _elements(rows, array.shape)
     if kind == "gather" and at.rank != root:
         return _call(
-            kind, lambda _: None, dtype=code, root=root, send=_packed(array), count=array.size, counts=elements
+            kind,
+            lambda _: None,
+            dtype=code,
+            root=root,
+            send=_packed(array),
+            count=array.size,
+            counts=elements,
         )
     target = Target(out, shape, array.dtype, array)
     send = _packed(array)
@@ -458,7 +478,7 @@ def alltoall(
 
 
 def _alltoall_counted(array: Array, code: int, out: Any, send_rows: Array, recv_rows: Array | None) -> Call:
-    """An alltoall whose blocks differ: what comes from whom is learned on the way."""
+    """Make an alltoall whose blocks differ: what comes from whom is learned on the way."""
     row = math.prod(array.shape[1:])
     problem: list[str] = []
 
@@ -482,13 +502,13 @@ def _alltoall_counted(array: Array, code: int, out: Any, send_rows: Array, recv_
         return out  # type: ignore[no-any-return]
 
     return _call(
-        "alltoall", finish, dtype=code, send=_packed(array), counts=_elements(send_rows, array.shape), exchange=True,
-        allocate=allocate,
+        "alltoall", finish, dtype=code, send=_packed(array), counts=_elements(send_rows, array.shape),
+        exchange=True, allocate=allocate,
     )  # fmt: skip
 
 
 def exchange(kind: str, packed: Array, root: int, finish: Callable[[Array | None, list[int]], Any]) -> Call:
-    """A gather or allgather of bytes whose sizes the ranks do not know of each other."""
+    """Make a gather or allgather of bytes whose sizes the ranks do not know of each other."""
     sizes: list[int] = []
 
     def allocate(dtype: int, shape: object, counts: list[int], *_: object) -> Array:
@@ -496,12 +516,18 @@ def exchange(kind: str, packed: Array, root: int, finish: Callable[[Array | None
         return np.empty(sum(counts), np.uint8)
 
     return _call(
-        kind, lambda got: finish(got, sizes), root=root, send=packed, count=packed.size, exchange=True, allocate=allocate
+        kind,
+        lambda got: finish(got, sizes),
+        root=root,
+        send=packed,
+        count=packed.size,
+        exchange=True,
+        allocate=allocate,
     )
 
 
 def exchange_all(packed: Sequence[Array], finish: Callable[[Array, list[int]], Any]) -> Call:
-    """An alltoall of bytes whose sizes the ranks do not know of each other."""
+    """Make an alltoall of bytes whose sizes the ranks do not know of each other."""
     sizes: list[int] = []
 
     def allocate(dtype: int, shape: object, counts: list[int], *_: object) -> Array:

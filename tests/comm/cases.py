@@ -1,7 +1,7 @@
 """Examples of collective calls: how a rank makes them, and what NumPy says that they give.
 
-A `Case` describes one call of all ranks in a few plain values. `make` runs on the ranks, `expected` in the tests; both
-derive the ranks' arrays from the case's seed.
+A `Case` describes one call of all ranks in a few plain values. `make` runs on the ranks, `expected` in the
+tests; both derive the ranks' arrays from the case's seed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Array: TypeAlias = np.ndarray[Any, Any]
 DTYPES = {
     name: np.dtype(name)
     for name in (
-        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
-        "longdouble", "complex64", "complex128", "clongdouble",
+        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16",
+        "float32", "float64", "longdouble", "complex64", "complex128", "clongdouble",
     )
 } | {"bfloat16": np.dtype(ml_dtypes.bfloat16)}  # fmt: skip
 HALVES = ("float16", "bfloat16")
@@ -57,7 +57,8 @@ class Case:
     shape : tuple of int
         Of the array; of one row of it for the calls in `BLOCKED`.
     rows : tuple of tuple of int
-        Rows of block j of rank i's array, for the calls in `BLOCKED`; for all but alltoall every line is alike.
+        Rows of block j of rank i's array, for the calls in `BLOCKED`; for all but alltoall every line is
+        alike.
     counted : bool
         Pass `counts`. Without, all rows are alike.
     flat : bool
@@ -95,7 +96,11 @@ def values(case: Case, shape: tuple[int, ...], rank: int) -> Array:
     if case.op == "prod":
         parts = rng.choice([1.0, -1.0, 2.0, 0.5, 1.5], (2, *shape))
     elif case.op in ("min", "max"):
-        parts = rng.choice([0.0, 1.0, -1.5, 7.0, np.inf, -np.inf, np.nan], (2, *shape), p=[0.2, 0.2, 0.2, 0.2, 0.1, 0.05, 0.05])
+        parts = rng.choice(
+            [0.0, 1.0, -1.5, 7.0, np.inf, -np.inf, np.nan],
+            (2, *shape),
+            p=[0.2, 0.2, 0.2, 0.2, 0.1, 0.05, 0.05],
+        )
     elif case.op.startswith("l"):
         parts = rng.choice([0.0, 1.0, -3.0], (2, *shape))
     elif case.dtype in HALVES:  # a sum in half precision would round at each step
@@ -227,7 +232,9 @@ def _checked(
 
 
 def _same(a: Array, b: Array) -> bool:
-    return np.array_equal(a, b) or bool(np.array_equal(np.isnan(a), np.isnan(b)) and np.array_equal(a[a == a], b[b == b]))
+    return np.array_equal(a, b) or bool(
+        np.array_equal(np.isnan(a), np.isnan(b)) and np.array_equal(a[a == a], b[b == b])
+    )
 
 
 # ---------------------------------------------------------------------------------------- NumPy's answer
@@ -325,7 +332,8 @@ def difference(case: Case, size: int, results: list[tuple[Array | None, bool]]) 
             return f"rank {rank} got {got.dtype} {got.shape} instead of {wanted.dtype} {wanted.shape}"
         if not _same(got, wanted):
             at = np.argwhere((got != wanted) & ~(np.isnan(got) & np.isnan(wanted)))
-            return f"rank {rank} differs at {len(at)} of {got.size} places, first at {at[0].tolist()}: {got} instead of {wanted}"
+            places = f"{len(at)} of {got.size} places, first at {at[0].tolist()}"
+            return f"rank {rank} differs at {places}: {got} instead of {wanted}"
     return None
 
 

@@ -7,6 +7,7 @@ import pytest
 from .layouts import FEW, Layout
 from .world import TIMEOUT, Nursery, World
 
+
 @pytest.fixture(scope="session")
 def nursery() -> Iterator[Nursery]:
     nursery = Nursery()
@@ -55,4 +56,3 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def world(layout: Layout, worlds: Callable[[Layout], World]) -> World:
     return worlds(layout)
-

@@ -1,8 +1,8 @@
 """The process that makes ranks for the tests: it has imported everything, and forks.
 
-A request on the socket of ``argv[1]`` is JSON, ``{"env": [{…} of each rank]}``, with one socket for each rank; the answer
-is the list of the ranks' process ids. A rank then serves its socket: it receives functions, calls them with its
-communicator, and answers with what they return or raise.
+A request on the socket of ``argv[1]`` is JSON, ``{"env": [{…} of each rank]}``, with one socket for each
+rank; the answer is the list of the ranks' process ids. A rank then serves its socket: it receives functions,
+calls them with its communicator, and answers with what they return or raise.
 """
 
 from __future__ import annotations

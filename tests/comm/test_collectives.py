@@ -58,7 +58,16 @@ def test_arrays_from_small_to_large(world: World, nbytes: int) -> None:
     check_all(
         world,
         [
-            Case(call, "float64", "sum", size - 1, (n * size,) if call in SHAPED else (), rows, True, blocking=blocking)
+            Case(
+                call,
+                "float64",
+                "sum",
+                size - 1,
+                (n * size,) if call in SHAPED else (),
+                rows,
+                True,
+                blocking=blocking,
+            )
             for call in CALLS
             for blocking in (True, False)
         ],

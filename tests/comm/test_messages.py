@@ -38,11 +38,15 @@ def test_everyone_sends_to_everyone_itself_included(world: World) -> None:
     world.run(program, SIZES[:4] if world.size > 3 else SIZES)
 
 
-@pytest.mark.parametrize("layout", [*PAIRS, Layout("ab", settings=SMALL), Layout("aa", "shm", SMALL)], ids=str)
+@pytest.mark.parametrize(
+    "layout", [*PAIRS, Layout("ab", settings=SMALL), Layout("aa", "shm", SMALL)], ids=str
+)
 def test_messages_match_as_a_list_in_order_says(world: World) -> None:
-    """Any interleaving of sends with any receives: each takes the first message that fits, as a model does."""
+    """Any interleaving of sends with any receives: each takes the first message that fits."""
 
-    def program(comm: Comm, messages: list[tuple[int, int]], receives: list[int], posted_first: int) -> list[int]:
+    def program(
+        comm: Comm, messages: list[tuple[int, int]], receives: list[int], posted_first: int
+    ) -> list[int]:
         if comm.rank == 0:
             for number, (tag, n) in enumerate(messages):
                 comm.isend(np.full(n + 1, number, np.int64), 1, tag)
@@ -67,7 +71,8 @@ def test_messages_match_as_a_list_in_order_says(world: World) -> None:
     @settings(max_examples=40)
     @given(data=st.data(), messages=st.lists(message, max_size=12))
     def check(data: st.DataObject, messages: list[tuple[int, int]]) -> None:
-        # Tags in a random order, the first some of them as they are and then ANY: such a list of receives never starves.
+        # Tags in a random order, the first some of them as they are and then ANY: such a list of receives
+        # never starves.
         tags = data.draw(st.permutations([tag for tag, _ in messages]))
         receives = tags[: data.draw(st.integers(0, len(tags)))]
         receives += [ANY] * (len(tags) - len(receives))
@@ -165,7 +170,11 @@ def test_a_refused_message_stays(world: World) -> None:
 def test_a_receive_that_was_there_first_refuses_too(world: World) -> None:
     def program(comm: Comm, n: int) -> None:
         if comm.rank == 1:
-            works = [comm.irecv(np.zeros(n + 1, np.int64), 0), comm.irecv(np.zeros(n), 0), comm.irecv(None, 0)]
+            works = [
+                comm.irecv(np.zeros(n + 1, np.int64), 0),
+                comm.irecv(np.zeros(n), 0),
+                comm.irecv(None, 0),
+            ]
             comm.barrier()
             errors = [work.exception() for work in works]
             assert [type(error) for error in errors] == [ValueError, TypeError, type(None)]

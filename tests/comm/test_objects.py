@@ -20,7 +20,9 @@ from .layouts import ALL
 from .world import Raised, World
 
 _leaves = st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.floats(allow_nan=False)
-_objects = st.recursive(_leaves, lambda some: st.lists(some) | st.dictionaries(st.text(), some) | st.tuples(some, some))
+_objects = st.recursive(
+    _leaves, lambda some: st.lists(some) | st.dictionaries(st.text(), some) | st.tuples(some, some)
+)
 
 
 @given(_objects)
@@ -35,7 +37,9 @@ def test_arrays_look_into_the_received_bytes(sizes: list[int]) -> None:
     for sent, got in zip(arrays, unpack(packed), strict=True):
         assert np.array_equal(sent, got)
         assert got.flags.writeable
-        assert got.nbytes == 0 or (np.may_share_memory(got, packed) and (got.ctypes.data - packed.ctypes.data) % 64 == 0)
+        assert got.nbytes == 0 or (
+            np.may_share_memory(got, packed) and (got.ctypes.data - packed.ctypes.data) % 64 == 0
+        )
 
 
 def test_an_array_in_fortran_order_stays_so() -> None:
@@ -45,7 +49,9 @@ def test_an_array_in_fortran_order_stays_so() -> None:
     assert got.flags.f_contiguous
 
 
-@pytest.mark.parametrize("data", [b"", b"short", bytes(16), b"\xff" * 64, b"\x00" * 8 + b"\xff" * 8 + bytes(48)])
+@pytest.mark.parametrize(
+    "data", [b"", b"short", bytes(16), b"\xff" * 64, b"\x00" * 8 + b"\xff" * 8 + bytes(48)]
+)
 def test_bytes_that_are_no_object_are_refused(data: bytes) -> None:
     with pytest.raises((ValueError, pickle.UnpicklingError, EOFError)):
         unpack(np.frombuffer(data, np.uint8))
@@ -54,7 +60,14 @@ def test_bytes_that_are_no_object_are_refused(data: bytes) -> None:
 def message_of(rank: int) -> dict[str, Any]:
     big = np.arange(200_000, dtype=np.float64) + rank
     shared: list[Any] = [rank, big]
-    return {"rank": rank, "big": big, "twice": [shared, shared], "text": "ä" * rank, "nothing": np.empty(0), "set": {rank}}
+    return {
+        "rank": rank,
+        "big": big,
+        "twice": [shared, shared],
+        "text": "ä" * rank,
+        "nothing": np.empty(0),
+        "set": {rank},
+    }
 
 
 def is_message_of(obj: Any, rank: int) -> bool:
@@ -77,7 +90,9 @@ def is_message_of(obj: Any, rank: int) -> bool:
 def test_every_call_with_objects(world: World, blocking: bool) -> None:
     def program(comm: Comm, blocking: bool) -> None:
         def call(name: str, *arguments: object) -> Any:
-            return getattr(comm, name)(*arguments) if blocking else getattr(comm, "i" + name)(*arguments).wait()
+            return (
+                getattr(comm, name)(*arguments) if blocking else getattr(comm, "i" + name)(*arguments).wait()
+            )
 
         size, rank = comm.size, comm.rank
         mine = message_of(rank)
@@ -190,7 +205,11 @@ def test_an_op_that_raises_breaks_nothing(world: World) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda comm: comm.scatter_object(["one"], comm.rank), ValueError, "objs must have 3 objects, one for each rank, not 1"),
+        (
+            lambda comm: comm.scatter_object(["one"], comm.rank),
+            ValueError,
+            "objs must have 3 objects, one for each rank, not 1",
+        ),
         (lambda comm: comm.scatter_object("abc", comm.rank), TypeError, "objs must be a sequence .* not str"),
         (lambda comm: comm.alltoall_object(None), TypeError, "objs must be a sequence .* not NoneType"),
         (lambda comm: comm.allreduce_object(1, "plus"), ValueError, "op must be one of sum, .* not 'plus'"),

@@ -36,7 +36,9 @@ class Nursery:
     def __init__(self) -> None:
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         path = os.pathsep.join(filter(None, sys.path))
-        environ = {k: v for k, v in os.environ.items() if not k.startswith(("COMMOPS_", "RANK", "WORLD_SIZE"))}
+        environ = {
+            k: v for k, v in os.environ.items() if not k.startswith(("COMMOPS_", "RANK", "WORLD_SIZE"))
+        }
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", f"{__package__}.nursery", str(theirs.fileno())],
@@ -64,7 +66,10 @@ class World:
     """The ranks of one communicator. Functions are sent to all of them and run there, at the same time."""
 
     def __init__(
-        self, start: Callable[[list[dict[str, str]], list[socket.socket]], list[int]], layout: Layout, timeout: float
+        self,
+        start: Callable[[list[dict[str, str]], list[socket.socket]], list[int]],
+        layout: Layout,
+        timeout: float,
     ) -> None:
         self.layout = layout
         self.size = layout.size
@@ -90,7 +95,7 @@ class World:
             self._answer(rank, PATIENCE, "init")
 
     def run(self, program: Callable[..., Any], *arguments: object) -> list[Any]:
-        """Call ``program(comm, *arguments)`` on every rank; return the results, or raise what a rank raised first."""
+        """Call ``program(comm, *arguments)`` on every rank; return the results, or raise what one raised first."""
         ends = self.outcomes(program, *arguments)
         for rank, end in enumerate(ends):
             if isinstance(end, Raised):
@@ -106,7 +111,9 @@ class World:
         self.start(program, *arguments, ranks=ranks)
         return self.collect(ranks)
 
-    def start(self, program: Callable[..., Any], *arguments: object, ranks: Sequence[int] | None = None) -> None:
+    def start(
+        self, program: Callable[..., Any], *arguments: object, ranks: Sequence[int] | None = None
+    ) -> None:
         """Have ranks begin with the program."""
         code, values = packed(program), dumps(arguments)
         for rank in range(self.size) if ranks is None else ranks:
@@ -119,7 +126,8 @@ class World:
         name = "the program"
         ends = [self._answer(rank, PATIENCE, name) for rank in (range(self.size) if ranks is None else ranks)]
         self.broken |= any(
-            isinstance(end, Died) or (isinstance(end, Raised) and isinstance(end.error, commops.CommError | KeyboardInterrupt))
+            isinstance(end, Died)
+            or (isinstance(end, Raised) and isinstance(end.error, commops.CommError | KeyboardInterrupt))
             for end in ends
         )
         return ends
@@ -141,7 +149,9 @@ class World:
                     self.signal(other, WHERE)
             time.sleep(1)  # they are writing to our standard error
             self.kill()
-            raise AssertionError(f"rank {rank} of {self.layout} hangs in {what}: where all are is in the captured output")
+            raise AssertionError(
+                f"rank {rank} of {self.layout} hangs in {what}: where all are is in the captured output"
+            )
         try:
             answer = pickle.loads(connection.recv_bytes())
         except (EOFError, ConnectionResetError):
@@ -190,7 +200,7 @@ _packed: dict[Callable[..., Any], bytes] = {}
 
 
 def packed(program: Callable[..., Any]) -> bytes:
-    """Return the bytes of a function; those of the tests by value, so that the ranks need not import their modules."""
+    """Return the bytes of a function; those of the tests by value: ranks need not import their modules."""
     code = _packed.get(program)
     if code is None:
         module = sys.modules[program.__module__]
