@@ -95,7 +95,7 @@ class World:
             self._answer(rank, PATIENCE, "init")
 
     def run(self, program: Callable[..., Any], *arguments: object) -> list[Any]:
-        """Call ``program(comm, *arguments)`` on every rank; return the results, or raise what one raised first."""
+        """Call ``program(comm, *arguments)`` on every rank; return what they return, or raise."""
         ends = self.outcomes(program, *arguments)
         for rank, end in enumerate(ends):
             if isinstance(end, Raised):
