@@ -8,13 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GUARD_BYTES = 24, GUARD = 0xa5, UNTOUCHED = 0x5a };
+enum { GUARD_BYTES = 24, GUARD = 0xa5, UNTOUCHED = 0x5a, OVERWRITTEN = 0xc3 };
 
 typedef struct coll_rank {
     coll_run *run;
     int rank;
     unsigned char *in, *given; /* given: a copy of `in`, as it was */
     unsigned char *out;        /* with guard bytes behind it; may be `in` */
+    bool in_window, out_window; /* they lie in the rank's window, until its call has ended */
     uint64_t in_count, out_count;
     uint64_t *send_counts, *recv_counts;
     uint64_t shape[2];
@@ -82,9 +83,10 @@ coll_case coll_draw(uint64_t *state, cmo_kind kind, int size, uint64_t most)
 
 void coll_describe(const coll_case *c, char *out, size_t n)
 {
-    snprintf(out, n, "%s of %" PRIu64 " %s, op %s, root %d%s%s%s%s", cmo_kind_name(c->kind), c->count, cmo_dtype_name(c->dtype),
+    snprintf(out, n, "%s of %" PRIu64 " %s, op %s, root %d%s%s%s%s%s", cmo_kind_name(c->kind), c->count, cmo_dtype_name(c->dtype),
              cmo_redop_name(c->op), c->root, c->in_place ? ", in place" : "", c->unequal ? ", unequal" : "",
-             c->learns ? ", learning" : "", c->inexact ? ", inexact" : "");
+             c->learns ? ", learning" : "", c->inexact ? ", inexact" : "",
+             (const char *const[]){"", ", some arrays in windows", ", arrays in windows"}[c->place]);
 }
 
 /* ------------------------------------------------------------------ sizes and buffers */
@@ -137,13 +139,47 @@ static uint64_t out_count(const coll_run *run, int r)
     }
 }
 
-static unsigned char *guarded(uint64_t bytes)
+static unsigned char *prepare(unsigned char *p, uint64_t bytes)
 {
-    unsigned char *p = malloc(bytes + GUARD_BYTES);
     if (!p) abort();
     memset(p, UNTOUCHED, bytes);
     memset(p + bytes, GUARD, GUARD_BYTES);
     return p;
+}
+
+static unsigned char *guarded(uint64_t bytes) { return prepare(malloc(bytes + GUARD_BYTES), bytes); }
+
+/* An array in the rank's window, at any address, if the case wants that and there is room; else an ordinary one. */
+static unsigned char *placed(coll_rank *me, world *w, uint64_t bytes, uint64_t *state, bool *in_window)
+{
+    const cmo_comm *c = world_comm(w, me->rank), *p = c->local_comm ? c->local_comm : c;
+    coll_place place = me->run->c.place;
+    uint64_t offset, lead = coll_random(state, 200);
+    void *address; /* as the rank itself maps its window, while the world has a mapping of its own */
+    *in_window = p->neighbour && (place == COLL_SHARED || (place == COLL_MIXED && coll_random(state, 2)));
+    *in_window = *in_window && !cmo_shared_alloc(c->engine, lead + bytes + GUARD_BYTES, &address, &offset);
+    return *in_window ? prepare((unsigned char *)p->neighbour[p->local]->head + offset + lead, bytes) : guarded(bytes);
+}
+
+static unsigned char *take_home(unsigned char *array, uint64_t bytes)
+{
+    unsigned char *copy = malloc(bytes + GUARD_BYTES);
+    if (!copy) abort();
+    memcpy(copy, array, bytes + GUARD_BYTES);
+    memset(array, OVERWRITTEN, bytes + GUARD_BYTES);
+    return copy;
+}
+
+/* A call has ended. Its arrays in the window are now its caller's to overwrite; what they held is checked later. */
+static void end_call(void *ctx)
+{
+    coll_rank *me = ctx;
+    size_t item = cmo_dtype_size(me->run->c.dtype);
+    bool shares = me->out == me->in;
+    if (me->in_window) me->in = take_home(me->in, me->in_count * item);
+    if (shares) me->out = me->in;
+    else if (me->out_window) me->out = take_home(me->out, me->out_count * item);
+    me->in_window = me->out_window = false;
 }
 
 static void draw_counts(coll_run *run, uint64_t *state)
@@ -214,20 +250,21 @@ static void make_call(const coll_run *run, coll_rank *me, cmo_call *call)
     call->allocate_ctx = me;
 }
 
-static void make_rank(coll_run *run, int r, uint64_t seed)
+static void make_rank(coll_run *run, world *w, int r, uint64_t seed)
 {
     const coll_case *c = &run->c;
     coll_rank *me = &run->ranks[r];
     size_t item = cmo_dtype_size(c->dtype);
     *me = (coll_rank){.run = run, .rank = r, .in_count = in_count(run, r), .out_count = out_count(run, r)};
     bool shares = c->in_place || (c->kind == CMO_BROADCAST && r == c->root);
-    me->in = guarded(me->in_count * item);
+    uint64_t places = seed ^ (uint64_t)r << 32;
+    me->in = placed(me, w, me->in_count * item, &places, &me->in_window);
     me->given = guarded(me->in_count * item);
     uint64_t state = seed + (uint64_t)r * UINT64_C(0x632be59bd9b4e019);
     coll_fill(me->in, c->dtype, c->op, me->in_count, &state, c->inexact);
     memcpy(me->given, me->in, me->in_count * item);
     if (c->kind == CMO_BARRIER || (c->kind == CMO_REDUCE && r != c->root) || (c->kind == CMO_GATHER && r != c->root)) return;
-    me->out = shares ? me->in : guarded(me->out_count * item);
+    me->out = shares ? me->in : placed(me, w, me->out_count * item, &places, &me->out_window);
     if (c->kind != CMO_ALLTOALL) return;
     size_t n = (size_t)run->size * sizeof(uint64_t);
     me->send_counts = malloc(n);
@@ -249,9 +286,11 @@ coll_run *coll_add(world *w, const coll_case *c, int number, uint64_t seed)
     uint64_t state = seed;
     draw_counts(run, &state);
     for (int r = 0; r < run->size; r++) {
-        make_rank(run, r, seed + 1);
+        make_rank(run, w, r, seed + 1);
         run->ranks[r].task = world_add(w, r);
         run->ranks[r].task->number = number;
+        run->ranks[r].task->op.on_done = end_call;
+        run->ranks[r].task->op.on_done_ctx = &run->ranks[r];
         make_call(run, &run->ranks[r], &run->ranks[r].task->call);
     }
     return run;
@@ -262,8 +301,8 @@ void coll_free(coll_run *run)
     if (!run) return;
     for (int r = 0; r < run->size; r++) {
         coll_rank *me = &run->ranks[r];
-        if (me->out != me->in) free(me->out);
-        free(me->in);
+        if (me->out != me->in && !me->out_window) free(me->out);
+        if (!me->in_window) free(me->in);
         free(me->given);
         free(me->send_counts);
         free(me->recv_counts);

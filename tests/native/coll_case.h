@@ -8,6 +8,10 @@
 
 #include "sim_world.h"
 
+/* Where the arrays are that the ranks pass. Those in windows stand at odd places, and are overwritten the moment the rank's call has ended:
+ * whoever still reads one then gets wrong results. */
+typedef enum { COLL_ORDINARY, COLL_MIXED, COLL_SHARED } coll_place;
+
 typedef struct coll_case {
     cmo_kind kind;
     cmo_redop op;
@@ -18,6 +22,7 @@ typedef struct coll_case {
     bool unequal;  /* counts that differ between ranks, zeros among them */
     bool learns;   /* BROADCAST, SCATTER: the others learn dtype and shape; GATHER, ALLGATHER, ALLTOALL: counts are exchanged */
     bool inexact;
+    coll_place place;
 } coll_case;
 
 typedef struct coll_run coll_run;

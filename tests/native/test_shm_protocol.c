@@ -2,8 +2,10 @@
  * a peer writes into shared memory is believed unchecked. */
 #include "base/clock.h"
 #include "check.h"
+#include "coll/shm.h"
 #include "sim_world.h"
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -145,10 +147,13 @@ static cmo_err allocate(void *ctx, const cmo_layout *layout, void **address)
     return CMO_OK;
 }
 
+static uint64_t window_bytes; /* of the rank that lies */
+
 typedef void lie_fn(cmo_post *, cmo_record *, unsigned char *slot);
 
-/* Rank 0 announces `call`; `lie` changes what it has announced; rank 1, in `other`, must not believe it. */
-static void deceive(const char *name, cmo_call call, cmo_call other, lie_fn *lie)
+/* Rank 0 announces `call`; `lie` changes what it has announced; rank 1, in `other`, must not believe it. `size`: the lie is about how much there is, so nobody is to
+ * be asked for memory. */
+static void deceive_about(const char *name, cmo_call call, cmo_call other, lie_fn *lie, bool size)
 {
     trio t;
     trio_make(&t);
@@ -159,14 +164,17 @@ static void deceive(const char *name, cmo_call call, cmo_call other, lie_fn *lie
     trio_start(&t, 2, other);
     trio_pass(&t, 0);
     trio_pass(&t, 2);
-    t.lied = true;
+    t.lied = size;
     cmo_comm *comm = world_comm(t.world, 1);
+    window_bytes = comm->neighbour[0]->size;
     lie(&comm->piece[0]->post[1], &comm->piece[0]->record[1], comm->staging[0]); /* collective 1, round 0 */
     for (int i = 0; i < 10; i++) trio_pass(&t, 1);
     CHECKF(trio_ended(&t, 1) && t.op[1].err == CMO_EPROTO, "%s about its %s: %s: %s", name, cmo_kind_name(call.kind),
            cmo_err_name(t.op[1].err), t.op[1].text);
     trio_free(&t);
 }
+
+static void deceive(const char *name, cmo_call call, cmo_call other, lie_fn *lie) { deceive_about(name, call, other, lie, true); }
 
 static void lie_type(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)p, (void)slot, r->dtype = 200; }
 static void lie_dimensions(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)p, (void)slot, r->ndim = 65; }
@@ -178,6 +186,35 @@ static void lie_row_overflow(cmo_post *p, cmo_record *r, unsigned char *slot) { 
 static void lie_number(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)r, (void)slot, atomic_store(&p->seq, 1 + CMO_POSTS); }
 static void lie_blocks(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)p, (void)r, memset(slot, 0xff, sizeof(uint64_t)); }
 static void lie_length(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)r, (void)slot, memset(p->payload, 0xff, sizeof(uint64_t)); }
+
+static void put_place(cmo_post *p, uint64_t in, uint64_t out)
+{
+    memcpy(p->payload + offsetof(cmo_shm_offer, in), &in, sizeof in);
+    memcpy(p->payload + offsetof(cmo_shm_offer, out), &out, sizeof out);
+}
+
+static void lie_far(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)r, (void)slot, put_place(p, UINT64_MAX, 0); }
+static void lie_page(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)r, (void)slot, put_place(p, 65, 0); }
+static void lie_end(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)r, (void)slot, put_place(p, 1 + window_bytes - 16, 0); }
+
+static void test_where_a_peer_says_that_its_array_is_is_checked(void)
+{
+    const uint64_t shape[] = {48};
+    const cmo_call calls[] = {
+        reduction(CMO_ALLREDUCE, 16), reduction(CMO_ALLREDUCE, 48), reduction(CMO_REDUCE_SCATTER, 16), reduction(CMO_SCAN, 48),
+        reduction(CMO_ALLGATHER, 16), reduction(CMO_ALLTOALL, 16),
+        {.kind = CMO_BROADCAST, .dtype = CMO_F64, .count = 48, .ndim = 1, .shape = shape},
+        {.kind = CMO_SCATTER, .dtype = CMO_F64, .count = 16, .ndim = 1, .shape = shape},
+        {.kind = CMO_ALLGATHER, .dtype = CMO_F64, .count = 16, .exchange = true},
+    };
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
+        cmo_call other = calls[i];
+        if (other.kind == CMO_BROADCAST || other.kind == CMO_SCATTER) other.count = other.ndim = 0;
+        deceive_about("lie_far", calls[i], other, lie_far, false);
+        deceive_about("lie_page", calls[i], other, lie_page, false);
+        deceive_about("lie_end", calls[i], other, lie_end, false);
+    }
+}
 
 static void test_what_a_peer_announces_is_checked(void)
 {
@@ -209,5 +246,6 @@ int main(void)
     test_sizes_that_only_the_root_knows_are_compared();
     test_alltoall_counts_are_compared();
     test_what_a_peer_announces_is_checked();
+    test_where_a_peer_says_that_its_array_is_is_checked();
     return check_report();
 }

@@ -16,6 +16,8 @@
     X(slots, "COMMOPS_SLOTS", 4, 3, 64, "staging slots of a rank in a communicator's shared memory")           \
     X(staged_bytes, "COMMOPS_STAGED_BYTES", 16 << 10, 0, 1 << 30,                                              \
       "in shared memory every rank reduces all of an array up to this size, and a slice of a larger one")      \
+    X(direct_bytes, "COMMOPS_DIRECT_BYTES", 64 << 10, 1, 1 << 30,                                              \
+      "in shared memory an array of this size or more that lies there (comm.empty) is read where it is")       \
     X(pipe_bytes, "COMMOPS_PIPE_BYTES", 256 << 10, 4096, 1 << 30,                                              \
       "bytes of the shared-memory pipe between two ranks of a host")                                           \
     X(eager_bytes, "COMMOPS_EAGER_BYTES", 16 << 10, 0, 1 << 30,                                                \

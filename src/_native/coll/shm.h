@@ -8,12 +8,14 @@
  *     shm_rooted.c          broadcast and scatter; only root knows sizes   readers once a round, root never
  *     shm_gather.c          gather and allgather                           receivers once a round
  *     shm_alltoall.c        alltoall                                       once a round
+ *     shm_direct.c          what they do where arrays lie in windows       once more, for the readers
  *
  * In a communicator whose members share memory a member's place on its host is its rank, so pieces and slots are
  * indexed by rank here. Rounds of an operation are counted from 0; round t of it is round base + t of the communicator.
  *
  * What all of them agree on: a member stages its round 0 before it announces. So whoever has seen an announcement may
- * read round 0, and an operation of one round costs one cache line of synchronisation. `staged` speaks of later rounds only. */
+ * read round 0, and an operation of one round costs one cache line of synchronisation. `staged` speaks of later rounds only.
+ * A member whose array is read where it lies (shm_direct.c) stages nothing: its announcement stands for all rounds. */
 #ifndef CMO_SHM_H
 #define CMO_SHM_H
 
@@ -21,12 +23,22 @@
 
 #include <string.h>
 
+/* The payload of an announcement whose data goes in rounds. */
+typedef struct cmo_shm_offer {
+    uint64_t length;  /* elements that this rank sends, where the others must learn it */
+    uint64_t in, out; /* 1 + the offset, in its window, of the array of which the others read its part, or the result; 0: see its slots */
+} cmo_shm_offer;
+_Static_assert(sizeof(cmo_shm_offer) <= CMO_POST_BYTES, "an offer is a payload");
+
 /* The first member of every state. */
 typedef struct cmo_shm {
     uint64_t base;   /* rounds that the communicator's past operations have used */
     uint64_t rounds; /* that this one uses, alike on every member */
     uint64_t t;      /* the loop's */
     int next;        /* the member that cmo_shm_all_… looks at next */
+    bool borrows;    /* this rank has read others' arrays */
+    bool leaves;     /* it reads nothing more, and waits for its own readers */
+    cmo_shm_offer offer;
 } cmo_shm;
 
 static inline cmo_piece *cmo_shm_own(const cmo_op *op) { return op->comm->piece[op->comm->rank]; }
@@ -79,6 +91,17 @@ static inline cmo_err cmo_shm_all_arrived(const cmo_op *op, cmo_shm *s, int memb
     return CMO_OK;
 }
 
+/* What a member that has arrived offers. Its own word for it: to be used through cmo_shm_part and cmo_shm_result, which check it. */
+static inline cmo_shm_offer cmo_shm_offer_of(const cmo_op *op, int member)
+{
+    cmo_shm_offer offer;
+    memcpy(&offer, cmo_shm_post(op, member)->payload, sizeof offer);
+    __asm__("" : "+m"(offer)); /* one read: what is checked is what is used, whatever its owner does meanwhile */
+    return offer;
+}
+
+static inline cmo_err cmo_shm_announce_offer(cmo_op *op, const cmo_shm *s) { return cmo_shm_announce(op, &s->offer, sizeof s->offer); }
+
 /* Members 0 … n-1 whose data this rank needs in a reduction or movement that has no root but call.root. */
 static inline int cmo_shm_sources(const cmo_op *op)
 {
@@ -130,12 +153,20 @@ static inline void cmo_shm_consumed(const cmo_op *op, const cmo_shm *s, uint64_t
     cmo_shm_publish(op, &cmo_shm_own(op)->consumed, s->base + rounds);
 }
 
-/* Has this member staged its part of round t? */
-static inline cmo_err cmo_shm_has_staged(const cmo_op *op, const cmo_shm *s, int member, uint64_t t)
+/* Is this member's slot of round t filled? */
+static inline cmo_err cmo_shm_has_filled(const cmo_op *op, const cmo_shm *s, int member, uint64_t t)
 {
     if (t == 0) return cmo_shm_arrived(op, member);
     uint64_t staged = atomic_load_explicit(&op->comm->piece[member]->staged, memory_order_acquire);
     return staged > s->base + t ? CMO_OK : CMO_AGAIN;
+}
+
+/* Can this member's part of round t be read, wherever it is? */
+static inline cmo_err cmo_shm_has_staged(const cmo_op *op, const cmo_shm *s, int member, uint64_t t)
+{
+    cmo_err err = cmo_shm_arrived(op, member);
+    if (err || t == 0 || cmo_shm_offer_of(op, member).in) return err;
+    return cmo_shm_has_filled(op, s, member, t);
 }
 
 static inline cmo_err cmo_shm_all_staged(const cmo_op *op, cmo_shm *s, int members, uint64_t t)
@@ -158,6 +189,33 @@ static inline void cmo_shm_begin(const cmo_op *op, cmo_shm *s) { s->base = op->c
 
 /* This rank's part is done: raise every count past the operation, so that no later one waits for it here. */
 void cmo_shm_end(const cmo_op *op, const cmo_shm *s);
+
+/* ------------------------------------------------------------------ arrays in windows: coll/shm_direct.c */
+
+/* Offer `bytes` at `array` to the others, if they lie in this rank's window and are worth it: *place (offer.in or offer.out) says so.
+ * They then need not be staged. Before the announcement. */
+void cmo_shm_offer_array(const cmo_op *op, uint64_t *place, const void *array, uint64_t bytes);
+
+/* Where in `member`'s window [from, from + bytes) of the array is that is said to be at `place` there. CMO_EPROTO: not in the window. */
+cmo_err cmo_shm_borrow(const cmo_op *op, cmo_shm *s, int member, uint64_t place, uint64_t from, uint64_t bytes, const void **at);
+
+/* Where to read [from, from + bytes) of a member's array: there, if it offers it, else at `in_slot` bytes of its slot of round t. The member's part
+ * of the round has been staged. */
+cmo_err cmo_shm_part(const cmo_op *op, cmo_shm *s, int member, uint64_t t, uint64_t from, uint64_t bytes, uint64_t in_slot, const void **at);
+
+/* The same for the result that a member has reduced. */
+cmo_err cmo_shm_result(const cmo_op *op, cmo_shm *s, int member, uint64_t t, uint64_t from, uint64_t bytes, uint64_t in_slot, const void **at);
+
+cmo_err cmo_shm_await_readers(cmo_op *op, cmo_shm *s, int first, int last); /* the slow half of cmo_shm_leave */
+
+/* As cmo_shm_end, in a wait: but where this rank has offered something, only when members [first, last), its readers, read it no more; and where
+ * it has read what others offered, only if they have stood by it. */
+static inline cmo_err cmo_shm_leave(cmo_op *op, cmo_shm *s, int first, int last)
+{
+    if (s->offer.in | s->offer.out | s->borrows) CMO_TRY(cmo_shm_await_readers(op, s, first, last));
+    cmo_shm_end(op, s);
+    return CMO_OK;
+}
 
 /* ------------------------------------------------------------------ slots with a part for every member */
 

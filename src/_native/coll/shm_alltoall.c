@@ -8,6 +8,8 @@
  *     d    d0 d1 d2  . d4
  *     e    e0 e1 e2 e3  .
  *
+ * A rank whose blocks are equal and lie in its window does not copy them in (coll/shm_direct.c).
+ *
  * Round t is copied in while round t - 1 is read. With blocks of B bytes a rank writes B (size - 1) and reads as much; rounds + 1 steps.
  *
  * Where blocks differ, nobody knows what the others send to each other, but all must agree on the number of rounds. So every rank
@@ -46,14 +48,14 @@ static void counts_stage(const cmo_op *op, const alltoall_state *s, uint64_t t)
     }
 }
 
-static cmo_err counts_announce(cmo_op *op)
+static uint64_t counts_longest(const cmo_op *op)
 {
     uint64_t longest = 0;
     for (int j = 0; j < op->comm->size; j++) {
         uint64_t count = cmo_block_count(op->call.counts, op->call.count, j);
         if (count > longest) longest = count;
     }
-    return cmo_shm_announce(op, &longest, sizeof longest);
+    return longest;
 }
 
 /* Read, from every member's slot, how much it sends to us, if that stands in round t. */
@@ -74,8 +76,7 @@ static cmo_err counts_learn(cmo_op *op, alltoall_state *s)
     const cmo_comm *c = op->comm;
     uint64_t longest = 0, total = 0, bytes;
     for (int j = 0; j < c->size; j++) {
-        uint64_t theirs;
-        memcpy(&theirs, cmo_shm_post(op, j)->payload, sizeof theirs);
+        uint64_t theirs = cmo_shm_offer_of(op, j).length;
         if (theirs > longest) longest = theirs;
         if (s->learnt[j] > theirs || __builtin_add_overflow(total, s->learnt[j], &total) || __builtin_mul_overflow(total, (uint64_t)s->item, &bytes))
             return cmo_fail(CMO_EPROTO, "rank %d sends %" PRIu64 " elements to rank %d", j, s->learnt[j], c->rank);
@@ -104,8 +105,10 @@ static cmo_err alltoall_begin(cmo_op *op, alltoall_state *s)
     s->out = call->out;
     if (!s->varies) {
         s->shm.rounds = cmo_shm_cut_slots(&s->cut, c, s->item, call->count);
+        cmo_shm_offer_array(op, &s->shm.offer.in, call->in, cmo_block_start(NULL, call->count, c->size) * s->item);
         return CMO_OK;
     }
+    s->shm.offer.length = counts_longest(op);
     s->lead = cmo_shm_rounds(counts_bytes(op), cmo_shm_round_bytes(c));
     s->learnt = malloc((size_t)c->size * sizeof *s->learnt);
     return s->learnt ? CMO_OK : cmo_fail(CMO_ENOMEM, "counts of %d ranks", c->size);
@@ -148,9 +151,12 @@ static cmo_err alltoall_take(const cmo_op *op, alltoall_state *s, uint64_t t)
         int j = (c->rank + 1 + s->shm.next) % c->size;
         uint64_t part = cmo_shm_part_of(&s->cut, cmo_block_count(s->learnt, op->call.count, j), turn.from);
         if (!part) continue;
+        const void *at;
+        uint64_t in_slot = (uint64_t)(c->rank - turn.first) * s->cut.stride;
+        uint64_t from = alltoall_start(op, s, NULL, c->rank) + turn.from * s->item; /* where blocks differ nobody offers */
         CMO_TRY(cmo_shm_has_staged(op, &s->shm, j, t));
-        memcpy(s->out + alltoall_start(op, s, s->learnt, j) + turn.from * s->item,
-               cmo_shm_slot(op, &s->shm, j, t) + (uint64_t)(c->rank - turn.first) * s->cut.stride, part * s->item);
+        CMO_TRY(cmo_shm_part(op, &s->shm, j, t, from, part * s->item, in_slot, &at));
+        memcpy(s->out + alltoall_start(op, s, s->learnt, j) + turn.from * s->item, at, part * s->item);
     }
     s->shm.next = 0;
     return CMO_OK;
@@ -162,10 +168,10 @@ cmo_err cmo_shm_alltoall_step(cmo_op *op)
     cmo_shm *m = &s->shm;
     CO_BEGIN(op);
     CMO_TRY(alltoall_begin(op, s));
-    CO_WAIT(op, cmo_shm_slot_free(op, m, 0));
+    if (!m->offer.in) CO_WAIT(op, cmo_shm_slot_free(op, m, 0));
     if (s->varies) {
         counts_stage(op, s, 0);
-        CO_WAIT(op, counts_announce(op));
+        CO_WAIT(op, cmo_shm_announce_offer(op, m));
         for (m->t = 1; m->t <= s->lead; m->t++) {
             if (m->t < s->lead) {
                 CO_WAIT(op, cmo_shm_slot_free(op, m, m->t));
@@ -179,13 +185,13 @@ cmo_err cmo_shm_alltoall_step(cmo_op *op)
         CMO_TRY(counts_learn(op, s));
         m->t = s->lead;
     } else {
-        alltoall_stage(op, s, 0);
-        CO_WAIT(op, cmo_shm_announce(op, NULL, 0));
+        if (!m->offer.in) alltoall_stage(op, s, 0);
+        CO_WAIT(op, cmo_shm_announce_offer(op, m));
         m->t = 1;
     }
     alltoall_keep_own(op, s);
     for (; m->t <= m->rounds; m->t++) {
-        if (m->t < m->rounds) {
+        if (m->t < m->rounds && !m->offer.in) {
             CO_WAIT(op, cmo_shm_slot_free(op, m, m->t));
             alltoall_stage(op, s, m->t);
             cmo_shm_staged(op, m, m->t);
@@ -195,7 +201,7 @@ cmo_err cmo_shm_alltoall_step(cmo_op *op)
             if (m->t < m->rounds) cmo_shm_consumed(op, m, m->t);
         }
     }
-    cmo_shm_end(op, m);
+    CO_WAIT(op, cmo_shm_leave(op, m, 0, op->comm->size));
     CO_END(op);
 }
 

@@ -11,7 +11,8 @@
  * receiver reads the others' blocks; rounds + 1 steps. A sender that receives nothing returns when it has copied everything in.
  *
  * With `exchange` each rank knows its own block alone. Its length travels in the announcement, and all wait for all
- * announcements, since the number of rounds is that of the longest block. */
+ * announcements, since the number of rounds is that of the longest block. A block that lies in its owner's window is not copied
+ * in (coll/shm_direct.c). */
 #include "coll/algorithms.h"
 #include "coll/shm.h"
 
@@ -46,6 +47,8 @@ static void gather_begin(cmo_op *op, gather_state *s)
     s->sends = c->size > 1 && (op->call.kind == CMO_ALLGATHER || c->rank != op->call.root) && gather_own(op, s);
     s->counts = op->call.exchange ? NULL : op->call.counts;
     s->out = op->call.out;
+    if (s->sends) cmo_shm_offer_array(op, &s->shm.offer.in, op->call.in, gather_own(op, s));
+    if (op->call.exchange) s->shm.offer.length = op->call.count;
 }
 
 /* With exchange: the lengths that all have announced. They are peers', hence checked: all blocks together are an array. */
@@ -56,7 +59,7 @@ static cmo_err gather_learn(cmo_op *op, gather_state *s)
     s->counts = s->learnt = malloc((size_t)c->size * sizeof *s->learnt);
     if (!s->learnt) return cmo_fail(CMO_ENOMEM, "counts of %d ranks", c->size);
     for (int j = 0; j < c->size; j++) {
-        memcpy(&s->learnt[j], cmo_shm_post(op, j)->payload, sizeof s->learnt[j]);
+        s->learnt[j] = cmo_shm_offer_of(op, j).length;
         if (__builtin_add_overflow(total, s->learnt[j], &total) || __builtin_mul_overflow(total, (uint64_t)s->item, &bytes))
             return cmo_fail(CMO_EPROTO, "the blocks of ranks 0 to %d are more than 2^64 bytes", j);
     }
@@ -97,17 +100,14 @@ static cmo_err gather_take(const cmo_op *op, gather_state *s, uint64_t t)
         int j = (c->rank + 1 + s->shm.next) % c->size;
         uint64_t bytes = gather_bytes(op, s, j);
         if (from >= bytes) continue;
+        const void *part;
+        bytes = cmo_shm_min(s->round_bytes, bytes - from);
         CMO_TRY(cmo_shm_has_staged(op, &s->shm, j, t));
-        memcpy(s->out + gather_start(op, s, j) + from, cmo_shm_slot(op, &s->shm, j, t), cmo_shm_min(s->round_bytes, bytes - from));
+        CMO_TRY(cmo_shm_part(op, &s->shm, j, t, from, bytes, 0, &part));
+        memcpy(s->out + gather_start(op, s, j) + from, part, bytes);
     }
     s->shm.next = 0;
     return CMO_OK;
-}
-
-static cmo_err gather_announce(cmo_op *op)
-{
-    uint64_t count = op->call.count;
-    return op->call.exchange ? cmo_shm_announce(op, &count, sizeof count) : cmo_shm_announce(op, NULL, 0);
 }
 
 cmo_err cmo_shm_gather_step(cmo_op *op)
@@ -116,18 +116,18 @@ cmo_err cmo_shm_gather_step(cmo_op *op)
     cmo_shm *m = &s->shm;
     CO_BEGIN(op);
     gather_begin(op, s);
-    if (s->sends) {
+    if (s->sends && !m->offer.in) {
         CO_WAIT(op, cmo_shm_slot_free(op, m, 0));
         gather_stage(op, s, 0);
     }
-    CO_WAIT(op, gather_announce(op));
+    CO_WAIT(op, cmo_shm_announce_offer(op, m));
     if (op->call.exchange) {
         CO_WAIT(op, cmo_shm_all_arrived(op, m, op->comm->size));
         CMO_TRY(gather_learn(op, s));
     }
     gather_measure(op, s);
     for (m->t = 1; m->t <= m->rounds; m->t++) {
-        if (s->sends && m->t * s->round_bytes < gather_own(op, s)) {
+        if (s->sends && !m->offer.in && m->t * s->round_bytes < gather_own(op, s)) {
             CO_WAIT(op, cmo_shm_slot_free(op, m, m->t));
             gather_stage(op, s, m->t);
             cmo_shm_staged(op, m, m->t);
@@ -137,7 +137,8 @@ cmo_err cmo_shm_gather_step(cmo_op *op)
             if (m->t < m->rounds) cmo_shm_consumed(op, m, m->t);
         }
     }
-    cmo_shm_end(op, m);
+    if (op->call.kind == CMO_GATHER) CO_WAIT(op, cmo_shm_leave(op, m, op->call.root, op->call.root + 1));
+    else CO_WAIT(op, cmo_shm_leave(op, m, 0, op->comm->size));
     CO_END(op);
 }
 

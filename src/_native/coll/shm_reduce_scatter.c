@@ -30,7 +30,9 @@ static void reduce_scatter_begin(cmo_op *op, reduce_scatter_state *s)
         if (count > longest) longest = count;
     }
     cmo_shm_begin(op, &s->shm);
-    s->shm.rounds = cmo_shm_cut_slots(&s->cut, c, cmo_dtype_size(call->dtype), longest);
+    size_t item = cmo_dtype_size(call->dtype);
+    s->shm.rounds = cmo_shm_cut_slots(&s->cut, c, item, longest);
+    cmo_shm_offer_array(op, &s->shm.offer.in, call->in, cmo_block_start(call->counts, call->count, c->size) * item);
 }
 
 static void reduce_scatter_stage(const cmo_op *op, const reduce_scatter_state *s, uint64_t t)
@@ -48,7 +50,7 @@ static uint64_t reduce_scatter_here(const cmo_op *op, const reduce_scatter_state
     return cmo_shm_part_of(&s->cut, cmo_block_count(op->call.counts, op->call.count, rank), turn.from);
 }
 
-static void reduce_scatter_fold(const cmo_op *op, const reduce_scatter_state *s, uint64_t t)
+static cmo_err reduce_scatter_fold(const cmo_op *op, reduce_scatter_state *s, uint64_t t)
 {
     const cmo_call *call = &op->call;
     const cmo_comm *c = op->comm;
@@ -56,11 +58,14 @@ static void reduce_scatter_fold(const cmo_op *op, const reduce_scatter_state *s,
     cmo_shm_turn turn = cmo_shm_turn_of(&s->cut, c->size, t);
     uint64_t own = (cmo_block_start(call->counts, call->count, c->rank) + turn.from) * item;
     uint64_t part = (uint64_t)(c->rank - turn.first) * s->cut.stride;
+    uint64_t count = reduce_scatter_here(op, s, t);
     const void *srcs[CMO_SHM_MEMBERS];
-    for (int j = 0; j < c->size; j++)
-        srcs[j] = j == c->rank ? (const unsigned char *)call->in + own : cmo_shm_slot(op, &s->shm, j, t) + part;
-    cmo_kernel_for(call->dtype, call->op)((char *)call->out + turn.from * item, srcs, c->size, reduce_scatter_here(op, s, t),
-                                          cmo_fold_divisor(call, c->size));
+    for (int j = 0; j < c->size; j++) {
+        if (j == c->rank) srcs[j] = (const unsigned char *)call->in + own;
+        else CMO_TRY(cmo_shm_part(op, &s->shm, j, t, own, count * item, part, &srcs[j]));
+    }
+    cmo_kernel_for(call->dtype, call->op)((char *)call->out + turn.from * item, srcs, c->size, count, cmo_fold_divisor(call, c->size));
+    return CMO_OK;
 }
 
 cmo_err cmo_shm_reduce_scatter_step(cmo_op *op)
@@ -69,21 +74,23 @@ cmo_err cmo_shm_reduce_scatter_step(cmo_op *op)
     cmo_shm *m = &s->shm;
     CO_BEGIN(op);
     reduce_scatter_begin(op, s);
-    CO_WAIT(op, cmo_shm_slot_free(op, m, 0));
-    reduce_scatter_stage(op, s, 0);
-    CO_WAIT(op, cmo_shm_announce(op, NULL, 0));
+    if (!m->offer.in) {
+        CO_WAIT(op, cmo_shm_slot_free(op, m, 0));
+        reduce_scatter_stage(op, s, 0);
+    }
+    CO_WAIT(op, cmo_shm_announce_offer(op, m));
     for (m->t = 1; m->t <= m->rounds; m->t++) {
-        if (m->t < m->rounds) {
+        if (m->t < m->rounds && !m->offer.in) {
             CO_WAIT(op, cmo_shm_slot_free(op, m, m->t));
             reduce_scatter_stage(op, s, m->t);
             cmo_shm_staged(op, m, m->t);
         }
         if (reduce_scatter_here(op, s, m->t - 1)) {
             CO_WAIT(op, cmo_shm_all_staged(op, m, op->comm->size, m->t - 1));
-            reduce_scatter_fold(op, s, m->t - 1);
+            CMO_TRY(reduce_scatter_fold(op, s, m->t - 1));
         }
         if (m->t < m->rounds) cmo_shm_consumed(op, m, m->t);
     }
-    cmo_shm_end(op, m);
+    CO_WAIT(op, cmo_shm_leave(op, m, 0, op->comm->size));
     CO_END(op);
 }

@@ -8,6 +8,8 @@
  * Only the root knows how much there is. The others wait for its announcement, whose record tells dtype and shape, and ask where the array
  * shall go. A scatter whose blocks differ has the size of each, 8 bytes a rank, at the head of its stream. A stream that fits goes in the
  * announcement itself. The root returns as soon as it has copied everything in: the protocol keeps the slots until they have been read.
+ * A large array in the root's window is read there (coll/shm_direct.c): then only the counts, if any, are in the stream's rounds, and the root
+ * returns when all have read.
  *
  * The root writes the B bytes of the stream; each other rank reads B in a broadcast, its block in a scatter, skipping the rounds
  * that hold nothing for it. Rounds + 1 steps, copying in and copying out at the same time. */
@@ -26,6 +28,7 @@ typedef struct rooted_state {
     uint64_t total;    /* elements of the array in the stream */
     bool equal;        /* all ranks' parts are alike */
     bool learnt;       /* lo, hi and out are known */
+    uint64_t direct;   /* where the root's array is, if it offers it; 0: in the stream */
     unsigned char *out;
 } rooted_state;
 _Static_assert(sizeof(rooted_state) <= CMO_STATE_INLINE, "see coll/algorithms.h");
@@ -47,6 +50,8 @@ static cmo_err rooted_measure(const cmo_op *op, rooted_state *s, cmo_dtype dtype
 
 /* ------------------------------------------------------------------ at the root */
 
+static const void *rooted_array(const cmo_op *op) { return op->call.kind == CMO_BROADCAST ? op->call.out : op->call.in; }
+
 static cmo_err rooted_begin(cmo_op *op, rooted_state *s)
 {
     const cmo_call *call = &op->call;
@@ -63,6 +68,7 @@ static cmo_err rooted_begin(cmo_op *op, rooted_state *s)
         s->hi = s->lo + bytes;
         cmo_shm_copy(call->out, (const char *)call->in + start, bytes);
     }
+    if (s->shm.rounds) cmo_shm_offer_array(op, &s->shm.offer.in, rooted_array(op), s->bytes - s->head);
     if (s->shm.rounds) cmo_shm_consumed(op, &s->shm, s->shm.rounds);
     return CMO_OK;
 }
@@ -76,8 +82,9 @@ static void rooted_put(unsigned char *round, uint64_t from, uint64_t to, const v
 
 static void rooted_copy_in(const cmo_op *op, const rooted_state *s, unsigned char *round, uint64_t from, uint64_t to)
 {
-    const char *array = op->call.kind == CMO_BROADCAST ? op->call.out : op->call.in;
+    const char *array = rooted_array(op);
     rooted_put(round, from, to, op->call.counts, 0, s->head);
+    if (s->shm.offer.in) return;
     rooted_put(round, from, to, array, s->head, s->lo);
     if (s->hi < s->bytes) rooted_put(round, from, to, array + (s->hi - s->head), s->hi, s->bytes);
 }
@@ -91,9 +98,15 @@ static void rooted_stage(const cmo_op *op, const rooted_state *s, uint64_t t)
 static cmo_err rooted_announce(cmo_op *op, const rooted_state *s)
 {
     unsigned char payload[CMO_POST_BYTES] = {0};
-    if (s->shm.rounds) return cmo_shm_announce(op, NULL, 0);
+    if (s->shm.rounds) return cmo_shm_announce_offer(op, &s->shm);
     rooted_copy_in(op, s, payload, 0, s->bytes);
     return cmo_shm_announce(op, payload, s->bytes);
+}
+
+/* Does round t carry anything? */
+static bool rooted_streams(const rooted_state *s, uint64_t t)
+{
+    return t < s->shm.rounds && (!s->shm.offer.in || t * s->round_bytes < s->head);
 }
 
 static cmo_err rooted_send(cmo_op *op, rooted_state *s)
@@ -101,17 +114,17 @@ static cmo_err rooted_send(cmo_op *op, rooted_state *s)
     cmo_shm *m = &s->shm;
     CO_BEGIN(op);
     CMO_TRY(rooted_begin(op, s));
-    if (m->rounds) {
+    if (rooted_streams(s, 0)) {
         CO_WAIT(op, cmo_shm_slot_free(op, m, 0));
         rooted_stage(op, s, 0);
     }
     CO_WAIT(op, rooted_announce(op, s));
-    for (m->t = 1; m->t < m->rounds; m->t++) {
+    for (m->t = 1; rooted_streams(s, m->t); m->t++) {
         CO_WAIT(op, cmo_shm_slot_free(op, m, m->t));
         rooted_stage(op, s, m->t);
         cmo_shm_staged(op, m, m->t);
     }
-    cmo_shm_end(op, m);
+    CO_WAIT(op, cmo_shm_leave(op, m, 0, op->comm->size));
     CO_END(op);
 }
 
@@ -187,7 +200,18 @@ static cmo_err rooted_take(cmo_op *op, rooted_state *s, const unsigned char *rou
         CMO_TRY(rooted_learn(op, s));
     }
     uint64_t lo = larger(from, s->lo), hi = cmo_shm_min(to, s->hi);
-    if (lo < hi) memcpy(s->out + (lo - s->lo), round + (lo - from), hi - lo);
+    if (lo < hi && !s->direct) memcpy(s->out + (lo - s->lo), round + (lo - from), hi - lo);
+    return CMO_OK;
+}
+
+/* Take it all from the root's array. */
+static cmo_err rooted_take_direct(const cmo_op *op, rooted_state *s)
+{
+    const void *part;
+    uint64_t from = s->lo - s->head, bytes = s->hi - s->lo;
+    if (!bytes) return CMO_OK;
+    CMO_TRY(cmo_shm_borrow(op, &s->shm, op->call.root, s->direct, from, bytes, &part));
+    memcpy(s->out, part, bytes);
     return CMO_OK;
 }
 
@@ -195,6 +219,7 @@ static cmo_err rooted_take(cmo_op *op, rooted_state *s, const unsigned char *rou
 static uint64_t rooted_next(const rooted_state *s, uint64_t t)
 {
     if (!s->learnt) return t + 1;
+    if (s->direct) return s->shm.rounds;
     if (s->lo == s->hi || (s->hi - 1) / s->round_bytes <= t) return s->shm.rounds;
     return larger(t + 1, s->lo / s->round_bytes);
 }
@@ -204,18 +229,20 @@ static cmo_err rooted_receive(cmo_op *op, rooted_state *s)
     cmo_shm *m = &s->shm;
     CO_BEGIN(op);
     cmo_shm_begin(op, m);
-    CO_WAIT(op, cmo_shm_announce(op, NULL, 0));
+    CO_WAIT(op, cmo_shm_announce_offer(op, m)); /* none */
     CO_WAIT(op, cmo_shm_arrived(op, op->call.root));
     CMO_TRY(rooted_read_record(op, s));
+    if (m->rounds) s->direct = cmo_shm_offer_of(op, op->call.root).in;
     if (!m->rounds) CMO_TRY(rooted_take(op, s, cmo_shm_post(op, op->call.root)->payload, 0, s->bytes));
     while (m->t < m->rounds) {
-        CO_WAIT(op, cmo_shm_has_staged(op, m, op->call.root, m->t));
+        CO_WAIT(op, cmo_shm_has_filled(op, m, op->call.root, m->t));
         uint64_t from = m->t * s->round_bytes, to = cmo_shm_min(from + s->round_bytes, s->bytes);
         CMO_TRY(rooted_take(op, s, cmo_shm_slot(op, m, op->call.root, m->t), from, to));
+        if (s->direct && s->learnt) CMO_TRY(rooted_take_direct(op, s));
         m->t = rooted_next(s, m->t);
-        cmo_shm_consumed(op, m, m->t);
+        if (m->t < m->rounds) cmo_shm_consumed(op, m, m->t);
     }
-    cmo_shm_end(op, m);
+    CO_WAIT(op, cmo_shm_leave(op, m, 0, 0));
     CO_END(op);
 }
 

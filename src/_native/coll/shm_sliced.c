@@ -14,6 +14,12 @@
  * that are a whole round behind. For B bytes a rank writes B in slots and reads 2 B (size - 1) / size of the others', whatever the size is;
  * rounds + 2 steps. In a reduce only the root copies out.
  *
+ * Arrays in windows (coll/shm_direct.c) are folded where they are, without the copy in; and if the result's array lies in one, the rank's
+ * slice is folded right into it, and copied from there by the others. That is safe in place, `out` being `in`: an element of a
+ * round is in one slice, say r's. All ranks' inputs of it are read by r alone, when it folds. Before that nobody writes it
+ * anywhere; r's kernel may write where it reads; the others write theirs when r has said `reduced`, from r's copy, which nobody changes
+ * any more; and r returns when they all have it (cmo_shm_leave).
+ *
  * Slices end at cache lines. The fold is in the order of ranks and in one call of the kernel, so the result has the same bits as
  * that of shm_staged.c. */
 #include "coll/algorithms.h"
@@ -24,6 +30,7 @@ typedef struct sliced_state {
     cmo_shm shm;
     uint64_t elements; /* of a round */
     bool receives;     /* this rank wants the result */
+    bool at_home;      /* its own slice is folded into `out`: others read it there, or nobody does */
 } sliced_state;
 _Static_assert(sizeof(sliced_state) <= CMO_STATE_INLINE, "see coll/algorithms.h");
 
@@ -33,6 +40,10 @@ static void sliced_begin(cmo_op *op, sliced_state *s)
     s->elements = cmo_shm_round_bytes(op->comm) / cmo_dtype_size(op->call.dtype);
     s->shm.rounds = cmo_shm_rounds(op->call.count, s->elements);
     s->receives = op->call.kind == CMO_ALLREDUCE || op->comm->rank == op->call.root;
+    uint64_t bytes = op->call.count * cmo_dtype_size(op->call.dtype);
+    cmo_shm_offer_array(op, &s->shm.offer.in, op->call.in, bytes);
+    if (op->call.kind == CMO_ALLREDUCE) cmo_shm_offer_array(op, &s->shm.offer.out, op->call.out, bytes);
+    s->at_home = s->shm.offer.out || (op->call.kind == CMO_REDUCE && s->receives);
 }
 
 /* Round t of the array, in bytes, and where slice r of it starts, from the start of the round. */
@@ -62,28 +73,36 @@ static void sliced_copy_in(const cmo_op *op, const sliced_state *s, uint64_t t)
     cmo_shm_copy(slot + to, in + to, bytes - to);
 }
 
-static void sliced_fold(const cmo_op *op, const sliced_state *s, uint64_t t)
+static cmo_err sliced_fold(const cmo_op *op, sliced_state *s, uint64_t t)
 {
     const cmo_call *call = &op->call;
     const cmo_comm *c = op->comm;
     uint64_t bytes = sliced_bytes(op, s, t), from = slice(op, bytes, c->rank), to = slice(op, bytes, c->rank + 1);
+    uint64_t start = sliced_start(op, s, t) + from;
+    unsigned char *result = s->at_home ? (unsigned char *)call->out + start : cmo_shm_slot(op, &s->shm, c->rank, t) + from;
     const void *srcs[CMO_SHM_MEMBERS];
-    for (int j = 0; j < c->size; j++)
-        srcs[j] = j == c->rank ? (const unsigned char *)call->in + sliced_start(op, s, t) + from : cmo_shm_slot(op, &s->shm, j, t) + from;
-    cmo_kernel_for(call->dtype, call->op)(cmo_shm_slot(op, &s->shm, c->rank, t) + from, srcs, c->size, (to - from) / cmo_dtype_size(call->dtype),
-                                          cmo_fold_divisor(call, c->size));
+    for (int j = 0; j < c->size; j++) {
+        if (j == c->rank) srcs[j] = (const unsigned char *)call->in + start;
+        else CMO_TRY(cmo_shm_part(op, &s->shm, j, t, start, to - from, from, &srcs[j]));
+    }
+    cmo_kernel_for(call->dtype, call->op)(result, srcs, c->size, (to - from) / cmo_dtype_size(call->dtype), cmo_fold_divisor(call, c->size));
+    return CMO_OK;
 }
 
 /* Each rank starts with its own slice, so that they do not all read from the same one at once. */
-static void sliced_copy_out(const cmo_op *op, const sliced_state *s, uint64_t t)
+static cmo_err sliced_copy_out(const cmo_op *op, sliced_state *s, uint64_t t)
 {
     const cmo_comm *c = op->comm;
-    char *out = (char *)op->call.out + sliced_start(op, s, t);
-    uint64_t bytes = sliced_bytes(op, s, t);
+    uint64_t bytes = sliced_bytes(op, s, t), start = sliced_start(op, s, t);
+    char *out = (char *)op->call.out + start;
     for (int i = 0, j = c->rank; i < c->size; i++, j = j + 1 < c->size ? j + 1 : 0) {
         uint64_t from = slice(op, bytes, j), to = slice(op, bytes, j + 1);
-        memcpy(out + from, cmo_shm_slot(op, &s->shm, j, t) + from, to - from);
+        const void *result = cmo_shm_slot(op, &s->shm, j, t) + from;
+        if (j == c->rank && s->at_home) continue;
+        if (j != c->rank && op->call.kind == CMO_ALLREDUCE) CMO_TRY(cmo_shm_result(op, &s->shm, j, t, start + from, to - from, from, &result));
+        memcpy(out + from, result, to - from);
     }
+    return CMO_OK;
 }
 
 cmo_err cmo_shm_sliced_step(cmo_op *op)
@@ -92,27 +111,29 @@ cmo_err cmo_shm_sliced_step(cmo_op *op)
     cmo_shm *m = &s->shm;
     CO_BEGIN(op);
     sliced_begin(op, s);
-    CO_WAIT(op, cmo_shm_slot_free(op, m, 0));
-    sliced_copy_in(op, s, 0);
-    CO_WAIT(op, cmo_shm_announce(op, NULL, 0));
+    if (!(m->offer.in && s->at_home)) CO_WAIT(op, cmo_shm_slot_free(op, m, 0));
+    if (!m->offer.in) sliced_copy_in(op, s, 0);
+    CO_WAIT(op, cmo_shm_announce_offer(op, m));
     for (m->t = 1; m->t < m->rounds + 2; m->t++) {
         if (m->t < m->rounds) {
-            CO_WAIT(op, cmo_shm_slot_free(op, m, m->t));
-            sliced_copy_in(op, s, m->t);
-            cmo_shm_staged(op, m, m->t);
+            if (!(m->offer.in && s->at_home)) CO_WAIT(op, cmo_shm_slot_free(op, m, m->t));
+            if (!m->offer.in) {
+                sliced_copy_in(op, s, m->t);
+                cmo_shm_staged(op, m, m->t);
+            }
         }
         if (m->t <= m->rounds) {
             CO_WAIT(op, cmo_shm_all_staged(op, m, op->comm->size, m->t - 1));
-            sliced_fold(op, s, m->t - 1);
+            CMO_TRY(sliced_fold(op, s, m->t - 1));
             cmo_shm_reduced(op, m, m->t - 1);
-            if (!s->receives) cmo_shm_consumed(op, m, m->t);
+            if (!s->receives && m->t < m->rounds) cmo_shm_consumed(op, m, m->t);
         }
         if (m->t >= 2 && s->receives) {
             CO_WAIT(op, cmo_shm_all_reduced(op, m, m->t - 2));
-            sliced_copy_out(op, s, m->t - 2);
-            cmo_shm_consumed(op, m, m->t - 1);
+            CMO_TRY(sliced_copy_out(op, s, m->t - 2));
+            if (m->t <= m->rounds) cmo_shm_consumed(op, m, m->t - 1);
         }
     }
-    cmo_shm_end(op, m);
+    CO_WAIT(op, cmo_shm_leave(op, m, 0, op->comm->size));
     CO_END(op);
 }

@@ -11,7 +11,10 @@
  * One wait a round; an array larger than a slot goes in rounds, of which round t is copied in while round t - 1 is folded. For an array
  * of B bytes a rank writes B and reads B (size - 1): right where waiting costs more than reading (a small allreduce), and where no
  * part of the result is wanted twice: a scan (rank r reads the r slots before it), a reduce between two. Rounding happens once,
- * for half types too, since no partial result leaves the kernel. */
+ * for half types too, since no partial result leaves the kernel.
+ *
+ * A large array in its owner's window is not copied in (coll/shm_direct.c), unless the owner puts its result in its place: the others fold it
+ * while it does so. */
 #include "coll/algorithms.h"
 #include "coll/fold.h"
 #include "coll/shm.h"
@@ -48,27 +51,43 @@ static void staged_begin(cmo_op *op, staged_state *s)
     s->sources = cmo_shm_sources(op);
     bool scans = call->kind == CMO_SCAN || call->kind == CMO_EXSCAN;
     s->stages = scans ? c->rank < c->size - 1 : call->kind != CMO_REDUCE || c->rank != call->root;
+    bool keeps = call->kind == CMO_REDUCE || call->out != call->in; /* in a reduce, who stages receives nothing */
+    if (s->stages && keeps) cmo_shm_offer_array(op, &s->shm.offer.in, call->in, call->count * cmo_dtype_size(call->dtype));
     if (!s->sources) cmo_shm_consumed(op, &s->shm, s->shm.rounds);
 }
 
 static void staged_copy_in(const cmo_op *op, const staged_state *s, uint64_t t)
 {
-    if (!s->stages) return;
+    if (!s->stages || s->shm.offer.in) return;
     size_t item = cmo_dtype_size(op->call.dtype);
     uint64_t from = t * s->elements, count = cmo_shm_min(s->elements, op->call.count - from);
     cmo_shm_copy(cmo_shm_slot(op, &s->shm, op->comm->rank, t), (const char *)op->call.in + from * item, count * item);
 }
 
 /* Our own part comes from `in`, which is nearer than our slot. */
-static void staged_fold(const cmo_op *op, const staged_state *s, uint64_t t)
+static cmo_err staged_fold(const cmo_op *op, staged_state *s, uint64_t t)
 {
     const cmo_call *call = &op->call;
     size_t item = cmo_dtype_size(call->dtype);
     uint64_t from = t * s->elements, count = cmo_shm_min(s->elements, call->count - from);
     const void *srcs[CMO_SHM_MEMBERS];
-    for (int j = 0; j < s->sources; j++)
-        srcs[j] = j == op->comm->rank ? (const unsigned char *)call->in + from * item : cmo_shm_slot(op, &s->shm, j, t);
+    for (int j = 0; j < s->sources; j++) {
+        if (j == op->comm->rank) srcs[j] = (const unsigned char *)call->in + from * item;
+        else CMO_TRY(cmo_shm_part(op, &s->shm, j, t, from * item, count * item, 0, &srcs[j]));
+    }
     cmo_kernel_for(call->dtype, call->op)((char *)call->out + from * item, srcs, s->sources, count, cmo_fold_divisor(call, s->sources));
+    return CMO_OK;
+}
+
+/* Who folds what this rank has: members [first, last). */
+static cmo_err staged_leave(cmo_op *op, staged_state *s)
+{
+    const int size = op->comm->size, rank = op->comm->rank, root = op->call.root;
+    switch (op->call.kind) {
+    case CMO_REDUCE: return cmo_shm_leave(op, &s->shm, root, root + 1);
+    case CMO_SCAN: case CMO_EXSCAN: return cmo_shm_leave(op, &s->shm, rank + 1, size);
+    default: return cmo_shm_leave(op, &s->shm, 0, size);
+    }
 }
 
 cmo_err cmo_shm_staged_step(cmo_op *op)
@@ -77,21 +96,21 @@ cmo_err cmo_shm_staged_step(cmo_op *op)
     cmo_shm *m = &s->shm;
     CO_BEGIN(op);
     staged_begin(op, s);
-    CO_WAIT(op, cmo_shm_slot_free(op, m, 0));
+    if (!m->offer.in) CO_WAIT(op, cmo_shm_slot_free(op, m, 0));
     staged_copy_in(op, s, 0);
-    CO_WAIT(op, cmo_shm_announce(op, NULL, 0));
+    CO_WAIT(op, cmo_shm_announce_offer(op, m));
     for (m->t = 1; m->t <= m->rounds; m->t++) {
-        if (m->t < m->rounds) {
+        if (m->t < m->rounds && !m->offer.in) {
             CO_WAIT(op, cmo_shm_slot_free(op, m, m->t));
             staged_copy_in(op, s, m->t);
             cmo_shm_staged(op, m, m->t);
         }
         if (s->sources) {
             CO_WAIT(op, cmo_shm_all_staged(op, m, s->sources, m->t - 1));
-            staged_fold(op, s, m->t - 1);
+            CMO_TRY(staged_fold(op, s, m->t - 1));
             if (m->t < m->rounds) cmo_shm_consumed(op, m, m->t);
         }
     }
-    cmo_shm_end(op, m);
+    CO_WAIT(op, staged_leave(op, s));
     CO_END(op);
 }

@@ -51,11 +51,24 @@ size_t cmo_window_used(const cmo_window *w); /* bytes given out now */
 cmo_err cmo_window_map(int fd, int nlocal, cmo_window_head **head, size_t *size);
 void cmo_window_unmap(cmo_window_head *head, size_t size);
 
-/* The address of `bytes` at `offset` of a neighbour's window, or NULL where they do not lie inside it. */
+/* The address of `bytes` at `offset` of a neighbour's window, or NULL where they do not lie inside it, behind its first page. */
+static inline void *cmo_window_bytes(const cmo_neighbour *n, uint64_t offset, uint64_t bytes)
+{
+    if (offset < CMO_PAGE || offset > n->size || bytes > n->size - offset) return NULL;
+    return (char *)n->head + offset;
+}
+
+/* The same for what must start at a cache line. */
 static inline void *cmo_window_at(const cmo_neighbour *n, uint64_t offset, uint64_t bytes)
 {
-    if (offset < CMO_PAGE || offset > n->size || bytes > n->size - offset || offset % CMO_LINE) return NULL;
-    return (char *)n->head + offset;
+    return offset % CMO_LINE ? NULL : cmo_window_bytes(n, offset, bytes);
+}
+
+/* The other way round: do `bytes` at `address` lie in the window as it is mapped here, and where? The pointer may be any. */
+static inline bool cmo_window_offset(const cmo_neighbour *n, const void *address, uint64_t bytes, uint64_t *offset)
+{
+    *offset = (uint64_t)((uintptr_t)address - (uintptr_t)n->head); /* of an address in front of the window: too large */
+    return n->head && cmo_window_bytes(n, *offset, bytes);
 }
 
 /* Wake the neighbour if it sleeps. To be called after the store that it may be waiting for. */
