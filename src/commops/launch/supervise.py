@@ -96,8 +96,12 @@ def fork_ranks(
     """
     if threading.current_thread() is not threading.main_thread() or threading.active_count() > 1:
         raise RuntimeError("ranks are forked from a process without threads; commops.launch works from any")
-    # Imported before the forks, so that no rank has to; its thread starts after them.
-    from commops.rendezvous import TCPStore
+    # All that `commops.init` needs is imported before the forks, so that no rank has to.
+    import commops.launch.environment
+    import commops.rendezvous.bootstrap
+    import commops.rendezvous.prefix_store
+    import commops.rendezvous.url  # noqa: F401
+    from commops.rendezvous.tcp_store import TCPStore
     from commops.rendezvous.token import new_token
 
     for stream in (sys.stdout, sys.stderr):

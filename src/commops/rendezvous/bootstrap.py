@@ -16,7 +16,6 @@ used by several worlds, one after the other.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import secrets
 import socket
@@ -270,7 +269,9 @@ class _Meeting:
             authentication=authentication,
         )
         self._store.set(
-            "world", seal(self._token, "world", dataclasses.asdict(plan)), timeout=self._left(_GRACE)
+            "world",
+            seal(self._token, "world", vars(plan) | {"cards": [card.fields() for card in plan.cards]}),
+            timeout=self._left(_GRACE),
         )
         return plan
 

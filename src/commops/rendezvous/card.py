@@ -71,9 +71,13 @@ class Card:
         """Who this is, in words."""
         return f"process {self.process} on {self.host_name}"
 
+    def fields(self) -> dict[str, Any]:
+        """Return what `of` takes."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
     def pack(self, token: Token | None) -> bytes:
         """Return the bytes that go into the store."""
-        return seal(token, "card", dataclasses.asdict(self))
+        return seal(token, "card", self.fields())
 
     @classmethod
     def unpack(cls, token: Token | None, data: bytes, rank: int) -> Card:

@@ -142,7 +142,9 @@ class TCPEndpoint(Endpoint):
             connection.setsockopt(level, option, value)
 
     def _resolve(self, flags: int) -> _Found:
-        return socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=flags)
+        # As bytes, a name in ASCII spares the import of everything that international names need.
+        host = self.host.encode() if self.host.isascii() else self.host
+        return socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM, flags=flags)
 
     def _refuse_strangers(self, found: _Found) -> None:
         for *_, address in found:
