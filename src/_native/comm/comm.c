@@ -245,6 +245,7 @@ static void comm_leave_pieces(cmo_comm *c)
     atomic_store_explicit(&c->piece[c->local]->closed, 1, memory_order_release); /* after all of its announcements */
     for (int i = 0; i < c->nlocal; i++) {
         if (i == c->local) continue;
+        atomic_fetch_add_explicit(&c->piece[i]->nleft, 1, memory_order_release);
         cmo_ring(c->neighbour[i]);
         atomic_store_explicit(&c->piece[i]->left[c->local], 1, memory_order_release); /* after all of its reads */
     }

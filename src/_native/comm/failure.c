@@ -195,6 +195,7 @@ void cmo_failure_look(cmo_comm *comm)
         take_verdict(p, &p->piece[abort - 1]->verdict);
         return;
     }
+    if (!atomic_load_explicit(&p->piece[p->local]->nleft, memory_order_acquire)) return; /* nobody has: the rule, and one look */
     cmo_op *op = current(c);
     while (op && op->comm != p) op = op->child;
     while (op && op->child && op->child->comm == p) op = op->child;

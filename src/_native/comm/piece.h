@@ -64,6 +64,7 @@ typedef struct cmo_piece {
     _Alignas(CMO_LINE) _Atomic uint64_t consumed;
     _Alignas(CMO_LINE) _Atomic uint64_t finished;
     _Atomic uint64_t closed;                      /* 1: the owner will call nothing more */
+    _Alignas(CMO_LINE) _Atomic uint32_t nleft;    /* members that have left; they count it, after setting `closed` */
     _Alignas(CMO_LINE) _Atomic uint64_t abort;    /* written by anyone: 0, or 1 + the member (place on this host) that broke it */
     _Alignas(CMO_LINE) cmo_verdict verdict;
     cmo_record record[CMO_POSTS];

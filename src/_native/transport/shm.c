@@ -33,6 +33,7 @@ typedef struct shm_net {
     const int *world;
     int nlocal, self;
     size_t pipe_bytes;
+    uint64_t seen_opened;
     shm_link *links; /* [nlocal] */
 } shm_net;
 
@@ -52,6 +53,8 @@ static cmo_err shm_open(cmo_net *net, int peer, cmo_link **out)
         l->link.up = true;
         /* Release: whoever sees the offset sees the size. */
         atomic_store_explicit(&cmo_window_base(n->own)->pipe[i], l->out_offset, memory_order_release);
+        /* Release: whoever sees the count sees the offset. */
+        atomic_fetch_add_explicit(&n->neighbours[i].head->opened, 1, memory_order_release);
     }
     *out = &l->link;
     return CMO_OK;
@@ -77,8 +80,11 @@ static cmo_err shm_attach(shm_net *n, int i)
 static cmo_err shm_poll(cmo_net *net)
 {
     shm_net *n = (shm_net *)net;
+    uint64_t opened = atomic_load_explicit(&cmo_window_base(n->own)->opened, memory_order_acquire);
+    if (opened == n->seen_opened) return CMO_OK;
     for (int i = 0; i < n->nlocal; i++)
         if (!n->links[i].in) CMO_TRY(shm_attach(n, i));
+    n->seen_opened = opened; /* one that has been counted since makes it differ again */
     return CMO_OK;
 }
 

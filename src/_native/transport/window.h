@@ -21,6 +21,7 @@ enum { CMO_LINE = 64, CMO_PAGE = 4096 };
 typedef struct cmo_window_head {
     _Alignas(CMO_LINE) uint64_t magic;          /* written by the owner before the window is handed over */
     _Alignas(CMO_LINE) _Atomic uint32_t asleep; /* 1 while the owner sleeps and wants its doorbell rung (base/wait.h) */
+    _Alignas(CMO_LINE) _Atomic uint64_t opened; /* pipes that neighbours have made for the owner; they count it */
     _Alignas(CMO_LINE) _Atomic uint64_t pipe[]; /* [local rank] offset of the owner's pipe to that rank, 0: none yet */
 } cmo_window_head;
 
