@@ -140,19 +140,7 @@ static void pass_look(cmo_engine *e)
     }
 }
 
-static void take_submitted(cmo_engine *e)
-{
-    pthread_mutex_lock(&e->lock);
-    CMO_EACH(n, &e->submitted) {
-        cmo_op *op = CMO_ENTRY(n, cmo_op, node);
-        cmo_list_remove(n);
-        cmo_engine_submit(e, op);
-    }
-    atomic_store_explicit(&e->nsubmitted, 0, memory_order_relaxed);
-    pthread_mutex_unlock(&e->lock);
-}
-
-void cmo_engine_submit(cmo_engine *e, cmo_op *op)
+static void enqueue(cmo_engine *e, cmo_op *op)
 {
     e->running++;
     if (op->point) {
@@ -161,6 +149,25 @@ void cmo_engine_submit(cmo_engine *e, cmo_op *op)
     }
     if (cmo_list_empty(&op->comm->queue)) cmo_list_append(&e->busy, &op->comm->busy);
     cmo_list_append(&op->comm->queue, &op->node);
+}
+
+static void take_submitted(cmo_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    CMO_EACH(n, &e->submitted) {
+        cmo_op *op = CMO_ENTRY(n, cmo_op, node);
+        cmo_list_remove(n);
+        enqueue(e, op);
+    }
+    atomic_store_explicit(&e->nsubmitted, 0, memory_order_relaxed);
+    pthread_mutex_unlock(&e->lock);
+}
+
+void cmo_engine_submit(cmo_engine *e, cmo_op *op)
+{
+    /* A call that this thread made before may still be on the list: it had a driver to hand it to, who has left since. */
+    if (atomic_load_explicit(&e->nsubmitted, memory_order_relaxed)) take_submitted(e);
+    enqueue(e, op);
 }
 
 /* Is somebody waiting for bytes from another host, or for a message? Else its sockets are looked at less often. */

@@ -166,7 +166,7 @@ struct cmo_engine {
 static inline int64_t cmo_engine_now(cmo_engine *e) { return e->now ? e->now(e->now_ctx) : cmo_now(); }
 cmo_comm *cmo_engine_find(cmo_engine *e, uint64_t id);
 void cmo_engine_attach(cmo_engine *e, cmo_comm *comm); /* into the list */
-void cmo_engine_submit(cmo_engine *e, cmo_op *op);     /* hand over a call, whoever drives */
+void cmo_engine_submit(cmo_engine *e, cmo_op *op);     /* for the driver: queue a call, behind all that were handed over before */
 cmo_err cmo_point_step(cmo_op *op);
 void cmo_point_describe(const cmo_op *op, char *out, size_t n); /* what it waited for in vain */
 cmo_err cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout);
