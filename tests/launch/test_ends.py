@@ -164,8 +164,9 @@ def test_ranks_that_ignore_signals_end_all_the_same(programs: Programs, number: 
 
 def test_control_c_at_a_terminal(programs: Programs) -> None:
     script = programs.script(
-        f"{RANK}try:\n    print('ready', os.isatty(1), flush=True)\n    time.sleep(600)\n"
-        "finally:\n    time.sleep(0.05)\n    print('cleaned', flush=True)\n"
+        # In one piece each, since rank 0 and the launcher write to the terminal at the same time.
+        f"{RANK}try:\n    os.write(1, b'ready %d\\n' % os.isatty(1))\n    time.sleep(600)\n"
+        "finally:\n    time.sleep(0.05)\n    os.write(1, b'cleaned\\n')\n"
     )
     code = f"import sys; from commops.launch.run import run; sys.exit(run(2, {str(script)!r}))"
     spawn = (
@@ -174,7 +175,7 @@ def test_control_c_at_a_terminal(programs: Programs) -> None:
         "sys.exit(os.waitstatus_to_exitcode(status))\n"
     )
     process = programs.start(sys.executable, "-c", spawn, stdin=subprocess.PIPE)
-    assert sorted(line.rstrip("\r") for line in read_lines(process, 2)) == ["ready False", "ready True"]
+    assert sorted(line.rstrip("\r") for line in read_lines(process, 2)) == ["ready 0", "ready 1"]
     assert process.stdin is not None
     process.stdin.write(b"\x03")
     process.stdin.flush()
