@@ -27,7 +27,7 @@ static void run_world(uint64_t seed)
     CHECK(w != NULL);
     if (!w) return;
     coll_run *runs[TASKS];
-    int tasks = size <= 17 ? TASKS : TASKS / 2;
+    int tasks = size <= 17 ? TASKS : size <= 33 ? TASKS / 2 : TASKS / 4;
     uint64_t state = seed;
     for (int i = 0; i < tasks; i++) {
         coll_case c = coll_draw(&state, (cmo_kind)(i * 7 % CMO_NKINDS), size, size <= 17 ? 400 : 120);
