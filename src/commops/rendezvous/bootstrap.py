@@ -19,7 +19,7 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from commops.errors import AuthenticationError, RendezvousError
 from commops.rendezvous import addresses, handover
 from commops.rendezvous.card import Card, disagreement, seal, unseal
 from commops.rendezvous.deadline import Deadline
+from commops.rendezvous.engine import doorbell, make_engine, share
 from commops.rendezvous.store import Store
 from commops.rendezvous.token import Token
 
@@ -63,7 +64,7 @@ class World:
 def alone() -> World:
     """Return the world of a single rank, which needs nobody."""
     window = native.Window(1)
-    engine = _make_engine(0, [0], window, [(-1, _doorbell(), -1)], share=False, job=bytes(16), token=b"")
+    engine = make_engine(0, [0], window, [(-1, doorbell(), -1)], share=False, job=bytes(16), token=b"")
     return World(engine, (addresses.host_name(),))
 
 
@@ -424,8 +425,8 @@ class _Meeting:
 
     def _connect(self, plan: _Plan, sockets: _Sockets) -> Any:
         """Share memory with the ranks of this host, and make the engine."""
-        share = bool(sockets.local)
-        names = [card.host if share else str(card.rank) for card in plan.cards]
+        shares = bool(sockets.local)
+        names = [card.host if shares else str(card.rank) for card in plan.cards]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         hosts = [numbers[name] for name in names]
         neighbours = [rank for rank in range(self._size) if hosts[rank] == hosts[self._rank]]
@@ -438,12 +439,12 @@ class _Meeting:
             if self._store.count(f"over/{plan.job}", timeout=_GRACE):
                 raise handover.BrokenOffError("another rank cannot join")
 
-        return _make_engine(
+        return make_engine(
             self._rank,
             hosts,
             window,
-            _share(self._rank, neighbours, plan.cards, window, key, sockets.local, waiting, check),
-            share=share,
+            share(self._rank, neighbours, plan.cards, window, key, sockets.local, waiting, check),
+            share=shares,
             listeners=sockets.listeners if remote else [],
             places=[card.addresses for card in plan.cards] if remote else [],
             job=bytes.fromhex(plan.job),
@@ -483,76 +484,3 @@ class _Meeting:
 
 def _ranks(ranks: Sequence[int]) -> str:
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
-
-
-# ---- engines
-
-
-def _doorbell() -> int:
-    return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-
-def _share(
-    rank: int,
-    neighbours: Sequence[int],
-    cards: Sequence[Card],
-    window: Any,
-    key: Token,
-    local: socket.socket | None,
-    deadline: Deadline,
-    check: Callable[[], None],
-) -> list[handover.Descriptors]:
-    """Return (window, doorbell, end of process) of every rank of this host, as the engine takes them."""
-    bell = _doorbell()
-    if local is None or len(neighbours) == 1:
-        return [(-1, bell, -1)]
-    try:
-        end = os.pidfd_open(os.getpid())
-        try:
-            own, place = (window.fd, bell, end), neighbours.index(rank)
-            if place == 0:
-                table = handover.collect(local, own, neighbours, key, deadline, check)
-            else:
-                table = handover.fetch(cards[neighbours[0]].unix, own, place, neighbours, key, deadline)
-                handover.close_all([table[place]])
-        finally:
-            os.close(end)
-    except BaseException:
-        os.close(bell)
-        raise
-    table[place] = (-1, bell, -1)
-    return table
-
-
-def _make_engine(
-    rank: int,
-    hosts: list[int],
-    window: Any,
-    table: list[handover.Descriptors],
-    *,
-    share: bool,
-    job: bytes,
-    token: bytes,
-    listeners: Sequence[socket.socket] = (),
-    places: Sequence[str] = (),
-) -> Any:
-    """Make an engine, which takes the descriptors in `table` and the listening sockets."""
-    try:
-        return native.Engine(
-            rank,
-            len(hosts),
-            hosts,
-            window,
-            table,
-            share=share,
-            listeners=[listener.detach() for listener in listeners],
-            addresses=list(places),
-            job=job,
-            token=token,
-        )
-    except BaseException:
-        for _, bell, end in table:  # the windows' it has closed when it had mapped them
-            os.close(bell)
-            if end >= 0:
-                os.close(end)
-        raise
