@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -406,6 +407,8 @@ class TestServerGone:
             port = int(process.stdout.readline())
             with TCPStore("127.0.0.1", port, is_server=False, timeout=60) as client:
                 process.send_signal(signal.SIGSTOP)
+                while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+                    time.sleep(0.001)
                 with pytest.raises(RendezvousError, match="did not answer"):
                     client.set("key", b"", timeout=0.05)
                 process.send_signal(signal.SIGCONT)
