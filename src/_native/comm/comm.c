@@ -224,7 +224,11 @@ cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **o
         offset[i] = members[r].piece_offset;
     }
     err = cmo_comm_create(out, e, id, world, host, size, rank, offset, NULL);
-    if (!err) cmo_match_orphans(e, *out);
+    if (!err) {
+        cmo_comm *made[] = {*out, (*out)->local_comm, (*out)->cross_comm};
+        for (int i = 0; i < 3; i++)
+            if (made[i]) cmo_match_orphans(e, made[i]);
+    }
     bool used = !err && ((*out)->piece || ((*out)->local_comm && (*out)->local_comm->piece));
     if (!err && !used && own->piece_offset) cmo_window_free(e->window, own->piece_offset, cmo_comm_piece_bytes(e)); /* alone on its host */
 done:
