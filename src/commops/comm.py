@@ -172,6 +172,8 @@ class Comm:
             raise ValueError(f"color must be 0 or more, or None, not {color}")
         if isinstance(key, bool) or not isinstance(key, int | np.integer):
             raise TypeError(f"key must be a whole number, not {key!r}")
+        if not -(2**62) < key < 2**62:
+            raise ValueError(f"key must be between -2**62 and 2**62, not {key}")
         own = self._core.offer(-1 if color is None else int(color), int(key))
         members = self.allgather(np.frombuffer(own, np.uint8))
         core = self._core.build(members)
