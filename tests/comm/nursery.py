@@ -86,7 +86,8 @@ def serve(tests: Connection) -> None:
             answer = programs[code](comm, *pickle.loads(arguments))
             packed = dumps((True, answer))
         except BaseException as error:
-            packed = dumps((False, described(error)))
+            trace = traceback.format_exc()
+            packed = dumps((False, (described(error), trace)))
         try:
             tests.send_bytes(packed)
         except OSError:
@@ -101,15 +102,13 @@ def dumps(value: object) -> bytes:
 
 
 def described(error: BaseException) -> BaseException:
-    """Return the exception with its traceback as a note, or one that can be pickled in its place."""
-    text = "".join(traceback.format_exception(error))
+    """Return the exception alone, or one that can be pickled in its place."""
     error = error.with_traceback(None)
+    error.__cause__ = error.__context__ = None
     try:
         pickle.loads(dumps(error))
     except Exception:
         error = RuntimeError(f"{type(error).__name__}: {error}")
-    error.__cause__ = error.__context__ = None
-    error.add_note(f"on the rank:\n{text}")
     return error
 
 

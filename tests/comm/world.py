@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -99,7 +99,7 @@ class World:
         ends = self.outcomes(program, *arguments)
         for rank, end in enumerate(ends):
             if isinstance(end, Raised):
-                end.error.add_note(f"rank {rank} of {self.layout}")
+                end.error.add_note(f"rank {rank} of {self.layout}:\n{end.trace}")
                 raise end.error
         return ends
 
@@ -159,7 +159,7 @@ class World:
         if answer is True:
             return None
         fine, value = answer
-        return value if fine else Raised(value)
+        return value if fine else Raised(*value)
 
     def kill(self) -> None:
         """End all ranks at once."""
@@ -189,6 +189,7 @@ class Raised:
     """A program ended with this exception."""
 
     error: BaseException
+    trace: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True)
