@@ -346,7 +346,7 @@ cdef class Engine:
     def __cinit__(self, int rank, int size, list hosts, Window window, list neighbours, *, bint share, list listeners,
                   list addresses, bytes job, object token, uint32_t generation=0):
         """`hosts`: a number per rank. `neighbours`: (window fd, doorbell fd, pidfd) of each rank of this host, in rank
-        order, our own with window fd and pidfd -1; the descriptors are taken. `listeners`: listening sockets, taken;
+        order, our own with window fd and pidfd -1; the descriptors are taken, those of windows even if this raises. `listeners`: listening sockets, taken;
         `addresses`: a string per rank; both empty where every rank is on this host and memory is shared."""
         cdef cmo_world world
         cdef cmo_tcp_config tcp
@@ -396,6 +396,12 @@ cdef class Engine:
         finally:
             if net != NULL:
                 net.ops.close(net)
+            if self.engine == NULL:  # windows are taken all the same; doorbells and pidfds stay the caller's
+                for i in range(nlocal):
+                    if neighbours[i][0] >= 0 and near[i].head != NULL:
+                        cmo_window_unmap(near[i].head, near[i].size)
+                    elif neighbours[i][0] >= 0:
+                        os.close(neighbours[i][0])
             free(host)
             free(fds)
             free(names)
