@@ -35,7 +35,7 @@ static void run_kind(cmo_kind kind, world_layout layout)
     bool long_enough = kind == CMO_ALLREDUCE || kind == CMO_REDUCE || kind == CMO_BROADCAST, scans = kind == CMO_SCAN || kind == CMO_EXSCAN;
     const coll_case cases[] = {
         {.kind = kind, .dtype = CMO_F32, .count = 2, .root = size / 2},
-        {.kind = kind, .dtype = CMO_I32, .count = long_enough ? (uint64_t)size + 7 : 9, .root = size - 1},
+        {.kind = kind, .dtype = CMO_I32, .count = long_enough ? (uint64_t)size + 107 : 9, .root = size - 1},
         {.kind = kind, .dtype = CMO_F16, .count = long_enough || scans ? 40 : 3, .learns = kind >= CMO_GATHER, .root = 0},
     };
     enum { CASES = sizeof cases / sizeof *cases };
