@@ -9,6 +9,7 @@ and both values.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -115,6 +116,8 @@ def counts_of(counts: Counts | None, size: int, name: str = "counts") -> Array |
         raise TypeError(f"{name} must be whole numbers, not {rows.dtype}")
     if (rows < 0).any():
         raise ValueError(f"{name} must not be negative: {rows.tolist()}")
+    if sum(rows.tolist()) > sys.maxsize:  # NumPy's own sum would wrap
+        raise ValueError(f"{name} add up to more rows than an array can have: {rows.tolist()}")
     return rows.astype(np.uint64)
 
 

@@ -121,6 +121,19 @@ class Comm:
         _open_worlds.append(comm)
         return comm
 
+    @property
+    def timeout(self) -> float:
+        """Seconds within which each call must end, from when it is made."""
+        return self._timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float) -> None:
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float | np.integer | np.floating):
+            raise TypeError(f"timeout must be a number of seconds, not {seconds!r}")
+        if not seconds > 0:
+            raise ValueError(f"timeout must be a positive number of seconds, not {seconds!r}")
+        self._timeout = float(seconds)
+
     def __repr__(self) -> str:
         return f"<commops.Comm rank {self.rank} of {self.size}{', closed' if self._closed else ''}>"
 
@@ -567,6 +580,7 @@ class Comm:
         array = calls.array_of(x)
         code_of(array.dtype)
         calls.root_of(dest, self.size, "dest")
+        tag = _tag_of(tag, receives=False)
         if out is not None and np.may_share_memory(array, out):
             array = array.copy()
         receiving = self.irecv(out, source, tag)
