@@ -2,6 +2,8 @@
  * ThreadSanitizer sees every access to the slots and announcements. What it must not find is a byte that is read or written
  * again before the protocol of comm/piece.h allows it. (The grid of cases is test_coll.c's; here it is about the races.)
  *
+ * Arrays are ordinary or, as comm.empty makes them, in the windows, where every rank reads what the others write before the call and after it.
+ *
  * Every element is a function of (call, rank, index), so each rank knows by itself what it must receive. */
 #include "check.h"
 #include "coll/coll.h"
@@ -15,20 +17,28 @@
 
 enum { MOST_RANKS = 5, MOST = 3000 /* elements of a block */ };
 
+typedef enum { ORDINARY, MIXED, SHARED } places; /* arrays in windows: of no ranks, of odd ones, of all */
+
 typedef struct setting {
     int ranks;
     int64_t slot_bytes, slots, staged_bytes;
     int calls;
+    places places;
 } setting;
 
 /* Few small slots, so that every slot and announcement is used again as soon as it may be; and slots as they are in earnest. */
 static const setting settings[] = {
-    {2, 64, 3, 0, 400},
-    {2, 256 << 10, 4, 16 << 10, 400},
-    {3, 128, 3, 16 << 10, 300},
-    {3, 4096, 4, 0, 300},
-    {5, 512, 3, 0, 150},
-    {5, 4096, 3, 16 << 10, 150},
+    {2, 64, 3, 0, 400, ORDINARY},
+    {2, 256 << 10, 4, 16 << 10, 400, ORDINARY},
+    {3, 128, 3, 16 << 10, 300, ORDINARY},
+    {3, 4096, 4, 0, 300, ORDINARY},
+    {5, 512, 3, 0, 150, ORDINARY},
+    {5, 4096, 3, 16 << 10, 150, ORDINARY},
+    {2, 512, 3, 0, 400, SHARED},
+    {3, 4096, 3, 64, 300, SHARED},
+    {3, 512, 4, 64, 300, MIXED},
+    {5, 4096, 3, 0, 150, SHARED},
+    {5, 512, 3, 0, 150, MIXED},
 };
 
 typedef struct member {
@@ -40,6 +50,7 @@ typedef struct member {
     size_t head_bytes;
     cmo_engine *engine;
     uint64_t *in, *out;    /* [MOST_RANKS * MOST] */
+    bool shares;           /* they lie in the window */
 } member;
 
 static uint64_t element(int call, int rank, uint64_t i)
@@ -158,6 +169,8 @@ static void make_call(member *m, const plan *p)
         call.counts = NULL;
         call.allocate = allocate;
     }
+    bool whole = p->kind == CMO_ALLREDUCE || p->kind == CMO_REDUCE || p->kind == CMO_SCAN || p->kind == CMO_EXSCAN;
+    if (whole && p->n % 3 == 0) call.out = m->in;
     call.allocate_ctx = m;
     cmo_op op = {0};
     cmo_err err = cmo_call_start(&op, cmo_engine_world(m->engine), &call, -1);
@@ -183,6 +196,23 @@ static void *run_member(void *ctx)
 
 /* ------------------------------------------------------------------ the world */
 
+static cmo_err make_arrays(member *m)
+{
+    const size_t bytes = MOST_RANKS * MOST * sizeof *m->in;
+    uint64_t in, out;
+    m->shares = m->setting->places == SHARED || (m->setting->places == MIXED && m->rank % 2);
+    if (m->shares) { /* at their addresses in the one mapping */
+        CMO_TRY(cmo_window_alloc(m->window, bytes, &in));
+        CMO_TRY(cmo_window_alloc(m->window, bytes, &out));
+        m->in = cmo_window_bytes(&(cmo_neighbour){.head = m->head, .size = m->head_bytes}, in, bytes);
+        m->out = cmo_window_bytes(&(cmo_neighbour){.head = m->head, .size = m->head_bytes}, out, bytes);
+    } else {
+        m->in = calloc(1, bytes);
+        m->out = calloc(1, bytes);
+    }
+    return m->in && m->out ? CMO_OK : cmo_fail(CMO_ENOMEM, "arrays");
+}
+
 static cmo_err make_world(const setting *s, member *members)
 {
     int host[MOST_RANKS] = {0};
@@ -192,10 +222,10 @@ static cmo_err make_world(const setting *s, member *members)
     tunables.slot_bytes = s->slot_bytes;
     tunables.slots = s->slots;
     tunables.staged_bytes = s->staged_bytes;
+    tunables.direct_bytes = 1;
     for (int r = 0; r < s->ranks; r++) {
         member *m = &members[r];
-        *m = (member){.setting = s, .rank = r, .in = calloc(MOST_RANKS * MOST, sizeof *m->in), .out = calloc(MOST_RANKS * MOST, sizeof *m->out)};
-        if (!m->in || !m->out) return cmo_fail(CMO_ENOMEM, "arrays");
+        *m = (member){.setting = s, .rank = r};
         CMO_TRY(cmo_window_create(&m->window, s->ranks, 4 << 20, false));
         CMO_TRY(cmo_window_map(cmo_window_fd(m->window), s->ranks, &m->head, &m->head_bytes));
         neighbours[r] = (cmo_neighbour){.head = m->head, .size = m->head_bytes, .doorbell = -1, .pidfd = -1};
@@ -205,6 +235,7 @@ static cmo_err make_world(const setting *s, member *members)
                                                                    .window = members[r].window, .neighbours = neighbours, .nlocal = s->ranks,
                                                                    .share = true, .collectives = &cmo_coll, .tunables = tunables,
                                                                    .threadless = true}));
+    for (int r = 0; r < s->ranks; r++) CMO_TRY(make_arrays(&members[r])); /* after the engines' own memory, which is at the same place in all windows */
     return CMO_OK;
 }
 
@@ -220,6 +251,7 @@ static void run_setting(const setting *s)
     for (int r = 0; r < s->ranks; r++) {
         cmo_window_unmap(members[r].head, members[r].head_bytes);
         cmo_window_destroy(members[r].window);
+        if (members[r].shares) continue;
         free(members[r].in);
         free(members[r].out);
     }

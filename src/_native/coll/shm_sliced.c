@@ -18,7 +18,8 @@
  * slice is folded right into it, and copied from there by the others. That is safe in place, `out` being `in`: an element of a
  * round is in one slice, say r's. All ranks' inputs of it are read by r alone, when it folds. Before that nobody writes it
  * anywhere; r's kernel may write where it reads; the others write theirs when r has said `reduced`, from r's copy, which nobody changes
- * any more; and r returns when they all have it (cmo_shm_leave).
+ * any more; and r returns when they all have it (cmo_shm_leave). That last wait is more than a result of one round is worth, which is folded into
+ * the slot; `in` needs none in an allreduce: who has seen that all have folded everything knows that they read it no more.
  *
  * Slices end at cache lines. The fold is in the order of ranks and in one call of the kernel, so the result has the same bits as
  * that of shm_staged.c. */
@@ -42,7 +43,7 @@ static void sliced_begin(cmo_op *op, sliced_state *s)
     s->receives = op->call.kind == CMO_ALLREDUCE || op->comm->rank == op->call.root;
     uint64_t bytes = op->call.count * cmo_dtype_size(op->call.dtype);
     cmo_shm_offer_array(op, &s->shm.offer.in, op->call.in, bytes);
-    if (op->call.kind == CMO_ALLREDUCE) cmo_shm_offer_array(op, &s->shm.offer.out, op->call.out, bytes);
+    if (op->call.kind == CMO_ALLREDUCE && s->shm.rounds > 1) cmo_shm_offer_array(op, &s->shm.offer.out, op->call.out, bytes);
     s->at_home = s->shm.offer.out || (op->call.kind == CMO_REDUCE && s->receives);
 }
 
@@ -134,6 +135,6 @@ cmo_err cmo_shm_sliced_step(cmo_op *op)
             if (m->t <= m->rounds) cmo_shm_consumed(op, m, m->t - 1);
         }
     }
-    CO_WAIT(op, cmo_shm_leave(op, m, 0, op->comm->size));
+    CO_WAIT(op, cmo_shm_leave(op, m, 0, op->call.kind == CMO_REDUCE || m->offer.out ? op->comm->size : 0));
     CO_END(op);
 }
