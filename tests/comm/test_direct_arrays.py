@@ -1,4 +1,4 @@
-"""Collectives read arrays of comm.empty where they lie: with the bits of copies, and never what comes after."""
+"""Collectives read arrays of comm.empty where they lie: the bits are those of copies, and races show."""
 
 from __future__ import annotations
 
