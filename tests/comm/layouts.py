@@ -37,6 +37,7 @@ SMALL = tuple(
     {
         "COMMOPS_SLOT_BYTES": "128",
         "COMMOPS_STAGED_BYTES": "256",
+        "COMMOPS_DIRECT_BYTES": "300",
         "COMMOPS_PIPE_BYTES": "4096",
         "COMMOPS_EAGER_BYTES": "200",
         "COMMOPS_EAGER_WINDOW": "512",

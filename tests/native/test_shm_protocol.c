@@ -151,8 +151,8 @@ static uint64_t window_bytes; /* of the rank that lies */
 
 typedef void lie_fn(cmo_post *, cmo_record *, unsigned char *slot);
 
-/* Rank 0 announces `call`; `lie` changes what it has announced; rank 1, in `other`, must not believe it. `size`: the lie is about how much there is, so nobody is to
- * be asked for memory. */
+/* Rank 0 announces `call`; `lie` changes what it has announced; rank 1, in `other`, must not believe it. `size`:
+ * the lie is about how much there is, so nobody is to be asked for memory. */
 static void deceive_about(const char *name, cmo_call call, cmo_call other, lie_fn *lie, bool size)
 {
     trio t;

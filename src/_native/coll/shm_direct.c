@@ -13,10 +13,10 @@
  * among others with ordinary arrays. Readers follow each announcement; rounds are counted as if all went through slots, so everybody
  * agrees on them.
  *
- * What it saves is the copy in: of B bytes written in a gather, allgather, broadcast, scatter, alltoall, reduce_scatter, scan or reduce. In an allreduce
- * the result may be offered too: then its slice of it is folded into the owner's own array, whence the others copy it, and for B bytes a
- * rank writes B and reads B (2 size - 1) / size, all of it in arrays. What it costs is one wait: an owner returns when its readers have
- * read, since its caller may then change the array or free it. That is why small arrays are staged.
+ * What it saves is the copy in. In an allreduce the result may be offered too: then a rank folds its slice of it into its own array,
+ * whence the others copy it, and for B bytes a rank writes B and reads B (2 size - 1) / size, all of it in arrays. What it costs is
+ * one wait: an owner returns when its readers have read, since its caller may then change the array or free it. That is why small
+ * arrays are staged. (An allreduce whose result goes through slots has that wait already.)
  *
  * A rank writes nothing but its own memory, wherever others say that their arrays are, and however they fail. comm/piece.h has the invariants. */
 #include "coll/shm.h"

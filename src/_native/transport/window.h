@@ -52,7 +52,7 @@ size_t cmo_window_used(const cmo_window *w); /* bytes given out now */
 cmo_err cmo_window_map(int fd, int nlocal, cmo_window_head **head, size_t *size);
 void cmo_window_unmap(cmo_window_head *head, size_t size);
 
-/* The address of `bytes` at `offset` of a neighbour's window, or NULL where they do not lie inside it, behind its first page. */
+/* The address of `bytes` at `offset` of a neighbour's window; NULL where they do not lie in it, behind its first page. */
 static inline void *cmo_window_bytes(const cmo_neighbour *n, uint64_t offset, uint64_t bytes)
 {
     if (offset < CMO_PAGE || offset > n->size || bytes > n->size - offset) return NULL;
