@@ -10,7 +10,8 @@
 /* X(field, environment variable, default, least, greatest, what it is) */
 #define CMO_TUNABLES(X)                                                                                        \
     X(spin_us, "COMMOPS_SPIN_US", -1, -1, 1000000,                                                             \
-      "microseconds that a wait spins before it sleeps; -1: 50 where every local rank has a core, else 0")     \
+      "microseconds that a wait polls before it sleeps; -1: 50, or 20 with the core given away between polls "   \
+      "where there are more ranks than cores")                                                                 \
     X(slot_bytes, "COMMOPS_SLOT_BYTES", 256 << 10, 64, 1 << 30,                                                \
       "bytes of one staging slot of a rank in a communicator's shared memory")                                 \
     X(slots, "COMMOPS_SLOTS", 4, 3, 64, "staging slots of a rank in a communicator's shared memory")           \
@@ -28,11 +29,11 @@
     X(segment_bytes, "COMMOPS_SEGMENT_BYTES", 64 << 10, 16, 1 << 30,                                           \
       "bytes that a ring or tree reduces and forwards at a time")                                              \
     X(doubling_bytes, "COMMOPS_DOUBLING_BYTES", 32 << 10, 0, 1 << 30,                                          \
-      "allreduce between hosts uses recursive doubling up to this size and a ring above it")                   \
+      "between hosts, reductions and allgathers up to this size take few steps, larger ones little traffic")    \
     X(socket_bytes, "COMMOPS_SOCKET_BYTES", 0, 0, 1 << 30,                                                     \
       "send and receive buffer of a socket; 0 leaves them to the kernel")                                      \
     X(user_timeout_ms, "COMMOPS_USER_TIMEOUT_MS", 20000, 0, 1 << 30,                                           \
-      "milliseconds after which unacknowledged data breaks a connection (TCP_USER_TIMEOUT)")                   \
+      "milliseconds for which a host may leave data unacknowledged before it counts as lost; 0: the kernel's")   \
     X(handshake_ms, "COMMOPS_HANDSHAKE_MS", 10000, 1, 1 << 30,                                                 \
       "milliseconds that a connection may take to authenticate")
 
