@@ -17,6 +17,12 @@ RUN = (
 )
 
 
+def _heed_signals() -> None:
+    """Undo what nohup, or a shell that runs the tests in the background, has told their process to ignore."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Programs:
     """Starts programs that carry a mark in their environment, by which whatever they leave can be found."""
 
@@ -39,6 +45,7 @@ class Programs:
             "stdin": subprocess.DEVNULL,
             "stdout": subprocess.PIPE,
             "stderr": subprocess.PIPE,
+            "preexec_fn": _heed_signals,
         }
         process = subprocess.Popen(command, cwd=self.folder, env=environ, **pipes | options)  # type: ignore[call-overload]
         self._started.append(process)
