@@ -67,7 +67,9 @@ struct cmo_comm {
     uint8_t *lost;              /* [size] 1: gone; owned */
     uint8_t *left;              /* [size] 1: has closed the communicator; owned */
     cmo_told *told;             /* [size] after a failure: where each rank stood; NULL before; owned */
+    bool doomed;                /* others disagree about a collective that is still to come here; `told` says who and why */
     bool has_told;              /* the others know where this rank stood */
+    bool has_called;            /* what this rank wanted to call when the others had disagreed has been said */
     int64_t settle;             /* after a failure: no longer wait for ranks to tell */
     bool closed;
     cmo_comm *outer;            /* of a local_comm or cross_comm: the communicator whose part it is; else NULL */

@@ -82,6 +82,12 @@ static void pass_collective(cmo_engine *e, cmo_comm *comm)
     cmo_op *op = CMO_ENTRY(comm->queue.next, cmo_op, node);
     /* What a peer did before it was lost still counts, so there is one more step after that; not after other failures. */
     bool steps = !op->err && (!comm->failed || (comm->failed == CMO_EPEERLOST && op->step));
+    /* Others disagree about this call, and it is not under way: it is only said what it is. In shared memory its first step says it. */
+    if (comm->failed == CMO_EMISMATCH && !op->step && !comm->has_called) {
+        comm->has_called = true;
+        if (comm->piece) steps = true;
+        else cmo_failure_late(comm, &op->call);
+    }
     if (steps && op_steps(e, comm, op)) {
         op_end(e, op, CMO_OK, NULL);
         return;

@@ -86,8 +86,7 @@ void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text)
     snprintf(c->failed_text, sizeof c->failed_text, "%s", text);
     if (c->local_comm) c->local_comm->failed = err;
     if (c->cross_comm) c->cross_comm->failed = err;
-    c->told = calloc((size_t)c->size, sizeof *c->told);
-    if (c->told) {
+    if (c->told || (c->told = calloc((size_t)c->size, sizeof *c->told))) {
         c->told[c->rank] = (cmo_told){.heard = true, .in_call = op != NULL, .seq = c->seq};
         memcpy(c->told[c->rank].past, c->past, sizeof c->past);
     }
@@ -114,6 +113,24 @@ void cmo_failure_late(cmo_comm *comm, const cmo_call *call)
 
 /* ------------------------------------------------------------------ hearing */
 
+/* Has this member made the same call as this rank in the collective that it is in, and gone on? Then what it disagrees about is still to
+ * come here: this collective ends well, and the next ones up to that. */
+static bool is_ahead(cmo_comm *c, const cmo_told *told)
+{
+    const cmo_op *op = current(c);
+    if (!op || told->seq <= op->seq) return false;
+    const cmo_past *past = &told->past[op->seq % CMO_PAST];
+    return past->seq == op->seq && past->fingerprint == op->fingerprint;
+}
+
+/* Has this rank come to the collective about which others have disagreed already? */
+static bool doom_has_come(cmo_comm *c)
+{
+    bool come = false;
+    for (int r = 0; c->doomed && r < c->size; r++) come |= c->told[r].heard && !is_ahead(c, &c->told[r]);
+    return come;
+}
+
 void cmo_failure_heard(cmo_channel *channel, const cmo_header *h, const char *payload)
 {
     cmo_comm *c = cmo_engine_find(channel->engine, h->comm);
@@ -123,11 +140,18 @@ void cmo_failure_heard(cmo_channel *channel, const cmo_header *h, const char *pa
     memcpy(cause, payload + sizeof(cmo_told), sizeof cause);
     cause[sizeof cause - 1] = 0;
     cmo_err err = as_told(h->id < CMO_NERRORS ? (cmo_err)h->id : CMO_EREVOKED);
+    cmo_told told;
+    memcpy(&told, payload, sizeof told);
+    told.heard = true;
     if (!c->failed && h->aux && h->aux <= (uint64_t)c->size && err == CMO_EPEERLOST) c->lost[h->aux - 1] = 1;
-    cmo_comm_fail(c, err, cause);
+    if (!c->failed && err == CMO_EMISMATCH && is_ahead(c, &told) && (c->told || (c->told = calloc((size_t)c->size, sizeof *c->told)))) {
+        c->doomed = true;
+        memcpy(c->failed_text, cause, sizeof c->failed_text);
+    } else {
+        cmo_comm_fail(c, err, cause);
+    }
     if (!c->told) return;
-    memcpy(&c->told[rank], payload, sizeof(cmo_told));
-    c->told[rank].heard = true;
+    c->told[rank] = told;
     channel->engine->moved = true;
 }
 
@@ -174,13 +198,34 @@ void cmo_bye_heard(cmo_channel *channel, const cmo_header *h)
     if (cross >= 0) member_left(c->cross_comm, cross);
 }
 
-static void take_verdict(cmo_comm *p, const cmo_verdict *v)
+/* Where a member stands whose memory we share. */
+static void look_at(const cmo_piece *piece, cmo_told *told)
+{
+    *told = (cmo_told){.heard = true};
+    for (int k = 0; k < CMO_POSTS; k++) {
+        const cmo_record *r = &piece->record[k];
+        uint64_t seq = atomic_load_explicit(&piece->post[k].seq, memory_order_acquire);
+        if (seq > told->seq) told->seq = seq;
+        told->past[k] = (cmo_past){.seq = seq, .fingerprint = piece->post[k].fingerprint, .count = r->count, .root = r->root, .kind = r->kind,
+                                   .op = r->op, .dtype = r->dtype};
+    }
+    told->in_call = told->seq > atomic_load_explicit(&piece->finished, memory_order_acquire);
+}
+_Static_assert((int)CMO_PAST == (int)CMO_POSTS, "a post and a past call have the same place");
+
+static void take_verdict(cmo_comm *p, const cmo_piece *theirs)
 {
     cmo_comm *c = outermost(p);
+    const cmo_verdict *v = &theirs->verdict;
     char text[CMO_TEXT];
     memcpy(text, v->text, sizeof text);
     text[sizeof text - 1] = 0;
     cmo_err err = as_told(v->err < CMO_NERRORS ? (cmo_err)v->err : CMO_EREVOKED);
+    if (err == CMO_EMISMATCH) {
+        cmo_told told;
+        look_at(theirs, &told);
+        if (c->piece ? is_ahead(c, &told) : current(c) != NULL) return; /* over several hosts the frame that comes too says it better */
+    }
     if (err == CMO_EPEERLOST && v->lost >= 0 && v->lost < c->size) c->lost[v->lost] = 1;
     cmo_comm_fail(c, err, text);
 }
@@ -189,10 +234,17 @@ static void take_verdict(cmo_comm *p, const cmo_verdict *v)
 void cmo_failure_look(cmo_comm *comm)
 {
     cmo_comm *c = outermost(comm), *p = with_pieces(c);
-    if (!p->piece || c->failed) return;
+    if (c->failed) return;
+    if (doom_has_come(c)) {
+        char text[CMO_TEXT];
+        memcpy(text, c->failed_text, sizeof text);
+        cmo_comm_fail(c, CMO_EMISMATCH, text);
+        return;
+    }
+    if (!p->piece) return;
     uint64_t abort = atomic_load_explicit(&p->piece[p->local]->abort, memory_order_acquire);
     if (abort && abort <= (uint64_t)p->nlocal) {
-        take_verdict(p, &p->piece[abort - 1]->verdict);
+        take_verdict(p, p->piece[abort - 1]);
         return;
     }
     if (!atomic_load_explicit(&p->piece[p->local]->nleft, memory_order_acquire)) return; /* nobody has: the rule, and one look */
@@ -254,21 +306,6 @@ static void describe(char *out, size_t n, const cmo_past *call)
     snprintf(out, n, "%s(%s%s)", cmo_kind_name(kind), what, at);
 }
 
-/* Where a member stands whose memory we share. */
-static void look_at(const cmo_piece *piece, cmo_told *told)
-{
-    *told = (cmo_told){.heard = true};
-    for (int k = 0; k < CMO_POSTS; k++) {
-        const cmo_record *r = &piece->record[k];
-        uint64_t seq = atomic_load_explicit(&piece->post[k].seq, memory_order_acquire);
-        if (seq > told->seq) told->seq = seq;
-        told->past[k] = (cmo_past){.seq = seq, .fingerprint = piece->post[k].fingerprint, .count = r->count, .root = r->root, .kind = r->kind,
-                                   .op = r->op, .dtype = r->dtype};
-    }
-    told->in_call = told->seq > atomic_load_explicit(&piece->finished, memory_order_acquire);
-}
-_Static_assert((int)CMO_PAST == (int)CMO_POSTS, "a post and a past call have the same place");
-
 /* Is it known where this rank stands, for a failure of collective `seq`? */
 static bool has_told(const cmo_comm *c, int r, uint64_t seq)
 {
@@ -286,17 +323,24 @@ static cmo_told position(const cmo_comm *c, int r)
     return told;
 }
 
-/* The first collective that ranks are known to have called differently; `seq` if no earlier one is known. */
+/* The first collective that ranks are known to have called differently; `seq` if none is known. */
 static uint64_t first_difference(const cmo_comm *c, uint64_t seq)
 {
-    uint64_t first = seq > CMO_PAST ? seq - CMO_PAST + 1 : 1;
-    cmo_told own = position(c, c->rank);
-    for (uint64_t s = first; s < seq; s++)
+    uint64_t last = 0;
+    for (int r = 0; r < c->size; r++) {
+        cmo_told told = position(c, r);
+        if (told.heard && told.seq > last) last = told.seq;
+    }
+    for (uint64_t s = last > CMO_PAST ? last - CMO_PAST + 1 : 1; s <= last; s++) {
+        cmo_past known = {0};
         for (int r = 0; r < c->size; r++) {
             cmo_told told = position(c, r);
-            const cmo_past *mine = &own.past[s % CMO_PAST], *theirs = &told.past[s % CMO_PAST];
-            if (told.heard && mine->seq == s && theirs->seq == s && mine->fingerprint != theirs->fingerprint) return s;
+            const cmo_past *past = &told.past[s % CMO_PAST];
+            if (!told.heard || past->seq != s) continue;
+            if (known.seq && known.fingerprint != past->fingerprint) return s;
+            known = *past;
         }
+    }
     return seq;
 }
 
@@ -305,8 +349,8 @@ static uint64_t first_difference(const cmo_comm *c, uint64_t seq)
 static void reconsider_deadline(cmo_comm *c)
 {
     if (c->failed != CMO_ETIMEOUT || !c->told) return;
-    uint64_t seq = first_difference(c, c->failed_seq + 1);
-    if (seq > c->failed_seq) return;
+    uint64_t seq = first_difference(c, 0);
+    if (!seq) return;
     c->failed = CMO_EMISMATCH;
     c->failed_seq = seq;
     if (c->local_comm) c->local_comm->failed = c->failed;
