@@ -296,7 +296,9 @@ static cmo_err rx_begin(cmo_channel *c, const uint8_t *shape_bytes)
         c->window -= h->aux;
         break;
     case CMO_FAIL: c->rx_payload = (uint8_t *)c->rx_text; break;
-    case CMO_BYE: cmo_bye_heard(c, h); break;
+    case CMO_BYE:
+        if (!cmo_match_keep(c, h, NULL)) cmo_bye_heard(c, h);
+        break;
     case CMO_NFRAMES: break;
     }
     return CMO_OK;
@@ -324,7 +326,7 @@ static void rx_whole(cmo_channel *c)
     }
     if (h->kind == CMO_FAIL) {
         c->rx_text[h->length < sizeof c->rx_text ? h->length : sizeof c->rx_text - 1] = 0;
-        cmo_failure_heard(c, h, c->rx_text);
+        if (!cmo_match_keep(c, h, c->rx_text)) cmo_failure_heard(c, h, c->rx_text);
     }
     c->rx_xfer = NULL;
     c->rx_early = NULL;

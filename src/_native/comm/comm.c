@@ -225,7 +225,7 @@ cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **o
     }
     err = cmo_comm_create(out, e, id, world, host, size, rank, offset, NULL);
     if (!err) {
-        cmo_comm *made[] = {*out, (*out)->local_comm, (*out)->cross_comm};
+        cmo_comm *made[] = {(*out)->local_comm, (*out)->cross_comm, *out}; /* messages of its parts before the news that somebody left */
         for (int i = 0; i < 3; i++)
             if (made[i]) cmo_match_orphans(e, made[i]);
     }

@@ -83,6 +83,8 @@ void cmo_channel_forget(cmo_channel *c, const cmo_xfer *x); /* a transfer that i
 void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shape, cmo_xfer **x, cmo_early **early);
 void cmo_match_posted(cmo_comm *comm, cmo_xfer *x); /* a receive has been posted: take an early message, or wait */
 void cmo_match_whole(cmo_early *early);             /* all of its bytes are here */
+/* A frame without a transfer (FAIL, BYE) is for a communicator that does not exist here yet: keep it. False: it does, or no longer. */
+bool cmo_match_keep(cmo_channel *c, const cmo_header *h, const void *payload);
 void cmo_match_orphans(cmo_engine *e, cmo_comm *comm); /* a communicator has come to be: give it what came for it */
 cmo_early *cmo_match_find(cmo_comm *comm, int source, int64_t tag); /* a point-to-point message that is waiting */
 void cmo_early_free(cmo_early *m);

@@ -201,7 +201,7 @@ static cmo_early *early_new(cmo_channel *c, const cmo_header *h, const uint64_t 
     }
     m->channel = c;
     m->header = *h;
-    memcpy(m->shape, shape, h->ndim * sizeof *shape);
+    if (shape) memcpy(m->shape, shape, h->ndim * sizeof *shape);
     return m;
 }
 
@@ -291,13 +291,29 @@ cmo_early *cmo_match_find(cmo_comm *comm, int source, int64_t tag)
     return NULL;
 }
 
+bool cmo_match_keep(cmo_channel *c, const cmo_header *h, const void *payload)
+{
+    cmo_engine *e = c->engine;
+    if (cmo_engine_find(e, h->comm) || is_closed(e, h->comm)) return false;
+    cmo_early *m = early_new(c, h, NULL);
+    if (m && h->length && (m->data = malloc(h->length))) memcpy(m->data, payload, h->length);
+    if (m) cmo_list_append(&e->orphans, &m->node);
+    return m != NULL;
+}
+
 void cmo_match_orphans(cmo_engine *e, cmo_comm *comm)
 {
     CMO_EACH(n, &e->orphans) {
         cmo_early *m = CMO_ENTRY(n, cmo_early, node);
         if (m->header.comm != comm->id || cmo_comm_rank_of(comm, m->channel->peer) < 0) continue;
         cmo_list_remove(n);
-        cmo_list_append(&comm->early, n);
+        if (m->header.kind == CMO_FAIL || m->header.kind == CMO_BYE) {
+            if (m->header.kind == CMO_BYE) cmo_bye_heard(m->channel, &m->header);
+            else if (m->data) cmo_failure_heard(m->channel, &m->header, (const char *)m->data);
+            cmo_early_free(m);
+        } else {
+            cmo_list_append(&comm->early, n);
+        }
     }
 }
 
