@@ -42,8 +42,10 @@ static void sliced_begin(cmo_op *op, sliced_state *s)
     s->shm.rounds = cmo_shm_rounds(op->call.count, s->elements);
     s->receives = op->call.kind == CMO_ALLREDUCE || op->comm->rank == op->call.root;
     uint64_t bytes = op->call.count * cmo_dtype_size(op->call.dtype);
-    cmo_shm_offer_array(op, &s->shm.offer.in, op->call.in, bytes);
-    if (op->call.kind == CMO_ALLREDUCE && s->shm.rounds > 1) cmo_shm_offer_array(op, &s->shm.offer.out, op->call.out, bytes);
+    /* Whose result of one round replaces its input stages it: lines that the others have just read are slow to write (a fifth, at 256 KiB). */
+    bool one_round = s->shm.rounds <= 1;
+    if (!one_round || op->call.in != op->call.out) cmo_shm_offer_array(op, &s->shm.offer.in, op->call.in, bytes);
+    if (op->call.kind == CMO_ALLREDUCE && !one_round) cmo_shm_offer_array(op, &s->shm.offer.out, op->call.out, bytes);
     s->at_home = s->shm.offer.out || (op->call.kind == CMO_REDUCE && s->receives);
 }
 
