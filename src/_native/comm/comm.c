@@ -246,7 +246,6 @@ done:
 static void comm_leave_pieces(cmo_comm *c)
 {
     if (!c->piece) return;
-    atomic_store_explicit(&c->piece[c->local]->closed, 1, memory_order_release); /* after all of its announcements */
     for (int i = 0; i < c->nlocal; i++) {
         if (i == c->local) continue;
         atomic_fetch_add_explicit(&c->piece[i]->nleft, 1, memory_order_release);
@@ -260,6 +259,10 @@ void cmo_comm_close(cmo_comm *c)
     if (c->closed) return;
     cmo_engine *e = c->engine;
     c->closed = true;
+    /* After all of its announcements, and before its calls in progress end and their arrays may change: who reads them looks at this last. */
+    if (c->piece) atomic_store_explicit(&c->piece[c->local]->closed, 1, memory_order_seq_cst);
+    if (c->local_comm) cmo_comm_close(c->local_comm);
+    if (c->cross_comm) cmo_comm_close(c->cross_comm);
     CMO_EACH(n, &c->queue) cmo_op_abandon(CMO_ENTRY(n, cmo_op, node));
     CMO_EACH(n, &e->points)
         if (CMO_ENTRY(n, cmo_op, node)->comm == c) cmo_op_abandon(CMO_ENTRY(n, cmo_op, node));
@@ -271,8 +274,6 @@ void cmo_comm_close(cmo_comm *c)
         }
     }
     comm_leave_pieces(c);
-    if (c->local_comm) cmo_comm_close(c->local_comm);
-    if (c->cross_comm) cmo_comm_close(c->cross_comm);
     if (c->outer) return;
     cmo_list_remove(&c->node);
     if (c->local_comm) cmo_list_remove(&c->local_comm->node);
