@@ -49,7 +49,7 @@ def test_every_reduction_of_every_dtype(world: World, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ALL, ids=str)
-@pytest.mark.parametrize("nbytes", [8 << 10, 100 << 10, 3 << 20])
+@pytest.mark.parametrize("nbytes", [8 << 10, 100 << 10, 1 << 20])
 def test_arrays_from_small_to_large(world: World, nbytes: int) -> None:
     """Past every threshold at which another algorithm takes over."""
     size = world.size

@@ -30,7 +30,7 @@ def groups_of(choices: list[tuple[int | None, int]]) -> list[list[int] | None]:
 
 
 def split(comm: Comm, choices: list[tuple[int | None, int]], depth: int) -> list[list[int]]:
-    """Split again and again, and use every group on the way; return the members of each as ranks of the first."""
+    """Split again and again, using every group on the way; return the members of each as first numbered."""
     found = []
     ranks = np.arange(comm.size)
     parents = []
@@ -59,7 +59,9 @@ def split(comm: Comm, choices: list[tuple[int | None, int]], depth: int) -> list
 
 
 @pytest.mark.parametrize("layout", EVERY, ids=str)
-def test_a_split_groups_by_color_and_numbers_by_key(layout: Layout, worlds: Callable[[Layout], World]) -> None:
+def test_a_split_groups_by_color_and_numbers_by_key(
+    layout: Layout, worlds: Callable[[Layout], World]
+) -> None:
     choice = st.tuples(st.none() | st.integers(0, 2), st.integers(-3, 3))
 
     @settings(max_examples=10)
@@ -75,7 +77,11 @@ def test_a_split_groups_by_color_and_numbers_by_key(layout: Layout, worlds: Call
 @pytest.mark.parametrize("layout", [*FEW, Layout("abaab"), Layout("aabb", settings=SMALL)], ids=str)
 def test_splits_of_splits(world: World) -> None:
     n = world.size
-    for choices in ([(0, -r) for r in range(n)], [(r % 2, r) for r in range(n)], [(r // 2, 0) for r in range(n)]):
+    for choices in (
+        [(0, -r) for r in range(n)],
+        [(r % 2, r) for r in range(n)],
+        [(r // 2, 0) for r in range(n)],
+    ):
         for ranks in zip(*world.run(split, choices, 3), strict=False):
             for rank, members in enumerate(ranks):
                 assert rank in members
@@ -202,7 +208,9 @@ def test_the_world_closes_when_its_context_ends(fresh: Callable[..., World]) -> 
         (0, 2**63, ValueError, "key must be"),
     ],
 )
-def test_a_bad_color_or_key(world: World, color: object, key: object, error: type[Exception], text: str) -> None:
+def test_a_bad_color_or_key(
+    world: World, color: object, key: object, error: type[Exception], text: str
+) -> None:
     def program(comm: Comm, color: int, key: int, error: type[Exception], text: str) -> None:
         with pytest.raises(error, match=text):
             comm.split(color, key)

@@ -105,7 +105,9 @@ def test_collectives_in_place_on_them(world: World, n: int) -> None:
             x[...] = comm.rank + round_  # at once: nobody may read what was there any more
             assert comm.allgather(x, out=y) is y
             assert np.array_equal(y.reshape(comm.size, n)[:, 0], np.arange(comm.size) + round_)
-            assert np.array_equal(comm.alltoall(y).reshape(comm.size, n)[:, -1], np.full(comm.size, comm.rank + round_))
+            assert np.array_equal(
+                comm.alltoall(y).reshape(comm.size, n)[:, -1], np.full(comm.size, comm.rank + round_)
+            )
             y[...] = -1
             comm.broadcast(x, round_ % comm.size)
             assert (x == round_ % comm.size + round_).all()
@@ -161,7 +163,13 @@ def test_too_much_is_a_memory_error_on_all_ranks(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "error"),
-    [((-1,), float, ValueError), (2.5, float, TypeError), (3, object, TypeError), (3, "U5", TypeError), ("ab", float, ValueError)],
+    [
+        ((-1,), float, ValueError),
+        (2.5, float, TypeError),
+        (3, object, TypeError),
+        (3, "U5", TypeError),
+        ("ab", float, ValueError),
+    ],
 )
 def test_bad_arguments(world: World, shape: Any, dtype: Any, error: type[Exception]) -> None:
     def program(comm: Comm, shape: Any, dtype: Any, error: type[Exception]) -> None:

@@ -91,7 +91,7 @@ def test_calls_progress_while_their_rank_sleeps(world: World, n: int) -> None:
 
 
 def test_await_lets_other_tasks_run(world: World) -> None:
-    """Rank 0 joins the collectives only when another task of every other rank has said that it runs meanwhile."""
+    """Rank 0 joins the collectives when another task of every other rank has said that it runs meanwhile."""
 
     def program(comm: Comm) -> None:
         async def tick(ended: asyncio.Event) -> None:
