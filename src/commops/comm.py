@@ -103,16 +103,28 @@ class Comm:
         Seconds within which each call must end. May be set.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_at",
+        "_closed",
+        "_core",
+        "_engine",
+        "_hosts",
+        "_local_rank",
+        "_local_size",
+        "_timeout",
+        "_world_hosts",
+    )
+
     def __init__(self, core: Any, hosts: tuple[str, ...], timeout: float, engine: Any) -> None:
         # `engine` is given to the communicator of all ranks only, which owns it.
         self._core = core
         self._engine = engine
-        self.rank, self.size, self.local_rank, self.local_size, _, world = core.describe()
-        self.hosts = tuple(hosts[r] for r in world) if engine is None else hosts
+        rank, size, self._local_rank, self._local_size, _, world = core.describe()
+        self._at = Place(rank, size)
+        self._hosts = tuple(hosts[r] for r in world) if engine is None else hosts
         self._world_hosts = hosts
-        self.generation = 0
         self.timeout = timeout
-        self._at = Place(self.rank, self.size)
         self._closed = False
 
     @classmethod
@@ -120,6 +132,36 @@ class Comm:
         comm = cls(world.engine.world(), world.hosts, timeout, world.engine)
         _open_worlds.append(comm)
         return comm
+
+    @property
+    def rank(self) -> int:
+        """Number of this rank, from 0."""
+        return self._at.rank
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
+        return self._at.size
+
+    @property
+    def local_rank(self) -> int:
+        """Number of this rank among those of its host, from 0."""
+        return int(self._local_rank)
+
+    @property
+    def local_size(self) -> int:
+        """How many ranks this host has."""
+        return int(self._local_size)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Name of the host of each rank."""
+        return self._hosts
+
+    @property
+    def generation(self) -> int:
+        """How often the group of ranks has been rebuilt after a failure."""
+        return 0
 
     @property
     def timeout(self) -> float:

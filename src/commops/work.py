@@ -58,13 +58,16 @@ class Work(Generic[T]):
 
         Raises
         ------
+        ValueError
+            If `timeout` is no such number.
         CommTimeoutError
             If `timeout` has passed. The call goes on.
         Exception
             Whatever the call raises.
         """
+        seconds = _seconds(timeout)
         if not self._settled:
-            self._wait(-1.0 if timeout is None else float(timeout))
+            self._wait(seconds)
         if self._error is not None:
             raise self._error
         return self._result
@@ -81,6 +84,7 @@ class Work(Generic[T]):
         CommTimeoutError
             If `timeout` seconds have passed. The call goes on.
         """
+        _seconds(timeout)
         if not self._settled:
             with contextlib.suppress(Exception):
                 self.wait(timeout)
@@ -124,6 +128,15 @@ class Work(Generic[T]):
             native.when_ended(call, partial(_tell, loop, ended))
             yield from ended.__await__()
         return self.wait()
+
+
+def _seconds(timeout: object) -> float:
+    """Return a time-out as the core takes it, where a negative number means that there is none."""
+    if timeout is None:
+        return -1.0
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+        raise ValueError(f"timeout must be a number of seconds, 0 or more, or None, not {timeout!r}")
+    return float(timeout)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
