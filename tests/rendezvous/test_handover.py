@@ -81,7 +81,7 @@ def run(*targets: Callable[[], None]) -> None:
 
 @pytest.mark.parametrize("size", [2, 5, 30])
 def test_everybody_gets_everything(name: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover, "_BATCH", 8)  # threads stand for ranks, so all descriptors are one process's
+    monkeypatch.setattr(handover, "_BATCH", 8)  # threads stand for ranks: few must fill several
     host = Host(name, [3 * place for place in range(size)])
     with handover.open_socket(name) as listener:
         others = [lambda place=place: host.fetch(place) for place in range(1, size)]
