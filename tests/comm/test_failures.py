@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -247,14 +248,14 @@ def test_a_rank_that_dies_while_others_wait_for_it(fresh: Fresh, layout: Layout,
 
 def test_groups_without_the_dead_rank_go_on(fresh: Fresh) -> None:
     def divide(comm: Comm) -> None:
-        comm.__dict__["group"] = comm.split(0 if comm.rank == 1 else 1)
+        sys.modules["__main__"].__dict__["group"] = comm.split(0 if comm.rank == 1 else 1)
 
     def lose(comm: Comm) -> int:
         if comm.rank == 1:
             os._exit(0)
         with pytest.raises(commops.PeerLostError):
             comm.barrier()
-        total: int = comm.__dict__["group"].allreduce(np.array(1)).item()
+        total: int = sys.modules["__main__"].__dict__["group"].allreduce(np.array(1)).item()
         return total
 
     for layout in LAYOUTS:
