@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from commops._core import native
@@ -14,6 +15,11 @@ OPS = {
 }
 _small = st.lists(st.integers(0, 6), max_size=3).map(tuple)
 _long = st.integers(0, 3000).map(lambda n: (n,))
+
+
+def examples(share: int) -> settings:
+    """Look at so many of 100 examples that the profile has."""
+    return settings(max_examples=share * settings.default.max_examples // 100)
 
 
 @st.composite

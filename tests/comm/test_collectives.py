@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from commops import Comm
 
 from .cases import CALLS, DTYPES, REDUCING, SHAPED, Array, Case, difference, make, start
 from .layouts import ALL, EVERY, FEW, SMALL, Layout
-from .strategies import OPS, cases
+from .strategies import OPS, cases, examples
 from .world import World
 
 
 @pytest.mark.parametrize("layout", EVERY, ids=str)
 def test_a_call_gives_numpys_answer(layout: Layout, worlds: Callable[[Layout], World]) -> None:
-    @settings(max_examples=120)
+    @examples(120)
     @given(case=cases(layout.size))
     def check(case: Case) -> None:
         assert difference(case, layout.size, worlds(layout).run(make, case)) is None
@@ -84,7 +84,7 @@ def finish_in_order(comm: Comm, some: list[Case], order: list[int]) -> list[tupl
 def test_calls_in_progress_do_not_mix(layout: Layout, worlds: Callable[[Layout], World]) -> None:
     """Blocking calls, and others that are waited for in any order."""
 
-    @settings(max_examples=30)
+    @examples(30)
     @given(data=st.data(), some=st.lists(cases(layout.size), min_size=2, max_size=12))
     def check(data: st.DataObject, some: list[Case]) -> None:
         order = data.draw(st.permutations(range(len(some))))

@@ -9,13 +9,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import commops
 from commops import Comm
 
 from .layouts import EVERY, FEW, SMALL, Layout
+from .strategies import examples
 from .world import World
 
 
@@ -64,7 +65,7 @@ def test_a_split_groups_by_color_and_numbers_by_key(
 ) -> None:
     choice = st.tuples(st.none() | st.integers(0, 2), st.integers(-3, 3))
 
-    @settings(max_examples=10)
+    @examples(10)
     @given(st.lists(choice, min_size=layout.size, max_size=layout.size))
     def check(choices: list[tuple[int | None, int]]) -> None:
         found = worlds(layout).run(split, choices, 1)

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from commops import ANY, Comm, Status
 
 from .cases import DTYPES
 from .layouts import ALL, FEW, PAIRS, SMALL, Layout
+from .strategies import examples
 from .world import World
 
 SIZES = (0, 1, 100, 20_000, 3_000_000)
@@ -68,7 +69,7 @@ def test_messages_match_as_a_list_in_order_says(world: World) -> None:
 
     message = st.tuples(st.integers(0, 3), st.sampled_from([0, 3, 40, 3000]))
 
-    @settings(max_examples=40)
+    @examples(40)
     @given(data=st.data(), messages=st.lists(message, max_size=12))
     def check(data: st.DataObject, messages: list[tuple[int, int]]) -> None:
         # Tags in a random order, the first some of them as they are and then ANY: such a list of receives
