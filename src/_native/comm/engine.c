@@ -252,7 +252,7 @@ static cmo_err engine_world(cmo_engine *e, const cmo_world *w)
         host[r] = e->share ? w->host[r] : r;
         if (e->neighbour_of[r] >= 0) offset[r] = own;
     }
-    err = cmo_comm_create(&e->world, e, 1, members, host, w->size, w->rank, offset, NULL);
+    err = cmo_comm_create(&e->world, e, CMO_WORLD_ID, members, host, w->size, w->rank, offset, NULL);
 done:
     free(members);
     free(host);

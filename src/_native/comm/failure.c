@@ -188,7 +188,7 @@ void cmo_bye_heard(cmo_channel *channel, const cmo_header *h)
 {
     cmo_engine *e = channel->engine;
     cmo_comm *c = cmo_engine_find(e, h->comm);
-    if (h->comm == e->world->id) channel->parted = true;
+    if (h->comm == CMO_WORLD_ID) channel->parted = true; /* ours may be gone already */
     int rank = c ? cmo_comm_rank_of(c, channel->peer) : -1;
     if (rank < 0) return;
     member_left(c, rank);

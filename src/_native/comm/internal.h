@@ -110,7 +110,7 @@ void cmo_failure_text(cmo_comm *comm, char *out, size_t n); /* the explanation f
 
 /* ------------------------------------------------------------------ engine.c, drive.c, point.c */
 
-enum { CMO_CLOSED_IDS = 256 };
+enum { CMO_CLOSED_IDS = 256, CMO_WORLD_ID = 1 /* of the communicator of all ranks */ };
 
 struct cmo_engine {
     int rank, size;

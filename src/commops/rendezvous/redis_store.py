@@ -173,7 +173,7 @@ class RedisStore(Store):
     # ---- connections
 
     def _connect(self, timeout: float) -> Any:
-        limit = max(timeout, 0.001)  # zero would mean a socket that does not block
+        limit = max(timeout, 0.25)  # a look takes the server a moment, even where nobody waits for the key
         return self._redis.Redis(**self._options, socket_timeout=limit, socket_connect_timeout=limit)
 
     @contextlib.contextmanager
