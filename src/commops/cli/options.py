@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -36,6 +35,8 @@ transport_option = click.option(
 
 def out_option(name: str) -> Callable[[Any], Any]:
     """Return the option for the folder of results, of a command whose runs are called `name`."""
+    from pathlib import Path
+
     return click.option(
         "--out",
         type=click.Path(path_type=Path, file_okay=False),

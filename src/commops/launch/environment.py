@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Environment", "detect", "expand_nodelist"]
 
@@ -20,8 +20,7 @@ _Place = tuple[int, int, int, int]  # rank, size, local rank, local size
 _PORTS = range(20000, 32000)  # below Linux's ephemeral ports, so that no outgoing connection sits there
 
 
-@dataclass(frozen=True)
-class Environment:
+class Environment(NamedTuple):
     """A process's place in a job, as its launcher states it.
 
     Attributes

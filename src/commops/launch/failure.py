@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from commops.errors import PeerLostError, RevokedError
 
 __all__ = ["Failure", "cause_text", "from_exception", "from_status", "in_order", "others_text"]
 
-_OWN_FRAMES = (str(Path(__file__).parent), "<frozen ")
+_OWN_FRAMES = (os.path.dirname(__file__), "<frozen ")
 _LONGEST = 50_000  # characters of a traceback; it must fit one message
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """One rank's failure.
 
     Attributes

@@ -12,9 +12,8 @@ import mmap
 import os
 import pickle
 import socket
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["Kind", "Parcel", "pack", "receive", "send", "unpack"]
 
@@ -36,8 +35,7 @@ class Kind(IntEnum):
     """From the server: how the ranks ended."""
 
 
-@dataclass(frozen=True)
-class Parcel:
+class Parcel(NamedTuple):
     """A pickled object.
 
     Attributes

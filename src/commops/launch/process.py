@@ -58,6 +58,10 @@ def adopting_orphans() -> Iterator[None]:
 def children() -> set[int]:
     """Return the process ids of this process's children, zombies included."""
     mine: set[int] = set()
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # the rule, and cheaper than a look at every process of the machine
+        return mine
     me = str(os.getpid()).encode()
     for name in os.listdir("/proc"):
         if name.isdecimal():

@@ -22,8 +22,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from commops.launch import process
 from commops.launch.failure import Failure, cause_text, from_status, in_order, others_text
@@ -39,8 +39,7 @@ _STOP_GRACE = 0.5  # between the steps of an end that somebody asked for
 _READER_GRACE = 0.2  # for a reader of our output that takes nothing, when somebody asked for the end
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a job ended.
 
     Attributes
