@@ -1,5 +1,12 @@
-/* What the two halves of the TCP transport share: tcp_connect.c, how connections come about, and tcp.c, the streams and
- * the table of functions. For no one else. */
+/* What the files of the TCP transport share. For no one else.
+ *
+ *     tcp.c            the streams, and the table of functions
+ *     tcp_connect.c    reaching a peer at its addresses
+ *     tcp_accept.c     letting in who connects to us
+ *     tcp_handshake.c  each side's progress through HELLO, ANSWER, PROOF, WELCOME
+ *     tcp_choose.c     which connection becomes the link, and how a link ends
+ *     tcp_tick.c       what the passing of time does to all of these
+ *     tcp_socket.c     sockets and the timer */
 #ifndef CMO_TCP_NET_H
 #define CMO_TCP_NET_H
 
@@ -77,17 +84,42 @@ static inline tcp_net *net_of(const tcp_link *l) { return (tcp_net *)l->link.net
 static inline bool is_lower(const tcp_net *n, const tcp_link *l) { return (int)n->own.src < l->link.peer; }
 static inline tcp_socket *socket_at(cmo_node *node) { return CMO_ENTRY(node, tcp_socket, node); }
 
+/* tcp_socket.c */
+
+/* Have the timer run out at `when`, or before. */
+void cmo_tcp_schedule(tcp_net *n, int64_t when);
 /* Make a socket of a descriptor, which is taken on success; NULL, with errno, where that fails. */
 tcp_socket *cmo_tcp_adopt(tcp_net *n, int fd, tcp_stage stage, uint32_t events);
 void cmo_tcp_watch(tcp_net *n, tcp_socket *s, uint32_t events); /* have epoll tell of these events and no others */
 void cmo_tcp_set_buffers(const tcp_net *n, int fd);
+void cmo_tcp_set_options(int fd);                               /* what every connection has */
+void cmo_tcp_discard(tcp_net *n, tcp_socket *s);                /* close it; what is left stays until the poll ends */
+
+/* tcp_connect.c */
+
+void cmo_tcp_begin_round(tcp_net *n, tcp_link *l); /* try the addresses of a wanted link, from the first one */
+/* A socket that is not live has failed. `final`: an error that trying the same address again would not change. */
+void cmo_tcp_fail(tcp_net *n, tcp_socket *s, cmo_err final, const char *what);
+
+/* tcp_accept.c */
 
 void cmo_tcp_accept(tcp_net *n, const tcp_socket *listener); /* whoever is waiting */
-void cmo_tcp_advance(tcp_net *n, tcp_socket *s);             /* as far as it goes now: connection and handshake */
-void cmo_tcp_begin_round(tcp_net *n, tcp_link *l);           /* try the addresses of a wanted link, from the first one */
-void cmo_tcp_tick(tcp_net *n);                               /* do what is due; the timer has run out */
+void cmo_tcp_stranger_left(tcp_net *n);                      /* an inbound socket is closed, or has become a link */
+void cmo_tcp_accept_due(tcp_net *n, int64_t now);            /* make room for others, or begin to accept again */
 
+/* tcp_handshake.c */
+
+void cmo_tcp_advance(tcp_net *n, tcp_socket *s); /* as far as it goes now: connection and handshake */
+
+/* tcp_choose.c */
+
+void cmo_tcp_choose(tcp_net *n, tcp_socket *s);  /* the lower rank chooses this one, or the higher takes the choice */
+void cmo_tcp_go_live(tcp_net *n, tcp_socket *s); /* the chosen one is the link from now on */
 /* End a link for good: close what there is of it, and keep the reason for its readers. */
 void cmo_tcp_break(tcp_link *l, cmo_err err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* tcp_tick.c */
+
+void cmo_tcp_tick(tcp_net *n); /* do what is due; the timer has run out */
 
 #endif

@@ -1,0 +1,75 @@
+/* A socket of the TCP transport from its descriptor to its end, and the timer that all of them share. */
+#include "transport/tcp_net.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+enum { KEEPALIVE_IDLE_S = 10, KEEPALIVE_INTERVAL_S = 5, KEEPALIVE_COUNT = 3 };
+
+void cmo_tcp_schedule(tcp_net *n, int64_t when)
+{
+    if (when >= n->due) return;
+    n->due = when;
+    struct itimerspec t = {.it_value = {.tv_sec = when / CMO_SECOND, .tv_nsec = when % CMO_SECOND}};
+    timerfd_settime(n->timer, TFD_TIMER_ABSTIME, &t, NULL); /* cannot fail with these arguments */
+}
+
+void cmo_tcp_watch(tcp_net *n, tcp_socket *s, uint32_t events)
+{
+    if (s->watched == events) return;
+    struct epoll_event e = {.events = events, .data.ptr = s};
+    s->watched = events;
+    epoll_ctl(n->net.fd, EPOLL_CTL_MOD, s->fd, &e); /* takes no memory, so it does not fail */
+}
+
+tcp_socket *cmo_tcp_adopt(tcp_net *n, int fd, tcp_stage stage, uint32_t events)
+{
+    tcp_socket *s = calloc(1, sizeof *s);
+    struct epoll_event e = {.events = events, .data.ptr = s};
+    if (!s || epoll_ctl(n->net.fd, EPOLL_CTL_ADD, fd, &e)) {
+        free(s);
+        return NULL;
+    }
+    s->fd = fd;
+    s->stage = stage;
+    s->watched = events;
+    s->born = cmo_now();
+    s->deadline = CMO_NEVER;
+    cmo_list_append(stage == LISTENING ? &n->listening : &n->pending, &s->node);
+    return s;
+}
+
+void cmo_tcp_set_buffers(const tcp_net *n, int fd)
+{
+    if (!n->socket_bytes) return;
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &n->socket_bytes, sizeof n->socket_bytes);
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &n->socket_bytes, sizeof n->socket_bytes);
+}
+
+/* None of it is needed for being right, so a refusal of the kernel is no error. */
+void cmo_tcp_set_options(int fd)
+{
+    const int on = 1, idle = KEEPALIVE_IDLE_S, interval = KEEPALIVE_INTERVAL_S, count = KEEPALIVE_COUNT;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+}
+
+void cmo_tcp_discard(tcp_net *n, tcp_socket *s)
+{
+    if (s->stage == CLOSED) return;
+    /* Taken out by hand, since a child process may hold the descriptor open, and epoll would go on naming it. */
+    epoll_ctl(n->net.fd, EPOLL_CTL_DEL, s->fd, NULL);
+    close(s->fd);
+    if (s->inbound && s->stage != LIVE) cmo_tcp_stranger_left(n);
+    s->fd = -1;
+    s->stage = CLOSED;
+    cmo_list_remove(&s->node);
+    cmo_list_append(&n->closed, &s->node);
+}
