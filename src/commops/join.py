@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, NamedTuple
 
 from commops.comm import Comm
 from commops.errors import RendezvousError
@@ -89,8 +87,7 @@ def init(
     return _join(place, transport, timeout, token)
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """Who this process is, and where the ranks meet.
 
     Attributes
@@ -208,8 +205,10 @@ def _interface(where: str | Store) -> str:
         return "loopback"
     if chosen:
         return chosen
-    parts = urlsplit(where) if isinstance(where, str) else None
-    if parts is None or parts.scheme not in ("tcp", "redis"):
+    if not isinstance(where, str) or not where.startswith(("tcp:", "redis:")):
         return "loopback"
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(where)
     host = parts.hostname or ""
     return "loopback" if host in ("localhost", "::1") or host.startswith("127.") else "any"

@@ -13,7 +13,7 @@ from commops.rendezvous.tcp_protocol import ProtocolError
 tokens = st.one_of(st.none(), st.binary(min_size=1, max_size=80))
 
 
-def greeted(token: bytes | None, nonce: bytes) -> handshake.Greeting:
+def greeted(token: bytes | None, nonce: bytes) -> bytes:
     return handshake.read_greeting(token, handshake.greet(token, nonce))
 
 

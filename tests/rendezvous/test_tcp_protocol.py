@@ -26,7 +26,7 @@ messages = st.one_of(
     st.builds(Message, st.sampled_from([Kind.DELETE, Kind.COUNT, Kind.REFUSED]), st.just(0), st.tuples(keys)),
     st.builds(Message, st.just(Kind.COMPARE_AND_SET), st.just(0), st.tuples(keys, values)),
     st.builds(Message, st.just(Kind.COMPARE_AND_SET), st.just(0), st.tuples(keys, values, values)),
-    st.builds(Message, st.just(Kind.DONE), numbers),
+    st.builds(Message, st.just(Kind.DONE), numbers, st.just(())),
     st.builds(Message, st.just(Kind.VALUE), st.just(0), st.lists(values, max_size=1).map(tuple)),
     st.builds(Message, st.just(Kind.MISSING), st.just(0), st.lists(keys, max_size=5).map(tuple)),
 )

@@ -53,10 +53,10 @@ def member(stranger: Callable[[], socket.socket], token: bytes | None) -> Callab
 
     def connect() -> socket.socket:
         sock = stranger()
-        greeting = handshake.read_greeting(token, exactly(sock, handshake.GREETING_SIZE))
+        server_nonce = handshake.read_greeting(token, exactly(sock, handshake.GREETING_SIZE))
         nonce = handshake.new_nonce()
-        sock.sendall(handshake.respond(token, greeting, nonce))
-        handshake.read_verdict(token, greeting.nonce, nonce, exactly(sock, handshake.GREETING_SIZE))
+        sock.sendall(handshake.respond(token, server_nonce, nonce))
+        handshake.read_verdict(token, server_nonce, nonce, exactly(sock, handshake.GREETING_SIZE))
         return sock
 
     return connect

@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import socket
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from commops._core import native
 from commops.errors import AuthenticationError, RendezvousError
@@ -46,8 +44,7 @@ _LOOK = (0.02, 0.2)  # seconds between looks at who has come: at first, at last
 _MOST_KEYS = 256  # in one wait
 
 
-@dataclass(frozen=True)
-class World:
+class World(NamedTuple):
     """A rank's engine, and what the ranks know of each other.
 
     Attributes
@@ -139,7 +136,7 @@ class _Sockets:
     def open(self, transport: str, interface: str) -> None:
         """Open what the transport needs."""
         if transport != "tcp":
-            self.local_name = f"commops-{secrets.token_hex(16)}"
+            self.local_name = f"commops-{os.urandom(16).hex()}"
             self.local = handover.open_socket(self.local_name)
         if transport != "shm":
             chosen = addresses.choose(interface)
@@ -169,15 +166,14 @@ def _card(rank: int, size: int, transport: str, sockets: _Sockets) -> Card:
         addresses=sockets.addresses,
         loopback=sockets.loopback,
         tunables={name: value for name, _, _, value, _ in native.tunables() if name not in _OWN_TUNABLES},
-        nonce=secrets.token_hex(16),
+        nonce=os.urandom(16).hex(),
     )
 
 
 # ---- the meeting
 
 
-@dataclass(frozen=True)
-class _Plan:
+class _Plan(NamedTuple):
     """What rank 0 has decided.
 
     Attributes
@@ -262,16 +258,16 @@ class _Meeting:
         except RendezvousError as failure:
             error, authentication = str(failure), isinstance(failure, AuthenticationError)
         plan = _Plan(
-            job=secrets.token_hex(16),
+            job=os.urandom(16).hex(),
             nonces={str(rank): card.nonce for rank, card in cards.items()},
             cards=[] if error else [cards[rank] for rank in range(self._size)],
-            key="" if self._token or error else secrets.token_hex(32),
+            key="" if self._token or error else os.urandom(32).hex(),
             error=error,
             authentication=authentication,
         )
         self._store.set(
             "world",
-            seal(self._token, "world", vars(plan) | {"cards": [card.fields() for card in plan.cards]}),
+            seal(self._token, "world", plan._asdict() | {"cards": [card.fields() for card in plan.cards]}),
             timeout=self._left(_GRACE),
         )
         return plan
@@ -336,7 +332,7 @@ class _Meeting:
     def _await_answer(self) -> dict[str, Any]:
         """Wait for any answer of rank 0's, be it to others."""
         answer = unseal(self._token, "world", self._await_bytes(), "rank 0")
-        if not isinstance(answer, dict) or answer.keys() != _Plan.__dataclass_fields__.keys():
+        if not isinstance(answer, dict) or answer.keys() != set(_Plan._fields):
             raise RendezvousError(
                 "the answer of rank 0 makes no sense; does it run another version of commops?"
             )

@@ -7,12 +7,10 @@ not fit is found out before anything is connected.
 
 from __future__ import annotations
 
-import dataclasses
 import hmac
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from commops.errors import AuthenticationError, RendezvousError
 from commops.rendezvous.token import Token
@@ -22,8 +20,7 @@ __all__ = ["Card", "disagreement", "seal", "unseal"]
 _PROOF = 64  # hexadecimal digits of HMAC-SHA256
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
+class Card(NamedTuple):
     """A rank, as the others need to know it.
 
     Attributes
@@ -73,7 +70,7 @@ class Card:
 
     def fields(self) -> dict[str, Any]:
         """Return what `of` takes."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return self._asdict()
 
     def pack(self, token: Token | None) -> bytes:
         """Return the bytes that go into the store."""
@@ -105,13 +102,16 @@ class Card:
                 f"rank {rank} runs version {theirs} of commops and this one {__version__}; install the same"
                 " version everywhere"
             ) from None
-        kinds = {"int": int, "str": str, "bool": bool, "dict[str, int]": dict}
-        for field in dataclasses.fields(card):
-            if type(getattr(card, field.name)) is not kinds[str(field.type)]:
-                raise RendezvousError(f"the card of rank {rank} makes no sense: {field.name}")
+        for name, value in card.fields().items():
+            if type(value) is not _KINDS.get(name, str):
+                raise RendezvousError(f"the card of rank {rank} makes no sense: {name}")
         if card.rank != rank:
             raise RendezvousError(f"the card of rank {rank} makes no sense: it is that of rank {card.rank}")
         return card
+
+
+# What is no text.
+_KINDS = {"rank": int, "size": int, "process": int, "loopback": bool, "tunables": dict}
 
 
 def seal(token: Token | None, kind: str, content: Any) -> bytes:

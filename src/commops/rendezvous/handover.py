@@ -238,11 +238,11 @@ def _admit(peer: socket.socket, token: bytes) -> None:
 def _introduce(peer: socket.socket, token: bytes, deadline: Deadline) -> None:
     if not is_own_user(peer):
         raise AuthenticationError("a process of another user offers its memory under this job's name")
-    greeting = read_greeting(token, _exactly(peer, GREETING_SIZE))
+    server_nonce = read_greeting(token, _exactly(peer, GREETING_SIZE))
     nonce = new_nonce()
-    peer.sendall(respond(token, greeting, nonce))
+    peer.sendall(respond(token, server_nonce, nonce))
     peer.settimeout(_left(deadline))
-    read_verdict(token, greeting.nonce, nonce, _exactly(peer, GREETING_SIZE))
+    read_verdict(token, server_nonce, nonce, _exactly(peer, GREETING_SIZE))
 
 
 def _send(peer: socket.socket, place: int, entries: Sequence[Descriptors], deadline: Deadline) -> None:

@@ -75,11 +75,11 @@ class Connection:
         OSError
             If the connection ends unexplained, or says nothing until the deadline.
         """
-        greeting = handshake.read_greeting(token, self._exactly(handshake.GREETING_SIZE, deadline))
+        server_nonce = handshake.read_greeting(token, self._exactly(handshake.GREETING_SIZE, deadline))
         nonce = handshake.new_nonce()
-        self._sock.sendall(handshake.respond(token, greeting, nonce))
+        self._sock.sendall(handshake.respond(token, server_nonce, nonce))
         last = self._exactly(handshake.GREETING_SIZE, deadline)
-        handshake.read_verdict(token, greeting.nonce, nonce, last)
+        handshake.read_verdict(token, server_nonce, nonce, last)
 
     def interrupt(self) -> None:
         """Make a call that another thread is in end with an error."""

@@ -31,7 +31,6 @@ import enum
 import hmac
 import os
 import struct
-from dataclasses import dataclass
 
 from commops.errors import AuthenticationError
 from commops.rendezvous.tcp_protocol import ProtocolError
@@ -69,14 +68,6 @@ class Refusal(enum.IntEnum):
     USER = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Greeting:
-    """What a client needs of the server's greeting."""
-
-    has_token: bool
-    nonce: bytes
-
-
 def new_nonce() -> bytes:
     """Return 32 fresh random bytes."""
     return os.urandom(32)
@@ -87,9 +78,9 @@ def greet(token: bytes | None, nonce: bytes, refusal: Refusal = Refusal.NONE) ->
     return _SHORT.pack(_MAGIC, _VERSION, _flags(token), refusal, nonce)
 
 
-def respond(token: bytes | None, greeting: Greeting, nonce: bytes) -> bytes:
+def respond(token: bytes | None, server_nonce: bytes, nonce: bytes) -> bytes:
     """Return the client's response to a greeting."""
-    proof = _proof(token, b"client", greeting.nonce, nonce)
+    proof = _proof(token, b"client", server_nonce, nonce)
     return _LONG.pack(_MAGIC, _VERSION, _flags(token), 0, nonce, proof)
 
 
@@ -108,8 +99,8 @@ def accepts_response(token: bytes | None, server_nonce: bytes, response: bytes) 
     return hmac.compare_digest(proof, _proof(token, b"client", server_nonce, client_nonce))
 
 
-def read_greeting(token: bytes | None, data: bytes) -> Greeting:
-    """Check a greeting of `GREETING_SIZE` bytes.
+def read_greeting(token: bytes | None, data: bytes) -> bytes:
+    """Check a greeting of `GREETING_SIZE` bytes and return the server's nonce.
 
     Raises
     ------
@@ -130,7 +121,7 @@ def read_greeting(token: bytes | None, data: bytes) -> Greeting:
             "a token is set here and the store has none, so it may not be this job's: start it with the "
             "same token"
         )
-    return Greeting(bool(flags), nonce)
+    return nonce
 
 
 def read_verdict(token: bytes | None, server_nonce: bytes, client_nonce: bytes, data: bytes) -> None:

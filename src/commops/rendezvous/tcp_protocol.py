@@ -42,7 +42,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from commops.errors import RendezvousError
 from commops.rendezvous.store import MAX_KEY, MAX_VALUE
@@ -80,8 +80,7 @@ class Kind(enum.IntEnum):
     REFUSED = 67
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One frame: its kind, its number and its fields, as the tables above have them."""
 
     kind: Kind
