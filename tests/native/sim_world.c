@@ -1,5 +1,6 @@
 #include "sim_world.h"
 
+#include "base/clock.h"
 #include "coll/coll.h"
 #include "world_payload.h"
 
@@ -36,7 +37,10 @@ struct world {
 
 enum { LAST_SWEEPS = 20 }; /* how often all engines must be found idle, one after the other, for a deadlock */
 
-enum { MOST_NAPS = 8 }; /* times that the clock is moved past every deadline: failures take a few rounds to be settled */
+/* Where nothing moves the ranks sleep, and look around every so often, as in the one wait. A deadlock has outlasted every
+ * deadline several times over, since failures take a few rounds to be settled. */
+static const int64_t slice = CMO_SECOND / 10;
+static const int64_t most_timeouts = 16;
 
 static const char *const layout_names[] = {
 #define WORLD_X(e, text) text,
@@ -364,14 +368,15 @@ static void report(const world *w)
 
 bool world_run(world *w)
 {
-    int naps = w->settings.timeout < 0 ? 0 : MOST_NAPS;
+    int64_t patience = w->settings.timeout < 0 ? 0 : (int64_t)(w->settings.timeout * 1e9) * most_timeouts;
     for (int r = 0; r < w->settings.size; r++) cmo_sim_wake(w->sim, r);
     while (w->unfinished) {
         poll_woken(w);
         if (!w->unfinished) break;
         if (wake_neighbours(w) || cmo_sim_advance(w->sim) || sweeps(w, LAST_SWEEPS)) continue;
-        if (naps-- > 0) { /* only a deadline can help now */
-            cmo_sim_sleep(w->sim, cmo_sim_now(w->sim) + (int64_t)(w->settings.timeout * 2e9));
+        if (patience > 0) { /* only time can help now */
+            cmo_sim_sleep(w->sim, cmo_sim_now(w->sim) + slice);
+            patience -= slice;
             continue;
         }
         report(w);

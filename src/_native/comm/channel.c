@@ -295,9 +295,16 @@ static cmo_err rx_begin(cmo_channel *c, const uint8_t *shape_bytes)
         if (h->aux > c->window) return cmo_fail(CMO_EPROTO, "rank %d returns more than it was given", c->peer);
         c->window -= h->aux;
         break;
-    case CMO_FAIL: c->rx_payload = (uint8_t *)c->rx_text; break;
+    case CMO_FAIL: c->rx_payload = c->rx_news; break;
     case CMO_BYE:
         if (!cmo_match_keep(c, h, NULL)) cmo_bye_heard(c, h);
+        break;
+    case CMO_ASK:
+        if (h->space != CMO_COLLECTIVE || h->tag != CMO_ASK_TAG)
+            return cmo_fail(CMO_EPROTO, "rank %d asks what is no question", c->peer);
+        cmo_match_arrived(c, h, NULL, &c->rx_xfer, &c->rx_early);
+        c->rx_xfer = NULL;
+        c->rx_early = NULL;
         break;
     case CMO_NFRAMES: break;
     }
@@ -312,11 +319,11 @@ static void rx_moved(cmo_channel *c, uint64_t bytes)
     if (c->rx_early) c->rx_early->have += bytes;
 }
 
-static void rx_whole(cmo_channel *c)
+static cmo_err rx_whole(cmo_channel *c)
 {
     cmo_header *h = &c->rx_header;
     c->rx_in_payload = false;
-    if (h->generation != c->engine->generation) return;
+    if (h->generation != c->engine->generation) return CMO_OK;
     if (h->kind == CMO_EAGER && !c->rx_early) cmo_channel_credit(c, h); /* else when the receive takes it */
     if (c->rx_xfer && c->rx_xfer->done == c->rx_xfer->length) cmo_xfer_done(c->rx_xfer);
     if (c->rx_early && h->kind == CMO_EAGER) {
@@ -325,11 +332,13 @@ static void rx_whole(cmo_channel *c)
         cmo_match_whole(early);
     }
     if (h->kind == CMO_FAIL) {
-        c->rx_text[h->length < sizeof c->rx_text ? h->length : sizeof c->rx_text - 1] = 0;
-        if (!cmo_match_keep(c, h, c->rx_text)) cmo_failure_heard(c, h, c->rx_text);
+        cmo_told told;
+        CMO_TRY(cmo_failure_parse(h, c->rx_news, &told));
+        if (!cmo_match_keep(c, h, c->rx_news)) cmo_failure_heard(c, h, c->rx_news);
     }
     c->rx_xfer = NULL;
     c->rx_early = NULL;
+    return CMO_OK;
 }
 
 /* Use up what has been read ahead. True if a frame's end or header was passed, so that it is worth going on. */
@@ -354,7 +363,7 @@ static cmo_err rx_consume(cmo_channel *c)
         if (part && c->rx_payload) memcpy(c->rx_payload, at, part);
         c->rx_start += part;
         rx_moved(c, part);
-        if (!c->rx_left) rx_whole(c);
+        if (!c->rx_left) CMO_TRY(rx_whole(c));
     }
 }
 
@@ -390,7 +399,7 @@ static cmo_err channel_receive(cmo_channel *c, bool *moved)
         size_t taken = got < direct ? got : direct;
         if (taken) rx_moved(c, taken);
         c->rx_end += got - taken;
-        if (c->rx_in_payload && !c->rx_left) rx_whole(c);
+        if (c->rx_in_payload && !c->rx_left) CMO_TRY(rx_whole(c));
         CMO_TRY(rx_consume(c));
     }
     return CMO_OK;

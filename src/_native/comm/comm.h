@@ -4,25 +4,12 @@
 
 #include "comm/op.h"
 #include "comm/piece.h"
+#include "comm/told.h"
 
 typedef struct cmo_engine cmo_engine;
 typedef struct cmo_comm cmo_comm;
 
-enum { CMO_PAST = 8 };     /* collectives that error messages can tell of; as many as posts (comm/piece.h) */
 enum { CMO_HISTORY = 64 }; /* fingerprints kept of past collectives, for messages that come late */
-
-typedef struct cmo_past { /* a collective that was called */
-    uint64_t seq, fingerprint, count;
-    int root;
-    uint8_t kind, op, dtype;
-} cmo_past;
-
-typedef struct cmo_told { /* where a rank stood when the communicator broke, as it says itself */
-    uint8_t heard;
-    uint8_t in_call;
-    uint64_t seq;                /* of the collective that it was in, or had called last */
-    cmo_past past[CMO_PAST];     /* its latest collectives, at [seq % CMO_PAST] */
-} cmo_told;
 
 struct cmo_comm {
     cmo_engine *engine;
@@ -60,6 +47,10 @@ struct cmo_comm {
     cmo_node queue;             /* collectives not yet ended; the first is the one that is stepped */
     cmo_node posted;            /* receives that have not matched */
     cmo_node early;             /* messages that have not matched, in order of arrival */
+    struct {                    /* is the collective getting on? See comm/ask.c */
+        uint64_t seq, progress;
+        int64_t at, patience;   /* when to look again, and how long after that */
+    } watched;
 
     cmo_err failed;             /* CMO_OK, or why nothing works any more */
     char failed_text[CMO_TEXT];

@@ -138,6 +138,7 @@ static void pass_look(cmo_engine *e)
         cmo_failure_look(c);
         cmo_op *op = CMO_ENTRY(c->queue.next, cmo_op, node);
         if (op->deadline <= now && !c->failed) op_expire(e, op);
+        else cmo_ask_look(c, now);
     }
     CMO_EACH(n, &e->points) {
         cmo_op *op = CMO_ENTRY(n, cmo_op, node);

@@ -39,23 +39,25 @@ static int lost_rank(const cmo_comm *c)
 
 /* ------------------------------------------------------------------ telling */
 
-/* A FAIL frame's payload: where we stood, the calls that we made, and why, end to end. */
+enum { FAIL_BYTES = CMO_TOLD_BYTES + CMO_TEXT }; /* of a FAIL frame: where we stood, and why */
+_Static_assert((int)FAIL_BYTES <= (int)CMO_MAX_FAIL_BYTES, "a FAIL frame holds what is told");
+
 static void tell_remote(cmo_comm *c)
 {
     cmo_engine *e = c->engine;
-    unsigned char payload[sizeof(cmo_told) + CMO_TEXT];
+    uint8_t payload[FAIL_BYTES];
     if (c->piece || !c->told || c->has_told) return;
     c->has_told = true;
-    memcpy(payload, &c->told[c->rank], sizeof(cmo_told));
-    memcpy(payload + sizeof(cmo_told), c->failed_text, CMO_TEXT);
-    cmo_header h = {.kind = CMO_FAIL, .comm = c->id, .id = as_told(c->failed), .aux = (uint64_t)(lost_rank(c) + 1), .length = sizeof payload};
+    cmo_told_write(payload, &c->told[c->rank]);
+    memcpy(payload + CMO_TOLD_BYTES, c->failed_text, CMO_TEXT);
+    cmo_header h = {.kind = CMO_FAIL, .comm = c->id, .id = as_told(c->failed), .aux = (uint64_t)(lost_rank(c) + 1),
+                    .length = sizeof payload};
     for (int r = 0; r < c->size; r++) {
         if (r == c->rank || c->lost[r] || c->left[r]) continue;
         cmo_channel *channel = cmo_channel_to(e, c->world[r]);
         if (channel) cmo_channel_control(channel, &h, payload, sizeof payload);
     }
 }
-_Static_assert(sizeof(cmo_told) + CMO_TEXT <= CMO_MAX_FAIL_BYTES, "a FAIL frame holds what is told");
 
 static void tell_local(cmo_comm *c)
 {
@@ -98,6 +100,22 @@ void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text)
     e->moved = e->look = true;
 }
 
+void cmo_failure_differs(cmo_comm *comm, int rank, uint64_t seq)
+{
+    char text[CMO_TEXT];
+    snprintf(text, sizeof text, "rank %d made another call as number %llu", rank, (unsigned long long)seq);
+    cmo_comm_fail(comm, CMO_EMISMATCH, text);
+    tell_remote(outermost(comm)); /* in a call or not: it is about one that we have made */
+}
+
+bool cmo_failure_compare(cmo_comm *comm, int rank, uint64_t seq, uint64_t fingerprint)
+{
+    if (seq > comm->seq || comm->seq - seq >= CMO_HISTORY) return false;
+    if (comm->history[seq % CMO_HISTORY] == fingerprint) return false;
+    cmo_failure_differs(comm, rank, seq);
+    return true;
+}
+
 /* This rank calls a communicator that has broken meanwhile: the others may be waiting to hear what it calls. */
 void cmo_failure_late(cmo_comm *comm, const cmo_call *call)
 {
@@ -131,18 +149,23 @@ static bool doom_has_come(cmo_comm *c)
     return come;
 }
 
-void cmo_failure_heard(cmo_channel *channel, const cmo_header *h, const char *payload)
+cmo_err cmo_failure_parse(const cmo_header *h, const uint8_t *payload, cmo_told *told)
+{
+    if (h->length != FAIL_BYTES)
+        return cmo_fail(CMO_EPROTO, "a failure told in %llu bytes", (unsigned long long)h->length);
+    return cmo_told_parse(told, payload, CMO_TOLD_BYTES);
+}
+
+void cmo_failure_heard(cmo_channel *channel, const cmo_header *h, const uint8_t *payload)
 {
     cmo_comm *c = cmo_engine_find(channel->engine, h->comm);
     int rank = c ? cmo_comm_rank_of(c, channel->peer) : -1;
-    if (rank < 0 || c->outer || h->length != sizeof(cmo_told) + CMO_TEXT) return;
+    cmo_told told;
+    if (rank < 0 || c->outer || cmo_failure_parse(h, payload, &told) != CMO_OK) return;
     char cause[CMO_TEXT];
-    memcpy(cause, payload + sizeof(cmo_told), sizeof cause);
+    memcpy(cause, payload + CMO_TOLD_BYTES, sizeof cause);
     cause[sizeof cause - 1] = 0;
     cmo_err err = as_told(h->id < CMO_NERRORS ? (cmo_err)h->id : CMO_EREVOKED);
-    cmo_told told;
-    memcpy(&told, payload, sizeof told);
-    told.heard = true;
     if (!c->failed && h->aux && h->aux <= (uint64_t)c->size && err == CMO_EPEERLOST) c->lost[h->aux - 1] = 1;
     if (!c->failed && err == CMO_EMISMATCH && is_ahead(c, &told) && (c->told || (c->told = calloc((size_t)c->size, sizeof *c->told)))) {
         c->doomed = true;

@@ -37,6 +37,7 @@ typedef struct cmo_channel {
     int peer;               /* world rank */
     bool gone;              /* nothing more comes or goes */
     bool parted;            /* it has closed the world communicator: its end is no failure */
+    uint64_t asked;         /* the last round of questions in which it got one; see engine->asks */
 
     cmo_node control;       /* frames to be sent before any transfer's */
     cmo_node sends;         /* transfers to be announced, in the order of their posts */
@@ -63,7 +64,7 @@ typedef struct cmo_channel {
     uint64_t rx_left;
     cmo_xfer *rx_xfer;
     cmo_early *rx_early;
-    char rx_text[CMO_MAX_FAIL_BYTES];
+    uint8_t rx_news[CMO_MAX_FAIL_BYTES]; /* the payload of a FAIL frame */
 } cmo_channel;
 
 /* The channel to a world rank, its link opened if it was not. NULL with a reason on failure. */
@@ -97,10 +98,22 @@ cmo_xfer *cmo_xfer_by_id(cmo_engine *e, uint64_t id); /* NULL: no such transfer;
 uint64_t cmo_xfer_register(cmo_engine *e, cmo_xfer *x);
 void cmo_xfer_unregister(cmo_engine *e, cmo_xfer *x);
 
+/* ------------------------------------------------------------------ ask.c */
+
+enum { CMO_ASK_TAG = -1 }; /* of ASK frames: no receive of a collective has it */
+
+void cmo_ask_look(cmo_comm *comm, int64_t now); /* has its collective been standing still for long? Then ask */
+
 /* ------------------------------------------------------------------ failure.c */
 
 void cmo_peer_lost(cmo_engine *e, int world, const char *cause);
-void cmo_failure_heard(cmo_channel *c, const cmo_header *h, const char *payload); /* a FAIL frame */
+/* What a FAIL frame says of its sender; a pure function. CMO_EPROTO for what no rank sends. */
+cmo_err cmo_failure_parse(const cmo_header *h, const uint8_t *payload, cmo_told *told);
+void cmo_failure_heard(cmo_channel *c, const cmo_header *h, const uint8_t *payload); /* a FAIL frame has come */
+/* Member `rank` says that its call number `seq` has this fingerprint. True if ours has another: then the communicator
+ * fails. A call that is still to come here, or long past, is not compared. */
+bool cmo_failure_compare(cmo_comm *comm, int rank, uint64_t seq, uint64_t fingerprint);
+void cmo_failure_differs(cmo_comm *comm, int rank, uint64_t seq); /* it has made another call: break the communicator */
 void cmo_failure_late(cmo_comm *comm, const cmo_call *call); /* a call, NULL if it is none, of a communicator that has failed */
 void cmo_xfer_expect(cmo_xfer *x); /* a transfer has been posted: fail it if its peer has left */
 void cmo_bye_heard(cmo_channel *c, const cmo_header *h);
@@ -155,6 +168,7 @@ struct cmo_engine {
     int running;                 /* calls in progress; the driver's */
     bool moved;                  /* something has, in this pass */
     uint64_t progress;           /* passes in which something had */
+    uint64_t asks;               /* rounds of questions to peers; see ask.c */
     bool look;                   /* look at deadlines, abort words and deaths in the next pass */
     unsigned passes;
     cmo_waiter waiter, thread_waiter; /* of threads that call, and of the progress thread */

@@ -3,7 +3,6 @@
  * first fitting message in order of arrival. Links keep the order of one sender, so order per (source, tag) holds. */
 #include "comm/internal.h"
 
-
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -205,15 +204,19 @@ static cmo_early *early_new(cmo_channel *c, const cmo_header *h, const uint64_t 
     return m;
 }
 
-/* Does a collective's message belong to a call that this rank has made otherwise, or to none? */
+/* Does a collective's message belong to a call that this rank has made otherwise? */
 static bool match_disagrees(cmo_comm *comm, const cmo_header *h, int source)
 {
-    if (h->seq > comm->seq) return false; /* that call is still to come */
-    if (comm->seq - h->seq >= CMO_HISTORY || comm->history[h->seq % CMO_HISTORY] == h->fingerprint) return false;
-    char text[CMO_TEXT];
-    snprintf(text, sizeof text, "rank %d made another call as number %" PRIu64, source, h->seq);
-    cmo_comm_fail(comm, CMO_EMISMATCH, text);
-    return true;
+    return cmo_failure_compare(comm, source, h->seq, h->fingerprint);
+}
+
+/* A question that is still kept, and older than this one, says nothing that this one does not say. */
+static void match_forget_ask(cmo_node *list, const cmo_channel *c, uint64_t comm)
+{
+    CMO_EACH(n, list) {
+        cmo_early *m = CMO_ENTRY(n, cmo_early, node);
+        if (m->header.kind == CMO_ASK && m->channel == c && m->header.comm == comm) cmo_early_free(m);
+    }
 }
 
 static bool is_closed(const cmo_engine *e, uint64_t id)
@@ -241,10 +244,14 @@ void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shap
                 return;
             }
         }
+        if (h->kind == CMO_ASK && h->seq <= comm->seq) return; /* it is compared */
         where = &comm->early;
     } else if (is_closed(e, h->comm)) {
+        /* It waits for what will never come, and may have had no connection by which to hear that we have left. */
+        if (h->kind == CMO_ASK) cmo_channel_control(c, &(cmo_header){.kind = CMO_BYE, .comm = h->comm}, NULL, 0);
         return;
     }
+    if (h->kind == CMO_ASK) match_forget_ask(where, c, h->comm);
     cmo_early *m = early_new(c, h, shape);
     if (!m) {
         if (comm) cmo_comm_fail(comm, CMO_ENOMEM, "no memory for a message that came early");
@@ -262,7 +269,10 @@ void cmo_check_early(cmo_op *op)
     CMO_EACH(n, &comm->early) {
         cmo_early *m = CMO_ENTRY(n, cmo_early, node);
         if (m->header.space != CMO_COLLECTIVE || m->header.seq != op->seq) continue;
-        if (match_disagrees(comm, &m->header, cmo_comm_rank_of(comm, m->channel->peer))) return;
+        const cmo_header h = m->header;
+        int source = cmo_comm_rank_of(comm, m->channel->peer);
+        if (h.kind == CMO_ASK) cmo_early_free(m); /* it has waited for this comparison only */
+        if (match_disagrees(comm, &h, source)) return;
     }
 }
 
@@ -309,7 +319,7 @@ void cmo_match_orphans(cmo_engine *e, cmo_comm *comm)
         cmo_list_remove(n);
         if (m->header.kind == CMO_FAIL || m->header.kind == CMO_BYE) {
             if (m->header.kind == CMO_BYE) cmo_bye_heard(m->channel, &m->header);
-            else if (m->data) cmo_failure_heard(m->channel, &m->header, (const char *)m->data);
+            else if (m->data) cmo_failure_heard(m->channel, &m->header, m->data);
             cmo_early_free(m);
         } else {
             cmo_list_append(&comm->early, n);

@@ -66,6 +66,8 @@ typedef struct cmo_piece {
     _Atomic uint64_t closed;                      /* 1: the owner will call nothing more */
     _Alignas(CMO_LINE) _Atomic uint32_t nleft;    /* members that have left; they count it, after setting `closed` */
     _Alignas(CMO_LINE) _Atomic uint64_t abort;    /* written by anyone: 0, or 1 + the member (place on this host) that broke it */
+    _Alignas(CMO_LINE) _Atomic uint64_t waits_seq; /* the collective that the owner was in when it last waited long … */
+    _Atomic uint64_t waits_fingerprint;           /* … in the communicator of all hosts; see comm/ask.c */
     _Alignas(CMO_LINE) cmo_verdict verdict;
     cmo_record record[CMO_POSTS];
     _Alignas(CMO_LINE) _Atomic uint32_t left[];   /* [members] 1: that member will never touch this piece again */

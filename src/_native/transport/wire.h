@@ -18,12 +18,15 @@
  *     CTS      | 0, 0                        | sender's transfer   | receiver's transfer| none
  *     DATA     | 0, bytes in this frame      | receiver's transfer | offset in message  | a piece of the message
  *     CREDIT   | 0, 0                        | 0                   | bytes returned     | none
- *     FAIL     | 0, bytes of text            | error code          | origin's world rank| why `comm` has failed
+ *     FAIL     | 0, bytes                    | error code          | 1 + the lost rank  | where the sender stood
+ *              |                             |                     | or 0               | (comm/told.h), then why `comm` failed
  *     BYE      | 0, 0                        | 0                   | 0                  | none: the sender has closed `comm`
+ *     ASK      | 0, 0                        | 0                   | 0                  | none: the sender waits in the call
+ *              |                             |                     |                    | (seq, fingerprint) of `comm`
  *
- * `space` says how a message is matched: in COLLECTIVE by (comm, source, seq, tag = phase and step of the algorithm), in POINT by (comm,
- * source, tag = the user's). `fingerprint` is that of the call in COLLECTIVE; in POINT it is the sender's own word (whether the message is a
- * pickled object). */
+ * `space` says how a message is matched: in COLLECTIVE by (comm, source, seq, tag = phase and step of the algorithm),
+ * in POINT by (comm, source, tag = the user's). `fingerprint` is that of the call in COLLECTIVE; in POINT it is the
+ * sender's own word (whether the message is a pickled object). */
 #ifndef CMO_WIRE_H
 #define CMO_WIRE_H
 
@@ -34,7 +37,9 @@
 
 enum { CMO_HEADER_BYTES = 64, CMO_MAX_DIMS = 64, CMO_MAX_FAIL_BYTES = 4096 };
 
-typedef enum { CMO_EAGER = 1, CMO_RTS, CMO_CTS, CMO_DATA, CMO_CREDIT, CMO_FAIL, CMO_BYE, CMO_NFRAMES } cmo_frame_kind;
+typedef enum {
+    CMO_EAGER = 1, CMO_RTS, CMO_CTS, CMO_DATA, CMO_CREDIT, CMO_FAIL, CMO_BYE, CMO_ASK, CMO_NFRAMES
+} cmo_frame_kind;
 typedef enum { CMO_POINT, CMO_COLLECTIVE, CMO_NSPACES } cmo_space;
 
 typedef struct cmo_header {
@@ -44,6 +49,19 @@ typedef struct cmo_header {
     int64_t tag;
     uint64_t length, id, aux, fingerprint;
 } cmo_header;
+
+/* Numbers as they stand in frames: little-endian, in 1 to 8 bytes. */
+static inline void cmo_wire_put(uint8_t *out, uint64_t value, int bytes)
+{
+    for (int i = 0; i < bytes; i++) out[i] = (uint8_t)(value >> (8 * i));
+}
+
+static inline uint64_t cmo_wire_get(const uint8_t *in, int bytes)
+{
+    uint64_t value = 0;
+    for (int i = 0; i < bytes; i++) value |= (uint64_t)in[i] << (8 * i);
+    return value;
+}
 
 void cmo_header_write(uint8_t out[CMO_HEADER_BYTES], const cmo_header *h);
 

@@ -1,0 +1,128 @@
+/* Who waits too long asks.
+ *
+ * Ranks that have made different calls may all wait for each other, so that nothing moves which could show it. So a
+ * rank whose collective has not moved for a while says which call it is in, as (number, fingerprint): in an ASK frame to
+ * each rank that one of its transfers waits for, and in its piece to all ranks of its host. Who hears of a call that it
+ * has made compares it with its own; of one that it has yet to make, when it makes it (comm/match.c). Nobody answers.
+ *
+ *      gather, 3 ranks: 0 says root 1, 1 and 2 say root 2     0 has sent its block to 1 and is done with the call
+ *                                                             1 has sent its block to 2, and 0's to nobody
+ *                                                             2 waits for 0, and asks it: 0 has made another call
+ *
+ * It is enough to tell those that one waits for. Let rank i wait in its call number n(i), and let nobody have noticed
+ * anything. Go from i to a rank j that it waits for, from there to one that j waits for, and so on.
+ *
+ * - If n(j) ≥ n(i), then j has made a call number n(i), has heard of i's, and they are the same call. So n(j) = n(i):
+ *   had j gone on, it would have done its part, and i would not wait for it.
+ * - So the numbers never rise on the way, and it does not lead back to where it began, unless all the ranks on it are
+ *   in the same call; but an algorithm does not wait in a circle.
+ * - Hence the way ends, in a rank that waits for nobody: that one is late, or at work, and not in a wrong call.
+ *
+ * A fingerprint is of a call and all before it, so one comparison is enough. No time passes for a decision, only for
+ * asking: however late a rank comes, it is no mismatch. */
+#include "comm/internal.h"
+
+static const int64_t patience = CMO_SECOND / 4; /* how long a collective stands still before it is asked about */
+
+/* A number that changes when the call gets on. */
+static uint64_t progress_of(const cmo_op *op)
+{
+    uint64_t h = 0;
+    for (; op; op = op->child) {
+        h = h * 31 + op->advanced;
+        CMO_EACH(n, &op->xfers) {
+            const cmo_xfer *x = CMO_ENTRY(n, cmo_xfer, of_op);
+            h = h * 31 + x->done + x->framed + (uint64_t)x->state;
+        }
+    }
+    return h;
+}
+
+/* Each peer once, however many transfers wait for it. */
+static void ask_peers(const cmo_comm *c, const cmo_op *op)
+{
+    cmo_engine *e = c->engine;
+    const cmo_header h = {.kind = CMO_ASK, .space = CMO_COLLECTIVE, .comm = c->id, .seq = c->seq,
+                          .tag = CMO_ASK_TAG, .fingerprint = c->chain};
+    e->asks++;
+    for (; op; op = op->child)
+        CMO_EACH(n, &op->xfers) {
+            const cmo_xfer *x = CMO_ENTRY(n, cmo_xfer, of_op);
+            cmo_channel *channel = x->peer < 0 ? NULL : cmo_channel_to(e, op->comm->world[x->peer]);
+            if (!channel || channel->gone || channel->asked == e->asks) continue;
+            channel->asked = e->asks;
+            cmo_channel_control(channel, &h, NULL, 0);
+            e->moved = true;
+        }
+}
+
+/* ------------------------------------------------------------------ in shared memory */
+
+static cmo_comm *with_pieces(cmo_comm *c) { return c->local_comm ? c->local_comm : c; }
+
+/* Say in our piece what we have called last. Its members are two words, read by others meanwhile: `seq` is 0 while they
+ * do not belong together. */
+static void stand(cmo_piece *own, uint64_t seq, uint64_t fingerprint)
+{
+    if (atomic_load_explicit(&own->waits_seq, memory_order_relaxed) == seq) return;
+    atomic_store_explicit(&own->waits_seq, 0, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release); /* who sees the new fingerprint sees the 0, or what comes after it */
+    atomic_store_explicit(&own->waits_fingerprint, fingerprint, memory_order_relaxed);
+    atomic_store_explicit(&own->waits_seq, seq, memory_order_release);
+}
+
+/* In which call does this member wait, or did it when it last waited long? */
+static bool stands(const cmo_piece *piece, uint64_t *seq, uint64_t *fingerprint)
+{
+    *seq = atomic_load_explicit(&piece->waits_seq, memory_order_acquire);
+    *fingerprint = atomic_load_explicit(&piece->waits_fingerprint, memory_order_relaxed);
+    atomic_thread_fence(memory_order_acquire); /* the fingerprint, then the number again */
+    return *seq && atomic_load_explicit(&piece->waits_seq, memory_order_relaxed) == *seq;
+}
+
+/* Has member i announced another call in place of this one? Until we have finished ours, its announcement stays. */
+static bool announced_another(const cmo_op *op, int i)
+{
+    const cmo_comm *c = op->comm;
+    if (!c->piece) return false;
+    const cmo_post *own = &c->piece[c->local]->post[op->seq % CMO_POSTS], *post = own;
+    if (atomic_load_explicit(&own->seq, memory_order_relaxed) != op->seq) return false; /* ours is not there yet */
+    post = &c->piece[i]->post[op->seq % CMO_POSTS];
+    return atomic_load_explicit(&post->seq, memory_order_acquire) == op->seq && post->fingerprint != op->fingerprint;
+}
+
+/* Compare ourselves with the ranks of our host. */
+static void look_around(cmo_comm *c, const cmo_op *op)
+{
+    cmo_comm *p = with_pieces(c);
+    if (!p->piece) return;
+    stand(p->piece[p->local], c->seq, c->chain);
+    for (int i = 0; i < p->nlocal && !c->failed; i++) {
+        int rank = cmo_comm_rank_of(c, p->world[p->locals[i]]);
+        uint64_t seq, fingerprint;
+        if (i == p->local) continue;
+        if (stands(p->piece[i], &seq, &fingerprint)) cmo_failure_compare(c, rank, seq, fingerprint);
+        for (const cmo_op *o = op; o && !c->failed; o = o->child)
+            if (announced_another(o, i)) cmo_failure_differs(c, rank, c->seq);
+    }
+}
+
+/* ------------------------------------------------------------------ when */
+
+void cmo_ask_look(cmo_comm *c, int64_t now)
+{
+    const cmo_op *op = CMO_ENTRY(c->queue.next, cmo_op, node);
+    if (c->failed || !op->step) return;
+    if (c->watched.seq == c->seq && now < c->watched.at) return;
+    uint64_t progress = progress_of(op);
+    if (c->watched.seq != c->seq || c->watched.progress != progress) {
+        c->watched.seq = c->seq;
+        c->watched.progress = progress;
+        c->watched.patience = patience;
+    } else {
+        look_around(c, op);
+        if (!c->failed) ask_peers(c, op);
+        c->watched.patience *= 2; /* what was said stands; again, for peers that have come to be waited for since */
+    }
+    c->watched.at = now + c->watched.patience;
+}

@@ -1,0 +1,46 @@
+/* Where a rank stands in a communicator, as it tells the others when that has failed: what a FAIL frame begins with. */
+#ifndef CMO_TOLD_H
+#define CMO_TOLD_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { CMO_PAST = 8 }; /* collectives that error messages can tell of; as many as posts (comm/piece.h) */
+
+typedef struct cmo_past { /* a collective that was called; seq 0: none */
+    uint64_t seq, fingerprint, count;
+    int root;
+    uint8_t kind, op, dtype;
+} cmo_past;
+
+typedef struct cmo_told {
+    bool heard;
+    bool in_call;
+    uint64_t seq;            /* of the collective that it is in, or has called last */
+    cmo_past past[CMO_PAST]; /* its latest collectives, at [seq % CMO_PAST] */
+} cmo_told;
+
+/* On the wire, little-endian:
+ *
+ *      0       8         16                 48                         272
+ *     +-------+---------+------------------+------------------+--     --+
+ *     |  seq  | in_call | past[0]          | past[1]          |   ...   |
+ *     +-------+---------+------------------+------------------+--     --+
+ *
+ *      0       8             16      24     28     29   30      31  32
+ *     +-------+-------------+-------+------+------+----+-------+---+
+ *     |  seq  | fingerprint | count | root | kind | op | dtype | 0 |      one of past[]
+ *     +-------+-------------+-------+------+------+----+-------+---+
+ */
+enum { CMO_TOLD_BYTES = 16 + CMO_PAST * 32 };
+
+void cmo_told_write(uint8_t out[CMO_TOLD_BYTES], const cmo_told *told);
+
+/* Sets `heard`. CMO_EPROTO, with the reason, for what no rank writes: a wrong length, kinds, ops or dtypes that do not
+ * exist, calls in a wrong place. */
+cmo_err cmo_told_parse(cmo_told *out, const uint8_t *in, size_t bytes);
+
+#endif
