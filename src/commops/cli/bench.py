@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +109,7 @@ def _report(rows: list[Row], settings: dict[str, Any], folder: Path) -> None:
     from commops.cli import chart
     from commops.cli.machine import machine
 
-    record = {"machine": machine(), "settings": settings, "rows": [asdict(row) for row in rows]}
+    record = {"machine": machine(), "settings": settings, "rows": [row._asdict() for row in rows]}
     (folder / "bench.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     title = f"{settings['ranks']} ranks, transport {settings['transport']}"
     console = Console(file=sys.stdout)

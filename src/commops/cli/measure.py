@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,14 +37,13 @@ class Collectives(Protocol):
     def allreduce(self, x: _Floats, op: str = "sum", out: _Floats | None = None) -> Any: ...
     def reduce_scatter(self, x: _Floats, op: str = "sum", out: _Floats | None = None) -> Any: ...
     def scatter(self, x: _Floats | None, root: int = 0, out: _Floats | None = None) -> Any: ...
-    def allgather(self, x: _Floats, out: _Floats | None = None) -> Any: ...
-    def alltoall(self, x: _Floats, out: _Floats | None = None) -> Any: ...
+    def allgather(self, x: _Floats, out: _Floats | None = None, /) -> Any: ...
+    def alltoall(self, x: _Floats, out: _Floats | None = None, /) -> Any: ...
     def send(self, x: _Floats, dest: int, tag: int = 0) -> Any: ...
     def recv(self, out: _Floats | None = None, source: int = 0, tag: int = 0) -> Any: ...
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """A call to be timed.
 
     Attributes
@@ -88,7 +86,7 @@ def _allreduce(comm: Collectives, count: int, new: _New) -> Case:
 
 def _allgather(comm: Collectives, count: int, new: _New) -> Case:
     x, out = new(count), new(count * comm.size)
-    return Case(lambda: comm.allgather(x, out=out), x)
+    return Case(lambda: comm.allgather(x, out), x)
 
 
 def _reduce_scatter(comm: Collectives, count: int, new: _New) -> Case:
@@ -109,7 +107,7 @@ def _scatter(comm: Collectives, count: int, new: _New) -> Case:
 
 def _alltoall(comm: Collectives, count: int, new: _New) -> Case:
     x, out = new(count * comm.size), new(count * comm.size)
-    return Case(lambda: comm.alltoall(x, out=out), x)
+    return Case(lambda: comm.alltoall(x, out), x)
 
 
 OPS: dict[str, Callable[[Collectives, int, _New], Case]] = {
@@ -124,8 +122,7 @@ OPS: dict[str, Callable[[Collectives, int, _New], Case]] = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One measurement.
 
     Attributes
@@ -207,7 +204,7 @@ def _measure_one(comm: Collectives, op: str, size: int, case: Case, batches: int
 def _slowest(comm: Collectives, times: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the greatest of all ranks' times, element by element, the same on all ranks."""
     everyone = np.empty(comm.size * len(times), np.float32)
-    comm.allgather(times.astype(np.float32), out=everyone)
+    comm.allgather(times.astype(np.float32), everyone)
     slowest: NDArray[np.float64] = everyone.reshape(comm.size, -1).max(axis=0).astype(np.float64)
     return slowest
 
