@@ -94,24 +94,33 @@ static inline int stranger(const world *w, int rank)
     return fd;
 }
 
-/* Receive exactly n bytes while the world polls; false at the end of the stream. */
-static inline bool receive(world *w, int fd, uint8_t *out, size_t n)
+/* Receive up to n bytes while the world polls: how many came before the stream ended or ten seconds had passed. */
+static inline size_t receive_some(world *w, int fd, uint8_t *out, size_t n, bool *ended)
 {
-    const int64_t deadline = cmo_deadline(5);
-    for (size_t got = 0; got < n && cmo_now() < deadline;) {
+    const int64_t deadline = cmo_deadline(10);
+    size_t got = 0;
+    *ended = false;
+    while (got < n && !*ended && cmo_now() < deadline) {
         poll_world(w);
         ssize_t k = recv(fd, out + got, n - got, MSG_DONTWAIT);
-        if (k == 0 || (k < 0 && errno != EAGAIN)) return false;
         if (k > 0) got += (size_t)k;
-        else if (cmo_now() >= deadline) return false;
+        else *ended = k == 0 || errno != EAGAIN;
     }
-    return true;
+    return got;
 }
 
+static inline bool receive(world *w, int fd, uint8_t *out, size_t n)
+{
+    bool ended;
+    return receive_some(w, fd, out, n, &ended) == n;
+}
+
+/* Does the stream end without another byte? */
 static inline bool is_closed(world *w, int fd)
 {
     uint8_t byte;
-    return !receive(w, fd, &byte, 1);
+    bool ended;
+    return receive_some(w, fd, &byte, 1, &ended) == 0 && ended;
 }
 
 static inline int open_descriptors(void)
@@ -121,6 +130,51 @@ static inline int open_descriptors(void)
     while (d && readdir(d)) n++;
     if (d) closedir(d);
     return n;
+}
+
+/* An address that swallows what is sent to it, as one behind a firewall: a listener whose queue is full. */
+typedef struct swallower {
+    int listener, filler[8];
+    char address[CMO_ADDRESS_TEXT];
+} swallower;
+
+static inline void swallow(swallower *s)
+{
+    cmo_address a;
+    s->listener = world_listen(AF_INET, s->address);
+    CHECK(listen(s->listener, 0) == 0);
+    CHECK(cmo_address_parse(&a, s->address, strlen(s->address)) == CMO_OK);
+    for (int i = 0; i < 8; i++) {
+        s->filler[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        connect(s->filler[i], &a.any, a.length);
+    }
+}
+
+static inline void swallow_no_more(const swallower *s)
+{
+    for (int i = 0; i < 8; i++) close(s->filler[i]);
+    close(s->listener);
+}
+
+typedef struct tcp_test {
+    void (*run)(void);
+    const char *name;
+} tcp_test;
+
+/* Run those whose name holds argv[1], or all. None may leave a descriptor open. */
+static inline int run_tests(const tcp_test *tests, size_t n, int argc, char **argv)
+{
+    for (size_t t = 0; t < n; t++) {
+        if (argc > 1 && !strstr(tests[t].name, argv[1])) continue;
+        const unsigned long before = atomic_load(&check_failed);
+        const int descriptors = open_descriptors();
+        const int64_t start = cmo_now();
+        tests[t].run();
+        CHECK(open_descriptors() == descriptors);
+        if (atomic_load(&check_failed) != before) fprintf(stderr, "%s failed\n", tests[t].name);
+        if (getenv("VERBOSE")) fprintf(stderr, "%s: %.3f s\n", tests[t].name, (double)(cmo_now() - start) / 1e9);
+    }
+    return check_report();
 }
 
 #endif

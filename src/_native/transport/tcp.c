@@ -20,7 +20,7 @@ enum {
     MAX_IOV = 1024  /* the kernel's own limit (UIO_MAXIOV) */
 };
 
-static cmo_err tcp_lost(const tcp_link *l) { return cmo_fail(l->err, "%s", l->why); }
+static cmo_err tcp_lost(const tcp_link *l) { return cmo_fail(l->err, "%s", why_of(l)); }
 
 static cmo_err tcp_open(cmo_net *net, int peer, cmo_link **out)
 {
@@ -31,7 +31,7 @@ static cmo_err tcp_open(cmo_net *net, int peer, cmo_link **out)
     if (l->state == IDLE) {
         l->state = WANTED;
         l->give_up_at = cmo_now() + n->handshake_ns;
-        if (l->naddresses) cmo_tcp_begin_round(n, l);
+        if (l->naddresses) cmo_tcp_try(n, l);
         else cmo_tcp_break(l, CMO_EPEERLOST, "rank %d cannot be reached (it has no address)", peer);
     }
     *out = &l->link;
@@ -178,6 +178,7 @@ static void tcp_close(cmo_net *net)
     tcp_free_all(&n->closed);
     if (n->timer >= 0) close(n->timer);
     if (net->fd >= 0) close(net->fd);
+    for (int i = 0; n->links && i < n->size; i++) free(n->links[i].why);
     free(n->links);
     free(n->text);
     free(n);
@@ -205,7 +206,7 @@ static cmo_err tcp_take_addresses(tcp_net *n, const char *const *addresses)
     for (int i = 0; i < n->size; i++) {
         tcp_link *l = &n->links[i];
         l->link = (cmo_link){.net = &n->net, .peer = i};
-        cmo_list_init(&l->retry);
+        cmo_list_init(&l->plan);
         if (!addresses[i]) continue;
         l->addresses = strcpy(end, addresses[i]);
         end += strlen(end) + 1;
@@ -253,7 +254,7 @@ cmo_err cmo_tcp_net(cmo_net **out, const cmo_tcp_config *c)
     cmo_list_init(&n->pending);
     cmo_list_init(&n->live);
     cmo_list_init(&n->closed);
-    cmo_list_init(&n->retries);
+    cmo_list_init(&n->planned);
     n->links = calloc((size_t)c->size, sizeof *n->links);
     if (!n->links) {
         cmo_fail(err, "links to %d ranks", c->size);

@@ -10,6 +10,8 @@
  * - The message that chooses is authenticated, so only the lower rank can have sent it. HELLO and ANSWER decide
  *   nothing; a stranger, who can send no more than those, changes nothing.
  * - What the higher rank closes when it takes the chosen one, the lower has given up before.
+ * - A rank that tries several addresses at once closes all but the first on which an ANSWER proves the peer. It has sent
+ *   PROOF on none of the others, so the peer has not chosen one of them.
  * - What the lower rank closes when it chooses is, for the higher, an attempt that failed. It tries again and is told
  *   DUPLICATE: wait, the choice is on its way.
  * - As a client, the lower rank is UP only when WELCOME says that the higher has taken its choice. Should the
@@ -22,6 +24,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 
@@ -30,7 +33,7 @@ static void tcp_abandon(tcp_net *n, tcp_link *l, const tcp_socket *keep)
 {
     CMO_EACH(node, &n->pending)
         if (socket_at(node)->link == l && socket_at(node) != keep) cmo_tcp_discard(n, socket_at(node));
-    cmo_list_remove(&l->retry);
+    cmo_list_remove(&l->plan);
 }
 
 void cmo_tcp_break(tcp_link *l, cmo_err err, const char *format, ...)
@@ -38,10 +41,11 @@ void cmo_tcp_break(tcp_link *l, cmo_err err, const char *format, ...)
     tcp_net *n = net_of(l);
     va_list args;
     va_start(args, format);
-    char why[sizeof l->why]; /* the arguments may be the old text */
+    char why[TCP_WHY_BYTES]; /* the arguments may be the old text */
     vsnprintf(why, sizeof why, format, args);
     va_end(args);
-    memcpy(l->why, why, sizeof why);
+    if (!l->why) l->why = malloc(TCP_WHY_BYTES);
+    if (l->why) memcpy(l->why, why, sizeof why);
     tcp_abandon(n, l, NULL);
     if (l->socket) cmo_tcp_discard(n, l->socket);
     l->socket = NULL;

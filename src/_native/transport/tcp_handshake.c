@@ -44,7 +44,6 @@ static bool tcp_client_code(tcp_net *n, const tcp_socket *s, uint8_t out[CMO_MAC
 
 static void tcp_on_connect(tcp_net *n, tcp_socket *s)
 {
-    tcp_link *l = s->link;
     int error = 0;
     socklen_t length = sizeof error;
     if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &error, &length)) error = errno;
@@ -53,7 +52,7 @@ static void tcp_on_connect(tcp_net *n, tcp_socket *s)
         return;
     }
     cmo_hello h = n->own;
-    h.dst = (uint32_t)l->link.peer;
+    h.dst = (uint32_t)s->link->link.peer;
     if (!tcp_nonce(h.nonce)) {
         cmo_tcp_fail(n, s, CMO_OK, "no random numbers");
         return;
@@ -61,8 +60,7 @@ static void tcp_on_connect(tcp_net *n, tcp_socket *s)
     cmo_hello_write(s->hello, &h);
     tcp_send(s, s->hello, sizeof s->hello);
     tcp_expect(s, AWAIT_ANSWER, CMO_ANSWER_BYTES);
-    /* Its kernel has answered; the rank itself may be busy. Only another address to try is a reason not to wait here. */
-    s->deadline = l->naddresses > 1 ? cmo_now() + n->handshake_ns : CMO_NEVER;
+    s->deadline = cmo_now() + n->handshake_ns; /* its kernel has answered; the rank may be busy: see tcp_expire */
     cmo_tcp_schedule(n, s->deadline);
 }
 
@@ -123,6 +121,7 @@ static void tcp_on_answer(tcp_net *n, tcp_socket *s)
         tcp_send(s, code, sizeof code);
         tcp_expect(s, AWAIT_WELCOME, CMO_WELCOME_BYTES);
         s->deadline = CMO_NEVER; /* this is the peer, so there is nothing better to try */
+        cmo_tcp_stop_trying(n, l, s);
         if (is_lower(n, l)) cmo_tcp_choose(n, s);
     }
 }

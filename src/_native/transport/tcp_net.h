@@ -43,23 +43,30 @@ typedef struct tcp_socket {
 } tcp_socket;
 _Static_assert(CMO_ANSWER_BYTES <= CMO_HELLO_BYTES && CMO_PROOF_BYTES <= CMO_HELLO_BYTES, "every message fits in and out");
 
+enum { TCP_WHY_BYTES = 256 };
+
 typedef struct tcp_link {
     cmo_link link; /* first: a cmo_link * is a tcp_link * */
     enum { IDLE, WANTED, HAS_CHOSEN, UP, DEAD } state;
-    const char *addresses;  /* in the net's text */
     int naddresses;
-    tcp_socket *socket;     /* HAS_CHOSEN, UP: the connection chosen */
-    cmo_node retry;         /* WANTED: in the net's retries, until retry_at */
-    int64_t retry_at, give_up_at;
-    const char *next;       /* in addresses: those that this round has not tried */
-    int rounds, failures;   /* rounds begun; rounds in a row in which nothing at all was to be found */
-    bool alive;             /* this round: the peer is there, only not ready for us */
-    cmo_err final;          /* this round: an error that another round would not change */
+    const char *addresses;   /* in the net's text */
+    tcp_socket *socket;      /* HAS_CHOSEN, UP: the connection chosen */
+    char *why;               /* DEAD: the reason; before, what came of this round's attempts; owned; NULL: nothing yet */
+    cmo_err err;             /* DEAD: the same as a code */
+
+    /* WANTED: rounds of attempts, tcp_connect.c */
+    cmo_err final;           /* this round: an error that another round would not change */
+    cmo_node plan;           /* in the net's planned: an address, or a round, is to be begun at plan_at */
+    int64_t plan_at, give_up_at;
+    const char *next;        /* in addresses: those that this round has not tried */
+    int attempts;            /* connections that we have made to the peer, and not closed */
+    int rounds, failures;    /* rounds begun; rounds in a row in which nothing at all was to be found */
+    bool silent;             /* this round: somebody has accepted and said nothing; the peer, if it is busy */
+
+    /* UP */
     bool wants_write;
-    int write_errno;        /* why writing failed; the error is told when all has been read */
+    int write_errno;         /* why writing failed; the error is told when all has been read */
     int64_t acknowledged_at; /* nothing has been unacknowledged since before this time */
-    cmo_err err;            /* DEAD: why */
-    char why[256];          /* DEAD: the same as text; before, what came of this round's attempts */
 } tcp_link;
 
 typedef struct tcp_net {
@@ -72,7 +79,8 @@ typedef struct tcp_net {
     void *mac_ctx;
     int64_t handshake_ns, user_timeout_ns, check_ns;
     int socket_bytes;
-    cmo_node listening, pending, live, closed, retries;
+    cmo_node listening, pending, live, closed; /* sockets */
+    cmo_node planned;       /* links */
     int strangers;          /* inbound sockets in pending */
     bool accepting;
     int64_t accept_at;      /* when to accept again, out of descriptors; CMO_NEVER: when a stranger has gone */
@@ -82,6 +90,7 @@ typedef struct tcp_net {
 
 static inline tcp_net *net_of(const tcp_link *l) { return (tcp_net *)l->link.net; }
 static inline bool is_lower(const tcp_net *n, const tcp_link *l) { return (int)n->own.src < l->link.peer; }
+static inline const char *why_of(const tcp_link *l) { return l->why ? l->why : "there is no memory to say why"; }
 static inline tcp_socket *socket_at(cmo_node *node) { return CMO_ENTRY(node, tcp_socket, node); }
 
 /* tcp_socket.c */
@@ -97,7 +106,9 @@ void cmo_tcp_discard(tcp_net *n, tcp_socket *s);                /* close it; wha
 
 /* tcp_connect.c */
 
-void cmo_tcp_begin_round(tcp_net *n, tcp_link *l); /* try the addresses of a wanted link, from the first one */
+void cmo_tcp_try(tcp_net *n, tcp_link *l); /* begin the next address or the next round of a wanted link */
+/* Close the attempts of ours to reach the peer, but `keep`, and plan none. Those of the peer go on. */
+void cmo_tcp_stop_trying(tcp_net *n, tcp_link *l, const tcp_socket *keep);
 /* A socket that is not live has failed. `final`: an error that trying the same address again would not change. */
 void cmo_tcp_fail(tcp_net *n, tcp_socket *s, cmo_err final, const char *what);
 

@@ -68,6 +68,7 @@ void cmo_tcp_discard(tcp_net *n, tcp_socket *s)
     epoll_ctl(n->net.fd, EPOLL_CTL_DEL, s->fd, NULL);
     close(s->fd);
     if (s->inbound && s->stage != LIVE) cmo_tcp_stranger_left(n);
+    if (!s->inbound && s->link) s->link->attempts--;
     s->fd = -1;
     s->stage = CLOSED;
     cmo_list_remove(&s->node);

@@ -22,8 +22,10 @@ static void tcp_expire(tcp_net *n, tcp_socket *s)
     if (s->stage == CLOSED || s->stage == LIVE || cmo_now() < s->deadline) return;
     if (s->stage == CONNECTING) { /* unlike those who refuse, whoever swallows packets is asked for the whole time */
         cmo_tcp_fail(n, s, s->deadline < s->link->give_up_at ? CMO_OK : CMO_EPEERLOST, "no answer");
+    } else if (!s->inbound && s->link->attempts == s->link->naddresses) {
+        s->deadline = cmo_now() + n->handshake_ns; /* every address is being tried: the peer would only be asked anew */
     } else {
-        if (!s->inbound) s->link->alive = true;
+        if (!s->inbound) s->link->silent = true;
         cmo_tcp_fail(n, s, CMO_OK, "it has accepted the connection, and is silent");
     }
 }
@@ -62,15 +64,10 @@ void cmo_tcp_tick(tcp_net *n)
                 break;
             }
     }
-    while (!cmo_list_empty(&n->retries)) {
-        tcp_link *first = NULL;
-        CMO_EACH(node, &n->retries) {
-            tcp_link *l = CMO_ENTRY(node, tcp_link, retry);
-            if (l->retry_at <= now) first = l;
-            else cmo_tcp_schedule(n, l->retry_at);
-        }
-        if (!first) break;
-        cmo_tcp_begin_round(n, first);
+    CMO_EACH(node, &n->planned) { /* whoever plans anew meanwhile sees to the timer, too */
+        tcp_link *l = CMO_ENTRY(node, tcp_link, plan);
+        if (l->plan_at <= now) cmo_tcp_try(n, l);
+        else cmo_tcp_schedule(n, l->plan_at);
     }
     cmo_tcp_accept_due(n, now);
     if (n->check_at <= now) tcp_check(n, now);
