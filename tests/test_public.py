@@ -138,14 +138,28 @@ def test_comm_has_no_public_method_that_is_not_listed_here() -> None:
 def test_everything_public_has_a_docstring() -> None:
     objects = {name: getattr(commops, name) for name in NAMES - {"ANY", "__version__"}}
     for class_name in ("Comm", "Work"):
-        members = vars(objects[class_name]).items()
+        members = inspect.getmembers(objects[class_name])
         objects |= {f"{class_name}.{name}": value for name, value in members if is_public(name)}
     undocumented = [
         name
         for name, value in objects.items()
-        if callable(value) and not (inspect.getdoc(value) or "").strip()
+        if (callable(value) or isinstance(value, property)) and not (inspect.getdoc(value) or "").strip()
     ]
     assert undocumented == []
+    assert {"Comm.allreduce", "Comm.recv_object", "Comm.split", "Comm.timeout", "Work.wait"} <= objects.keys()
+
+
+@pytest.mark.parametrize("name", sorted({*CALLS, *OTHERS} - {"close"}))
+def test_docstring_says_what_is_raised(name: str) -> None:
+    text = inspect.getdoc(getattr(commops.Comm, name)) or ""
+    words = " ".join(text.split())
+    assert "Raises\n------" in text or "rrors are those of `" in words or "the same errors" in words
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_docstring_of_a_sibling_refers_to_the_call(name: str) -> None:
+    text = inspect.getdoc(getattr(commops.Comm, f"i{name}")) or ""
+    assert re.match(rf"Start an? `{name}`\.", text)
 
 
 @pytest.mark.parametrize("name", [*CALLS, *OTHERS])

@@ -11,6 +11,8 @@ cimport numpy as cnp
 import os
 import time
 
+import numpy as np
+
 from commops import errors
 
 cnp.import_array()
@@ -32,7 +34,7 @@ cdef extern from "commops.h" nogil:
     cmo_err cmo_fail(cmo_err err, const char *format, ...)
 
     ctypedef enum cmo_kind:
-        CMO_NKINDS
+        CMO_ALLREDUCE, CMO_NKINDS
     ctypedef enum cmo_redop:
         CMO_NOPS
     ctypedef enum cmo_dtype:
@@ -198,6 +200,24 @@ OPS = {cmo_redop_name(<cmo_redop>i).decode(): i for i in range(CMO_NOPS)}
 DTYPES = [cmo_dtype_name(<cmo_dtype>i).decode() for i in range(CMO_NDTYPES)]
 VERSION = COMMOPS_VERSION.decode()
 ANY = CMO_ANY
+
+# The core's number of each of NumPy's own types, by NumPy's number of it; -1: the core has none.
+cdef int[24] code_of_type  # the last is NPY_HALF
+
+
+cdef void learn_types():
+    cdef int i
+    for i in range(24):
+        code_of_type[i] = -1
+    dtypes = [np.dtype(character) for character in np.typecodes["All"]]
+    for code, name in enumerate(DTYPES):
+        if name != "bfloat16":
+            for dtype in dtypes:
+                if dtype == np.dtype(name):  # both long and long long are int64
+                    code_of_type[dtype.num] = code
+
+
+learn_types()
 
 # How often this process is a fork of the one that it was: an engine belongs to one process.
 cdef int forks = 0
@@ -453,22 +473,12 @@ cdef class Call:
     cdef uint64_t shape[64]
     cdef Comm comm
     cdef object keep, allocate, array, error, on_done
-    cdef bint started
 
     cdef int finish(self, cmo_err err) except -1:
         """Turn the core's answer into a return or an exception. `err` and its reason are this thread's."""
-        if err == CMO_OK:
-            self.started = False
-            return 0
-        if self.error is not None:
+        if err != CMO_OK and self.error is not None:
             raise self.error
-        reason = cmo_reason().decode(errors="replace")
-        if err == CMO_EINTERRUPT:
-            pending, self.comm.engine.pending = self.comm.engine.pending, None
-            raise pending if pending is not None else KeyboardInterrupt()
-        if err == CMO_EPEERLOST:
-            raise errors.PeerLostError((self.op.lost,) if self.op.lost >= 0 else self.comm.lost(), reason)
-        raise error_of(err, reason)
+        return self.comm.finish(&self.op, err)
 
     def wait(self, double seconds):
         """Until the call has ended; CommTimeoutError after `seconds` (negative: never) leaves it as it is."""
@@ -529,6 +539,24 @@ cdef uint64_t *counts_of(object counts):
     return NULL if counts is None else <uint64_t *>cnp.PyArray_DATA(counts)
 
 
+cdef int fill(cmo_call *call, uint64_t *dims, int kind, int op, int dtype, int root, array, out, uint64_t count, counts,
+              recv_counts, bint exchange, tuple shape) except -1:
+    """Write down a call. The arrays are borrowed; `dims` has room for a shape."""
+    cdef int i
+    call.kind, call.op, call.dtype, call.root = <cmo_kind>kind, <cmo_redop>op, <cmo_dtype>dtype, root
+    call.in_ = NULL if array is None else cnp.PyArray_DATA(array)
+    call.out = NULL if out is None else cnp.PyArray_DATA(out)
+    call.count = count
+    call.counts, call.recv_counts = counts_of(counts), counts_of(recv_counts)
+    call.exchange = exchange
+    if shape is not None:
+        call.ndim = len(shape)
+        for i in range(call.ndim):
+            dims[i] = shape[i]
+        call.shape = dims
+    return 0
+
+
 cdef class Comm:
     """A communicator of the core."""
 
@@ -545,24 +573,33 @@ cdef class Comm:
     cdef tuple lost(self):
         return () if self.closed else tuple([r for r in range(self.comm.size) if self.comm.lost[r]])
 
+    cdef int finish(self, cmo_op *op, cmo_err err) except -1:
+        """Turn the core's answer into a return or an exception. `err` and its reason are this thread's."""
+        if err == CMO_OK:
+            return 0
+        reason = cmo_reason().decode(errors="replace")
+        if err == CMO_EINTERRUPT:
+            pending, self.engine.pending = self.engine.pending, None
+            raise pending if pending is not None else KeyboardInterrupt()
+        if err == CMO_EPEERLOST:
+            raise errors.PeerLostError((op.lost,) if op.lost >= 0 else self.lost(), reason)
+        raise error_of(err, reason)
+
+    cdef cmo_err block(self, cmo_op *op, const cmo_call *call, double timeout) noexcept:
+        cdef cmo_err err
+        self.engine.inside += 1
+        with nogil:
+            err = cmo_call_blocking(op, self.comm, call, timeout)
+        self.engine.inside -= 1
+        return err
+
     cdef Call prepare(self, int kind, int op, int dtype, int root, array, out, uint64_t count, counts, recv_counts,
                       bint exchange, tuple shape, alloc):
         cdef Call call = Call.__new__(Call)
-        cdef int i
         call.comm = self
         call.keep = (array, out, counts, recv_counts)
         call.allocate = alloc
-        call.call.kind, call.call.op, call.call.dtype, call.call.root = <cmo_kind>kind, <cmo_redop>op, <cmo_dtype>dtype, root
-        call.call.in_ = NULL if array is None else cnp.PyArray_DATA(array)
-        call.call.out = NULL if out is None else cnp.PyArray_DATA(out)
-        call.call.count = count
-        call.call.counts, call.call.recv_counts = counts_of(counts), counts_of(recv_counts)
-        call.call.exchange = exchange
-        if shape is not None:
-            call.call.ndim = len(shape)
-            for i in range(call.call.ndim):
-                call.shape[i] = shape[i]
-            call.call.shape = call.shape
+        fill(&call.call, call.shape, kind, op, dtype, root, array, out, count, counts, recv_counts, exchange, shape)
         if alloc is not None:
             call.call.allocate, call.call.allocate_ctx = allocate, <void *>call
         return call
@@ -573,19 +610,56 @@ cdef class Comm:
 
         The arguments are those of cmo_call (src/_native/comm/call.h); arrays are contiguous and of the dtype, counts
         are uint64 arrays or None."""
-        cdef cmo_err err
+        cdef Call call
+        cdef cmo_op state
+        cdef cmo_call request
+        cdef uint64_t dims[64]
         self.usable()
-        cdef Call call = self.prepare(kind, op, dtype, root, array, out, count, counts, recv_counts, exchange, shape, alloc)
-        self.engine.inside += 1
-        with nogil:
-            err = cmo_call_blocking(&call.op, self.comm, &call.call, timeout)
-        self.engine.inside -= 1
-        call.finish(err)
-        return call.array
+        if alloc is not None:
+            call = self.prepare(kind, op, dtype, root, array, out, count, counts, recv_counts, exchange, shape, alloc)
+            call.finish(self.block(&call.op, &call.call, timeout))
+            return call.array
+        memset(&state, 0, sizeof(state))
+        memset(&request, 0, sizeof(request))
+        fill(&request, dims, kind, op, dtype, root, array, out, count, counts, recv_counts, exchange, shape)
+        self.finish(&state, self.block(&state, &request, timeout))
+
+    def allreduce(self, x, op, out, double timeout):
+        """Make the allreduce of an ordinary array into `out`, or into a new array if that is None, and return it.
+
+        Ordinary is what needs no packing and no second look. Of anything else, and of what is wrong, nothing is done
+        and None is returned: commops.reduction_calls then looks at it."""
+        cdef cmo_op state
+        cdef cmo_call request
+        cdef char *data
+        cdef char *result
+        cdef size_t nbytes
+        cdef int dtype
+        if not (cnp.PyArray_CheckExact(x) and cnp.PyArray_ISCARRAY_RO(x) and type(op) is str):
+            return None
+        number = OPS.get(op)
+        dtype = cnp.PyArray_TYPE(x)
+        dtype = code_of_type[dtype] if dtype < 24 else -1
+        if dtype < 0 or number is None or cmo_kernel_for(<cmo_dtype>dtype, <cmo_redop><int>number) == NULL:
+            return None
+        if out is None:
+            out = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
+        elif not (cnp.PyArray_CheckExact(out) and cnp.PyArray_ISCARRAY(out) and cnp.PyArray_SAMESHAPE(out, x)
+                  and cnp.PyArray_TYPE(out) == cnp.PyArray_TYPE(x)):
+            return None
+        data, result, nbytes = <char *>cnp.PyArray_DATA(x), <char *>cnp.PyArray_DATA(out), cnp.PyArray_NBYTES(x)
+        if data != result and data < result + nbytes and result < data + nbytes:
+            return None
+        self.usable()
+        memset(&state, 0, sizeof(state))
+        memset(&request, 0, sizeof(request))
+        request.kind, request.op, request.dtype = CMO_ALLREDUCE, <cmo_redop><int>number, <cmo_dtype>dtype
+        request.in_, request.out, request.count = data, result, cnp.PyArray_SIZE(x)
+        self.finish(&state, self.block(&state, &request, timeout))
+        return out
 
     cdef int launch(self, Call call) except -1:
         """Keep the call alive until it has ended."""
-        call.started = True
         call.on_done = []
         call.op.on_done, call.op.on_done_ctx = call_ended, <void *>call
         Py_INCREF(call)

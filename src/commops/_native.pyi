@@ -103,6 +103,7 @@ class Comm:
         alloc: _Allocate | None,
         timeout: float,
     ) -> Any: ...
+    def allreduce(self, x: object, op: object, out: object, timeout: float) -> _Array | None: ...
     def start(
         self,
         kind: int,

@@ -8,6 +8,7 @@ ranks. A mistake that is visible on one rank alone (a wrong shape, dtype, root, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = [
     "AuthenticationError",
@@ -41,8 +42,9 @@ class PeerLostError(CommError):
         names = ", ".join(map(str, self.ranks)) or "unknown"
         super().__init__(f"lost rank{'s' if len(self.ranks) > 1 else ''} {names}: {cause}")
 
-    def __reduce__(self) -> tuple[type[PeerLostError], tuple[tuple[int, ...], str]]:
-        return type(self), (self.ranks, self.cause)
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The dictionary holds the notes, which a copy in another process is to show too.
+        return type(self), (self.ranks, self.cause), self.__dict__
 
 
 class CommTimeoutError(CommError, TimeoutError):

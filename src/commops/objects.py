@@ -1,77 +1,303 @@
-"""Python objects as bytes and back: pickle protocol 5, with large buffers beside the pickle instead of in it.
-
-A packed object is one array of bytes::
-
-    0           8                        16 + 8·n
-    +-----------+-----------+------------+--------+---------+----------+----
-    | n buffers | pickle's  | length of  | pickle | padding | buffer 0 | …
-    | uint64    | length    | each       |        | to 64   |          |
-    +-----------+-----------+------------+--------+---------+----------+----
-
-Buffers start at multiples of 64 bytes, and arrays made from them look straight into the received bytes.
-"""
+"""Calls that take any Python object."""
 
 from __future__ import annotations
 
-import pickle
-import struct
-from typing import Any
+import operator
+from collections.abc import Callable, Sequence
+from functools import reduce as fold
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from commops.dtypes import Array
+from commops.arguments import ANY, rank_of
+from commops.calls import alltoall_bytes, broadcast, gather_bytes, scatter
+from commops.dtypes import Array, code_of
+from commops.messages import OBJECT, Messages, status_of
+from commops.pickling import pack, unpack
+from commops.work import Work
 
-__all__ = ["pack", "unpack"]
+__all__ = ["Objects"]
 
-_ALIGNMENT = 64
+ObjectOp: TypeAlias = str | Callable[[Any, Any], Any]
+
+_OPS: dict[str, Callable[[Any, Any], Any]] = {
+    "sum": operator.add,
+    "prod": operator.mul,
+    "min": min,
+    "max": max,
+    "band": operator.and_,
+    "bor": operator.or_,
+    "bxor": operator.xor,
+    "land": lambda a, b: bool(a) and bool(b),
+    "lor": lambda a, b: bool(a) or bool(b),
+    "lxor": lambda a, b: bool(a) != bool(b),
+}
+_UINT8 = code_of(np.dtype(np.uint8))
 
 
-def _aligned(n: int) -> int:
-    return -(-n // _ALIGNMENT) * _ALIGNMENT
+class Objects(Messages):
+    """The calls of a `Comm` whose arguments are Python objects.
 
+    Objects are pickled at once, by protocol 5, with large buffers such as those of arrays beside the
+    pickle instead of in it; their bytes then go the way of the call of the same name for arrays, in as
+    many steps. Received arrays are writable and nobody else's.
 
-def pack(obj: object) -> Array:
-    """Return the bytes of an object, an array of uint8.
-
-    Raises
-    ------
-    pickle.PicklingError, TypeError, AttributeError
-        If the object cannot be pickled.
+    Each raises TypeError if an object cannot be pickled here (nothing has been sent), and whatever unpickling
+    raises where the object arrives. The communicator stays usable in both cases.
     """
-    buffers: list[pickle.PickleBuffer] = []
-    body = pickle.dumps(obj, protocol=5, buffer_callback=buffers.append)
-    views = [buffer.raw() for buffer in buffers]
-    head = struct.pack(f"<{2 + len(views)}Q", len(views), len(body), *(view.nbytes for view in views))
-    size = _aligned(len(head) + len(body)) + sum(_aligned(view.nbytes) for view in views)
-    packed = np.empty(size, np.uint8)
-    memory = packed.data
-    memory[: len(head)] = head
-    memory[len(head) : len(head) + len(body)] = body
-    at = _aligned(len(head) + len(body))
-    for view in views:
-        memory[at : at + view.nbytes] = view
-        at += _aligned(view.nbytes)
-    return packed
+
+    __slots__ = ()
+
+    def send_object(self, obj: object, dest: int, tag: int = 0) -> None:
+        """Send any picklable object to one rank.
+
+        Parameters
+        ----------
+        obj : object
+        dest, tag : int
+            As for `send`; tags are shared with the messages that carry arrays.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is wrong, or `obj` cannot be pickled. Nothing has been sent.
+        CommError
+            If something goes wrong between ranks: see `Comm`.
+        """
+        self.isend_object(obj, dest, tag).wait()
+
+    def isend_object(self, obj: object, dest: int, tag: int = 0) -> Work[None]:
+        """Start a `send_object`. The object is pickled at once."""
+        return self._send(pack(obj), _UINT8, OBJECT, dest, tag)
+
+    def recv_object(self, source: int = ANY, tag: int = ANY, *, status: bool = False) -> Any:
+        """Receive an object.
+
+        Parameters
+        ----------
+        source, tag : int
+            Whose message, or `ANY`.
+        status : bool
+            Return the `Status` too.
+
+        Returns
+        -------
+        object, or (object, Status)
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is wrong, or the message is an array. It then stays to be received.
+        CommError
+            If something goes wrong between ranks: see `Comm`.
+        Exception
+            Whatever unpickling the object raises. The message has been received.
+        """
+        return self.irecv_object(source, tag, status=status).wait()
+
+    def irecv_object(self, source: int = ANY, tag: int = ANY, *, status: bool = False) -> Work[Any]:
+        """Start a `recv_object`."""
+
+        def allocate(
+            dtype: int, shape: tuple[int, ...], counts: None, carries: int, source: int, tag: int
+        ) -> Array:
+            if carries != OBJECT:
+                raise TypeError(f"the message from rank {source} with tag {tag} is an array: use recv")
+            return np.empty(shape, np.uint8)
+
+        def finish(call: Any) -> Any:
+            obj = unpack(call.result)
+            return (obj, status_of(call.message())) if status else obj
+
+        return self._recv(allocate, finish, source, tag)
+
+    def broadcast_object(self, obj: object = None, root: int = 0) -> Any:
+        """Give every rank root's object.
+
+        Parameters
+        ----------
+        obj : object
+            At root; elsewhere ignored, None by custom.
+        root : int
+
+        Returns
+        -------
+        object
+            At root `obj` itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is wrong, or `obj` cannot be pickled. Nothing has been sent.
+        CommError
+            If something goes wrong between ranks: see `Comm`.
+        """
+        return self.ibroadcast_object(obj, root).wait()
+
+    def ibroadcast_object(self, obj: object = None, root: int = 0) -> Work[Any]:
+        """Start a `broadcast_object`."""
+        sends = self.rank == rank_of(root, self.size)
+        arguments, received = broadcast(self._at, pack(obj) if sends else None, root)
+        return self._start((arguments, lambda got: obj if sends else unpack(received(got))))
+
+    def scatter_object(self, objs: Sequence[object] | None = None, root: int = 0) -> Any:
+        """Give rank r the object ``objs[r]`` of root.
+
+        Parameters
+        ----------
+        objs : sequence of object
+            One for each rank, at root; elsewhere ignored, None by custom.
+        root : int
+
+        Returns
+        -------
+        object
+            At root ``objs[root]`` itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is wrong, or an object cannot be pickled. Nothing has been sent.
+        CommError
+            If something goes wrong between ranks: see `Comm`.
+        """
+        return self.iscatter_object(objs, root).wait()
+
+    def iscatter_object(self, objs: Sequence[object] | None = None, root: int = 0) -> Work[Any]:
+        """Start a `scatter_object`."""
+        if self.rank != rank_of(root, self.size):
+            arguments, received = scatter(self._at, None, root, None, None)
+            return self._start((arguments, lambda got: unpack(received(got))))
+        mine, data = self._one_for_each(objs)
+        arguments, _ = scatter(self._at, np.concatenate(data), root, None, [each.size for each in data])
+        return self._start((arguments, lambda _: mine))
+
+    def gather_object(self, obj: object, root: int = 0) -> list[Any] | None:
+        """Return the list of all ranks' objects at root, None elsewhere.
+
+        Parameters
+        ----------
+        obj : object
+        root : int
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is wrong, or `obj` cannot be pickled. Nothing has been sent.
+        CommError
+            If something goes wrong between ranks: see `Comm`.
+        """
+        objs: list[Any] | None = self.igather_object(obj, root).wait()
+        return objs
+
+    def igather_object(self, obj: object, root: int = 0) -> Work[list[Any] | None]:
+        """Start a `gather_object`."""
+        root = rank_of(root, self.size)
+        return self._start(gather_bytes("gather", pack(obj), root, _unpack_all))
+
+    def allgather_object(self, obj: object) -> list[Any]:
+        """Return the list of all ranks' objects, in rank order. Errors are those of `gather_object`."""
+        objs: list[Any] = self.iallgather_object(obj).wait()
+        return objs
+
+    def iallgather_object(self, obj: object) -> Work[list[Any]]:
+        """Start an `allgather_object`."""
+        return self._start(gather_bytes("allgather", pack(obj), 0, _unpack_all))
+
+    def alltoall_object(self, objs: Sequence[object]) -> list[Any]:
+        """Send ``objs[j]`` to rank j; return the list of what the ranks have sent to this one.
+
+        Parameters
+        ----------
+        objs : sequence of object
+            One for each rank.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `objs` is no such sequence, or an object cannot be pickled. Nothing has been sent.
+        CommError
+            If something goes wrong between ranks: see `Comm`.
+        """
+        received: list[Any] = self.ialltoall_object(objs).wait()
+        return received
+
+    def ialltoall_object(self, objs: Sequence[object]) -> Work[list[Any]]:
+        """Start an `alltoall_object`."""
+        _, data = self._one_for_each(objs)
+        return self._start(alltoall_bytes(data, _unpack_all))
+
+    def reduce_object(self, obj: object, op: ObjectOp = "sum", root: int = 0) -> Any:
+        """Reduce the ranks' objects in rank order, at root; None elsewhere.
+
+        The objects are gathered, and folded where the result is wanted.
+
+        Parameters
+        ----------
+        obj : object
+        op : str or callable
+            ``sum prod min max band bor bxor land lor lxor`` as Python's operators, or an associative
+            function of two objects.
+        root : int
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is wrong, or `obj` cannot be pickled. Nothing has been sent.
+        CommError
+            If something goes wrong between ranks: see `Comm`.
+        Exception
+            Whatever `op` raises, where it is applied. The communicator stays usable.
+        """
+        return self.ireduce_object(obj, op, root).wait()
+
+    def ireduce_object(self, obj: object, op: ObjectOp = "sum", root: int = 0) -> Work[Any]:
+        """Start a `reduce_object`."""
+        root = rank_of(root, self.size)
+        return self._start(gather_bytes("gather", pack(obj), root, _folder(op)))
+
+    def allreduce_object(self, obj: object, op: ObjectOp = "sum") -> Any:
+        """Reduce the ranks' objects in rank order, at every rank.
+
+        Parameters and errors are those of `reduce_object`.
+        """
+        return self.iallreduce_object(obj, op).wait()
+
+    def iallreduce_object(self, obj: object, op: ObjectOp = "sum") -> Work[Any]:
+        """Start an `allreduce_object`."""
+        return self._start(gather_bytes("allgather", pack(obj), 0, _folder(op)))
+
+    def _one_for_each(self, objs: Sequence[object] | None) -> tuple[object, list[Array]]:
+        """Return this rank's own of the objects, and all of them as bytes."""
+        if not isinstance(objs, Sequence | np.ndarray) or isinstance(objs, str | bytes):
+            raise TypeError(
+                f"objs must be a sequence with an object for each rank, not {type(objs).__name__}"
+            )
+        if len(objs) != self.size:
+            raise ValueError(f"objs must have {self.size} objects, one for each rank, not {len(objs)}")
+        return objs[self.rank], [pack(obj, f"objs[{rank}]") for rank, obj in enumerate(objs)]
 
 
-def unpack(packed: Array) -> Any:
-    """Return the object that `pack` made these bytes from. Its arrays keep `packed` alive and are writable.
+def _unpack_all(joined: Array | None, sizes: list[int]) -> list[Any] | None:
+    if joined is None:
+        return None
+    ends = np.cumsum(sizes)
+    # Each block in memory of its own, so that one kept object does not keep the bytes of all, and is aligned.
+    return [unpack(joined[end - size : end].copy()) for end, size in zip(ends, sizes, strict=True)]
 
-    Raises
-    ------
-    ValueError
-        If the bytes are none that `pack` made.
-    """
-    memory = packed.data
-    try:
-        count, length = struct.unpack_from("<2Q", memory)
-        sizes = struct.unpack_from(f"<{count}Q", memory, 16)
-    except struct.error as error:
-        raise ValueError(f"{packed.nbytes} bytes that are no packed object") from error
-    start = 16 + 8 * count
-    at = _aligned(start + length)
-    buffers = []
-    for size in sizes:
-        buffers.append(memory[at : at + size])
-        at += _aligned(size)
-    return pickle.loads(memory[start : start + length], buffers=buffers)
+
+def _folder(op: ObjectOp) -> Callable[[Array | None, list[int]], Any]:
+    function = _OPS.get(op) if isinstance(op, str) else op
+    if function is None:
+        names = ", ".join(_OPS)
+        raise (ValueError if isinstance(op, str) else TypeError)(
+            f"op must be one of {names}, or a function of two objects, not {op!r}"
+        )
+    if not callable(function):
+        raise TypeError(f"op must be a name or a function of two objects, not {type(op).__name__}")
+
+    def finish(joined: Array | None, sizes: list[int]) -> Any:
+        objs = _unpack_all(joined, sizes)
+        return None if objs is None else fold(function, objs)
+
+    return finish

@@ -137,13 +137,21 @@ OTHERS: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] 
         ("reduce_scatter", (x,), {"counts": counts}, error, text)
         for counts, error, text in [
             ([2, 2, 1], ValueError, "counts add up to 5 rows and axis 0 of x has 6"),
-            ([3, 3], ValueError, r"counts must have one number for each of the 3 ranks, not shape \(2,\)"),
+            ([3, 3], ValueError, r"counts must have one number for each of the 3 ranks, not \[3, 3\]"),
             ([[1, 2, 3]], ValueError, "counts must have one number for each of the 3 ranks"),
-            (6, ValueError, "counts must have one number for each of the 3 ranks"),
+            ([[1], [2, 3], 4], TypeError, r"counts must be whole numbers, not \[1\]"),
+            (6, TypeError, "counts must be a sequence with a number for each of the 3 ranks, not 6"),
+            (np.array(6), TypeError, "counts must be a sequence with a number .* not 6"),
+            ({1, 2, 3}, TypeError, "counts must be a sequence"),
             ([7, -1, 0], ValueError, r"counts must not be negative: \[7, -1, 0\]"),
-            ([2.0, 2.0, 2.0], TypeError, "counts must be whole numbers, not float64"),
-            ([True, True, True], TypeError, "counts must be whole numbers, not bool"),
-            (["a", "b", "c"], TypeError, "counts must be whole numbers"),
+            ([2.0, 2.0, 2.0], TypeError, r"counts must be whole numbers, not 2\.0"),
+            (np.array([2.0, 2.0, 2.0]), TypeError, r"counts must be whole numbers, not 2\.0"),
+            ([True, True, True], TypeError, "counts must be whole numbers, not True"),
+            (["a", "b", "c"], TypeError, "counts must be whole numbers, not 'a'"),
+            ("222", TypeError, "counts must be a sequence .* not '222'"),
+            ([2**70, 0, 0], ValueError, f"counts add up to more rows .*{2**70}, 0, 0"),
+            ([2**63, -1, 0], ValueError, f"counts must not be negative: .{2**63}, -1, 0"),
+            ([-(2**70), 3, 3], ValueError, f"counts must not be negative: .-{2**70}, 3, 3"),
             (
                 np.array([2**64 - 1, 7, 0], np.uint64),
                 ValueError,
@@ -210,8 +218,8 @@ OTHERS: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] 
         (call, (), kwargs, error, text)
         for call in ("recv", "irecv", "probe", "iprobe", "recv_object")
         for kwargs, error, text in [
-            ({"source": 3}, ValueError, "source must be a rank from 0 to 2, not 3"),
-            ({"source": -2}, ValueError, "source must be a rank from 0 to 2, not -2"),
+            ({"source": 3}, ValueError, "source must be a rank from 0 to 2 or ANY, not 3"),
+            ({"source": -2}, ValueError, "source must be a rank from 0 to 2 or ANY, not -2"),
             ({"source": None}, TypeError, "source must be a rank, a whole number, not None"),
             ({"tag": -2}, ValueError, "tag must be from 0 to .* or ANY, not -2"),
             ({"tag": "a"}, TypeError, "tag must be a whole number, not 'a'"),
@@ -226,7 +234,8 @@ OTHERS: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] 
         ]
     ),
     ("sendrecv", (x, 3, 0), {}, ValueError, "dest must be a rank from 0 to 2, not 3"),
-    ("sendrecv", (x, 0, 3), {}, ValueError, "source must be a rank from 0 to 2, not 3"),
+    ("sendrecv", (x, 0, 3), {}, ValueError, "source must be a rank from 0 to 2 or ANY, not 3"),
+    ("sendrecv", (x, 0, 0), {"out": [0.0]}, TypeError, "out must be a NumPy array, not list"),
     ("sendrecv", (x, 0, 0), {"tag": -1}, ValueError, "tag must be"),
     ("sendrecv", (x, 0, 0), {"out": read_only}, ValueError, "out is read-only"),
     ("sendrecv", ([1], 0, 0), {}, TypeError, "x must be a NumPy array"),
@@ -315,7 +324,51 @@ def test_what_only_root_can_see(world: World) -> None:
         r"out must have shape \(2,\), not \(3,\)",
         [0],
     )
-    world.run(refused, "broadcast", (read_only,), {"root": 0}, ValueError, "x is read-only", [1, 2])
+    for x, error, text in [
+        (read_only, ValueError, "x is read-only"),
+        (
+            np.float64(1),
+            TypeError,
+            r"x must be an array that can receive root's, or None, not np.float64\(1.0\)",
+        ),
+    ]:
+        world.run(refused, "broadcast", (x,), {"root": 0}, error, text, [1, 2])
+    for out, error, text in [
+        ([0.0], TypeError, "out must be a NumPy array, not list"),
+        (np.ma.zeros(2), TypeError, "out must be a NumPy array, not MaskedArray"),
+        (read_only, ValueError, "out is read-only"),
+        (np.zeros(2, object), TypeError, "out has dtype object"),
+    ]:
+        world.run(refused, "scatter", (None,), {"root": 0, "out": out}, error, text, [1, 2])
+
+
+def test_an_out_that_overlaps_itself_is_refused(world: World) -> None:
+    def program(comm: Comm) -> None:
+        out = np.lib.stride_tricks.as_strided(np.zeros(3), (3,), (0,))
+        x, size = np.zeros(3), comm.size
+        root = (comm.rank + 1) % size
+        calls: list[Any] = [
+            *(lambda call=call: call(x, out=out) for call in (comm.allreduce, comm.scan, comm.exscan)),
+            lambda: comm.allreduce(x, lambda a, b: a + b, out),
+            lambda: comm.reduce(x, root=comm.rank, out=out),
+            lambda: comm.reduce_scatter(np.zeros(9), out=out),
+            lambda: comm.allgather(np.array(1.0), out=out),
+            lambda: comm.gather(np.array(1.0), comm.rank, out),
+            lambda: comm.alltoall(x, out),
+            lambda: comm.alltoall(x, out, [1, 1, 1]),
+            lambda: comm.scatter(None, root, out),
+            lambda: comm.scatter(np.zeros(9), comm.rank, out),
+            lambda: comm.broadcast(out, root),
+            lambda: comm.recv(out),
+            lambda: comm.sendrecv(x, root, root, out),
+        ]
+        for call in calls:
+            with pytest.raises(ValueError, match=r"(out|x) must not overlap itself: .* strides \(0,\)"):
+                call()
+        assert comm.allreduce(np.array(1)) == size
+        assert comm.iprobe() is None
+
+    world.run(program)
 
 
 def test_recv_counts_that_do_not_fit_leave_the_communicator_usable(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import pickle
+import threading
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 import commops
 from commops import Comm
-from commops.objects import pack, unpack
+from commops.pickling import pack, unpack
 
 from .cases import Array
 from .layouts import ALL
@@ -177,6 +178,45 @@ def test_what_cannot_be_pickled_raises_before_anything_is_sent(world: World) -> 
     world.run(program)
 
 
+def test_what_is_none_of_pickles_is_a_type_error_that_names_it(world: World) -> None:
+    """Pickle itself raises AttributeError for some, PicklingError for others, TypeError for the rest."""
+
+    def program(comm: Comm) -> None:
+        class Local:
+            pass
+
+        strange = Local
+        strange.__qualname__ = "not_to_be_found"
+        for thing in (lambda: 0, Local(), strange, threading.Lock(), [1, {2: (i for i in "")}]):
+            many: list[object] = [0, thing, 0]
+            for name, call in (
+                ("obj", lambda thing=thing: comm.send_object(thing, 0)),
+                ("obj", lambda thing=thing: comm.allgather_object(thing)),
+                ("obj", lambda thing=thing: comm.reduce_object(thing)),
+                ("obj", lambda thing=thing: comm.broadcast_object(thing, comm.rank)),
+                (r"objs\[1\]", lambda many=many: comm.alltoall_object(many)),
+                (r"objs\[1\]", lambda many=many: comm.scatter_object(many, comm.rank)),
+            ):
+                with pytest.raises(
+                    TypeError, match=f"^{name} must be an object that can be pickled: .+"
+                ) as info:
+                    call()
+                assert info.value.__cause__ is not None
+            assert comm.allreduce(np.array(1)) == comm.size
+            assert comm.iprobe() is None
+
+    world.run(program)
+
+
+def test_a_buffer_with_gaps_is_refused() -> None:
+    class Gaps:
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            return bytes, (pickle.PickleBuffer(memoryview(bytes(8))[::2]),)
+
+    with pytest.raises(TypeError, match=r"obj must be an object that can be pickled: .*contiguous"):
+        pack(Gaps())
+
+
 def test_what_cannot_be_unpickled_raises_where_it_arrives_and_breaks_nothing(world: World) -> None:
     def program(comm: Comm) -> None:
         with pytest.raises(ZeroDivisionError):
@@ -212,6 +252,9 @@ def test_an_op_that_raises_breaks_nothing(world: World) -> None:
         ),
         (lambda comm: comm.scatter_object("abc", comm.rank), TypeError, "objs must be a sequence .* not str"),
         (lambda comm: comm.alltoall_object(None), TypeError, "objs must be a sequence .* not NoneType"),
+        (lambda comm: comm.alltoall_object({0, 1, 2}), TypeError, "objs must be a sequence .* not set"),
+        (lambda comm: comm.alltoall_object({0: 1, 1: 2, 2: 3}), TypeError, "objs must be .* not dict"),
+        (lambda comm: comm.allreduce_object(1, None), TypeError, "op must be one of .* or a function"),
         (lambda comm: comm.allreduce_object(1, "plus"), ValueError, "op must be one of sum, .* not 'plus'"),
         (lambda comm: comm.allreduce_object(1, 7), TypeError, "op must be .* not int"),
         (lambda comm: comm.broadcast_object(1, 3), ValueError, "root must be a rank from 0 to 2, not 3"),

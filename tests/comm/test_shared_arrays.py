@@ -162,22 +162,38 @@ def test_too_much_is_a_memory_error_on_all_ranks(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "error"),
+    ("arguments", "error", "text"),
     [
-        ((-1,), float, ValueError),
-        (2.5, float, TypeError),
-        (3, object, TypeError),
-        (3, "U5", TypeError),
-        ("ab", float, ValueError),
+        ((2.5,), TypeError, "shape must be a whole number or a sequence of them, not 2.5"),
+        (((2, "3"),), TypeError, r"shape must be a whole number or a sequence of them, not \(2, '3'\)"),
+        ((None,), TypeError, "shape must be a whole number or a sequence of them, not None"),
+        (("abc",), TypeError, "shape must be a whole number or a sequence of them, not 'abc'"),
+        ((-1,), ValueError, r"shape must not have negative dimensions: \(-1,\)"),
+        (((1,) * 65,), ValueError, "shape must have at most 64 dimensions, not 65"),
+        ((3, "nosuch"), TypeError, "dtype must be a NumPy dtype, not 'nosuch'"),
+        ((3, 8), TypeError, "dtype must be a NumPy dtype, not 8"),
+        ((3, object), TypeError, "dtype must be a bool or numeric dtype .* not object"),
+        ((3, "U5"), TypeError, "dtype must be a bool or numeric dtype .* not <U5"),
+        ((3, ">f8"), TypeError, "dtype must be .* in this machine's byte order"),
     ],
 )
-def test_bad_arguments(world: World, shape: Any, dtype: Any, error: type[Exception]) -> None:
-    def program(comm: Comm, shape: Any, dtype: Any, error: type[Exception]) -> None:
-        with pytest.raises(error):
-            comm.empty(shape, dtype)
+def test_bad_arguments(world: World, arguments: Any, error: type[Exception], text: str) -> None:
+    def program(comm: Comm, arguments: Any, error: type[Exception], text: str) -> None:
+        for call in (comm.empty, comm.zeros):
+            with pytest.raises(error, match=text):
+                call(*arguments)
         assert comm.allreduce(np.array(1)) == comm.size
 
-    world.run(program, shape, dtype, error)
+    world.run(program, arguments, error, text)
+
+
+@pytest.mark.parametrize("shape", [3, np.int64(3), (3,), [3], np.array([3]), (), (2, 0), range(1, 4)])
+def test_a_shape_is_what_numpy_takes_for_one(world: World, shape: Any) -> None:
+    def program(comm: Comm, shape: Any) -> None:
+        assert comm.zeros(shape, "i4").shape == np.zeros(shape).shape
+        assert comm.empty(shape, None).dtype == np.float64
+
+    world.run(program, shape)
 
 
 def test_on_one_rank_alone(worlds: Callable[[Layout], World]) -> None:

@@ -1,0 +1,87 @@
+"""Who is in a communicator, and how its calls are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from commops.calls import Call, Place
+from commops.work import Work
+
+__all__ = ["Group"]
+
+
+class Group:
+    """The ranks of a communicator, and the core's side of it: what all the parts of `Comm` stand on."""
+
+    __slots__ = ("__weakref__", "_at", "_core", "_hosts", "_local", "_timeout", "_world_hosts")
+
+    def __init__(self, core: Any, world_hosts: tuple[str, ...], timeout: float) -> None:
+        self._core = core
+        rank, size, local_rank, local_size, _, world = core.describe()
+        self._at = Place(rank, size)
+        self._local = Place(local_rank, local_size)
+        self._world_hosts = world_hosts
+        self._hosts = tuple(world_hosts[r] for r in world)
+        self.timeout = timeout
+
+    @property
+    def rank(self) -> int:
+        """Number of this rank, from 0."""
+        return self._at.rank
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
+        return self._at.size
+
+    @property
+    def local_rank(self) -> int:
+        """Number of this rank among those of its host, from 0."""
+        return self._local.rank
+
+    @property
+    def local_size(self) -> int:
+        """How many ranks this host has."""
+        return self._local.size
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Name of the host of each rank."""
+        return self._hosts
+
+    @property
+    def generation(self) -> int:
+        """How often the group of ranks has been rebuilt after a failure."""
+        return 0
+
+    @property
+    def timeout(self) -> float:
+        """Seconds within which each call must end, from when it is made; may be set, for the calls after.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is set to anything but a number above 0.
+        """
+        return self._timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float) -> None:
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float | np.integer | np.floating):
+            raise TypeError(f"timeout must be a number of seconds, not {seconds!r}")
+        if not seconds > 0:  # also for NaN
+            raise ValueError(f"timeout must be a positive number of seconds, not {seconds!r}")
+        self._timeout = float(seconds)
+
+    def _run(self, call: Call) -> Any:
+        """Make a call and wait for its end."""
+        arguments, finish = call
+        return finish(self._core.run(*arguments, self._timeout))
+
+    def _start(self, call: Call) -> Work[Any]:
+        """Make a call that goes on by itself."""
+        arguments, finish = call
+        started = self._core.start(*arguments, self._timeout)
+        return Work((started,), lambda: finish(started.result))

@@ -1,0 +1,163 @@
+"""What `commops.calls` is for arrays that move, for those that are reduced on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from commops._core import native
+from commops.arguments import (
+    Counts,
+    Target,
+    array_of,
+    block_shape,
+    check_out,
+    counts_of,
+    elements_of,
+    packed,
+    rank_of,
+)
+from commops.calls import Call, Place, call_of
+from commops.dtypes import Array, code_of
+
+__all__ = ["Op", "reduce_scatter", "reduction"]
+
+Function: TypeAlias = Callable[[Array, Array], Array]
+
+Op: TypeAlias = str | Function
+"""Name of a reduction, or an associative function of two arrays."""
+
+_OP: dict[str, int] = native.OPS
+
+
+def _number_of(op: object, dtype: np.dtype[Any], code: int) -> int:
+    """Return the core's number of a named reduction that is defined for the dtype."""
+    if not isinstance(op, str):
+        raise TypeError(f"op must be a name or a function of two arrays, not {type(op).__name__}")
+    number = _OP.get(op)
+    if number is None:
+        raise ValueError(f"op must be one of {', '.join(_OP)}, or a function of two arrays, not {op!r}")
+    if not native.reducible(code, number):
+        raise TypeError(f"op {op!r} has no meaning for dtype {dtype} of x")
+    return number
+
+
+def reduction(at: Place, kind: str, x: object, op: Op, out: object, root: object = 0) -> Call:
+    """Check an allreduce, reduce, scan or exscan."""
+    array = array_of(x)
+    code = code_of(array.dtype)
+    root = rank_of(root, at.size)
+    if callable(op):
+        return _folded(at, kind, array, code, op, out, root)
+    number = _number_of(op, array.dtype, code)
+    if kind == "reduce" and at.rank != root:
+        return call_of(
+            kind, lambda _: None, op=number, dtype=code, root=root, send=packed(array), count=array.size
+        )
+    target = Target(out, array.shape, array.dtype, array, in_place=True)
+    if kind == "exscan" and at.rank == 0:
+        identity = _identity(op, array.dtype)
+
+        def finish(_: object) -> Array:
+            target.array[...] = identity
+            return target.result()
+    else:
+
+        def finish(_: object) -> Array:
+            return target.result()
+
+    return call_of(
+        kind, finish, op=number, dtype=code, root=root, send=packed(array), out=target.array, count=array.size
+    )
+
+
+def _identity(op: str, dtype: np.dtype[Any]) -> Any:
+    """Return what rank 0 gets of an exscan: the reduction of nothing."""
+    if op in ("sum", "bor", "bxor", "lor", "lxor"):
+        return np.zeros((), dtype)
+    if op in ("prod", "land"):
+        return np.ones((), dtype)
+    if op == "band":
+        return np.ones((), dtype) if dtype.kind == "b" else np.invert(np.zeros((), dtype))
+    if op == "mean":
+        return np.full((), np.nan, dtype)
+    if dtype.kind == "b":
+        return np.full((), op == "min", dtype)
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return np.full((), limits.max if op == "min" else limits.min, dtype)
+    return np.full((), np.inf if op == "min" else -np.inf, dtype)
+
+
+def reduce_scatter(at: Place, x: object, op: Op, out: object, counts: Counts | None) -> Call:
+    """Check a reduce_scatter."""
+    array = array_of(x)
+    code = code_of(array.dtype)
+    rows = counts_of(counts, at.size)
+    shape = block_shape(array, at.size, rows, at.rank, "reduce_scatter")
+    if callable(op):
+        start = at.rank * shape[0] if rows is None else int(rows[: at.rank].sum())
+        return _folded_block(at, array, code, op, out, slice(start, start + shape[0]))
+    number = _number_of(op, array.dtype, code)
+    target = Target(out, shape, array.dtype, array)
+    return call_of(
+        "reduce_scatter", lambda _: target.result(), op=number, dtype=code, send=packed(array),
+        out=target.array, count=target.array.size, counts=elements_of(rows, array.shape),
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------ by a function of the caller's
+
+
+def _folded(at: Place, kind: str, array: Array, code: int, op: Function, out: object, root: int) -> Call:
+    """Gather the whole arrays, and fold those in rank order.
+
+    The function sees whole arrays, so it need not be elementwise (a matrix product is fine).
+    """
+    to_all = kind != "reduce"
+    blocks = np.empty((at.size, *array.shape), array.dtype) if to_all or at.rank == root else None
+    target = None if out is None or blocks is None else check_out(out, array.shape, array.dtype)
+
+    def finish(_: object) -> Any:
+        if blocks is None:
+            return None
+        last = {"scan": at.rank + 1, "exscan": at.rank}.get(kind, at.size)
+        if last == 0:
+            return target
+        total: Any = blocks[0]
+        for block in blocks[1:last]:
+            total = op(total, block)
+        total = np.asarray(total)
+        if target is None:
+            return total.copy() if last == 1 else total
+        if total.shape != array.shape or total.dtype != array.dtype:
+            raise TypeError(
+                f"op returned {total.dtype} of shape {total.shape},"
+                f" and out is {array.dtype} of shape {array.shape}"
+            )
+        target[...] = total
+        return target
+
+    return call_of(
+        "allgather" if to_all else "gather", finish, dtype=code, root=root, send=packed(array), out=blocks,
+        count=array.size,
+    )  # fmt: skip
+
+
+def _folded_block(at: Place, array: Array, code: int, op: Function, out: object, own: slice) -> Call:
+    """Do the same, and keep one's own block of the result."""
+    target = None
+    if out is not None:
+        target = check_out(out, (own.stop - own.start, *array.shape[1:]), array.dtype)
+    arguments, folded = _folded(at, "allreduce", array, code, op, None, 0)
+
+    def finish(got: object) -> Array:
+        block: Array = folded(got)[own]
+        if target is None:
+            return block.copy()
+        target[...] = block
+        return target
+
+    return arguments, finish
