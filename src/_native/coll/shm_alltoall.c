@@ -18,6 +18,7 @@
  * what it expects. */
 #include "coll/algorithms.h"
 #include "coll/shm.h"
+#include "coll/shm_cut.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

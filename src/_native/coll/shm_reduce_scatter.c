@@ -13,6 +13,7 @@
 #include "coll/algorithms.h"
 #include "coll/fold.h"
 #include "coll/shm.h"
+#include "coll/shm_cut.h"
 
 typedef struct reduce_scatter_state {
     cmo_shm shm;
