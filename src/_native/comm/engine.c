@@ -66,8 +66,9 @@ static bool op_steps(cmo_engine *e, cmo_comm *comm, cmo_op *op)
         err = e->collectives->start(op, comm, &call);
         e->moved = true;
         cmo_failure_look(comm); /* it may have broken since the last call */
-        /* When others disagree about this call, it must still be announced, for them to say what each rank called. */
-        if (comm->failed && comm->failed != CMO_EMISMATCH) return false;
+        /* When others disagree about this call, it must still be announced in shared memory, for them to say what each
+         * rank called. Elsewhere they are told, and a step would take their messages for those of this call. */
+        if (comm->failed && (comm->failed != CMO_EMISMATCH || !comm->piece)) return false;
     }
     unsigned before = op->advanced;
     if (err == CMO_OK) err = op->step(op);

@@ -138,6 +138,9 @@ static cmo_err match_buffer(cmo_xfer *x, const cmo_header *h, const uint64_t *sh
         memcpy(x->got_shape, shape, h->ndim * sizeof *shape);
     }
     if (x->allocate) {
+        /* A shape was compared with the length when it came; without one there is a single element. */
+        if (!h->ndim && h->length != cmo_dtype_size(h->dtype))
+            return cmo_fail(CMO_EPROTO, "rank %d sends %" PRIu64 " bytes as one element", source, h->length);
         cmo_layout layout = {.dtype = h->dtype, .ndim = h->ndim, .shape = x->got_shape, .extra = (uint32_t)h->fingerprint, .source = source, .tag = h->tag};
         void *address = NULL;
         CMO_TRY(x->allocate(x->allocate_ctx, &layout, &address));
