@@ -17,6 +17,7 @@ typedef struct world_rank {
     world_task *first, *last;    /* all tasks */
     world_task *start, *running; /* the next to be started, the first that may not have ended */
     int64_t start_at;
+    int64_t look_at;             /* when its alarm goes off that makes it look at the clock */
     bool drawn;                  /* start_at is set */
     bool dead;
     bool host_stirred;           /* of the host with this number: somebody there has moved */
@@ -31,15 +32,17 @@ struct world {
     world_rank *ranks;
     int unfinished;              /* tasks */
     uint64_t polls, kill_after;
+    int64_t moved_at;            /* when anything last did */
     int victim;                  /* -1: nobody */
     world_payload *payload;
 };
 
 enum { LAST_SWEEPS = 20 }; /* how often all engines must be found idle, one after the other, for a deadlock */
 
-/* Where nothing moves the ranks sleep, and look around every so often, as in the one wait. A deadlock has outlasted every
- * deadline several times over, since failures take a few rounds to be settled. */
+/* In a world with deadlines, who waits looks at the clock every so often, as in the one wait. */
 static const int64_t slice = CMO_SECOND / 10;
+
+/* A deadlock there is what outlasts every deadline several times over: failures take a few rounds to be settled. */
 static const int64_t most_timeouts = 16;
 
 static const char *const layout_names[] = {
@@ -265,7 +268,9 @@ static void rank_start(world *w, int r)
         world_task *t = rank->start;
         rank->start = t->next;
         cmo_err err = task_start(w, rank, t);
-        if (err) task_end(w, t, err);
+        if (!err) continue;
+        snprintf(t->op.text, sizeof t->op.text, "%s", cmo_reason());
+        task_end(w, t, err);
     }
 }
 
@@ -298,6 +303,16 @@ static uint64_t memory_mark(const world_rank *rank)
            atomic_load_explicit(&p->consumed, memory_order_relaxed) + atomic_load_explicit(&p->finished, memory_order_relaxed);
 }
 
+/* Who waits will look again before long, whether anything has happened or not. */
+static void rank_sleep(world *w, int r)
+{
+    world_rank *rank = &w->ranks[r];
+    int64_t now = cmo_sim_now(w->sim);
+    if (w->settings.timeout < 0 || rank->running == rank->start || rank->look_at > now) return;
+    rank->look_at = now + slice;
+    if (cmo_sim_alarm(w->sim, r, rank->look_at)) abort();
+}
+
 static bool rank_poll(world *w, int r)
 {
     world_rank *rank = &w->ranks[r];
@@ -312,6 +327,8 @@ static bool rank_poll(world *w, int r)
     if (w->unfinished < before) rank_start(w, r); /* what waited for the end of others */
     moved = moved || w->unfinished < before || memory_mark(rank) != mark;
     if (moved) cmo_sim_wake(w->sim, r);
+    if (moved) w->moved_at = cmo_sim_now(w->sim);
+    rank_sleep(w, r);
     if (moved && w->shares) w->stirred = w->ranks[w->host[r]].host_stirred = true;
     return moved;
 }
@@ -366,19 +383,20 @@ static void report(const world *w)
         }
 }
 
+static bool outlasted(const world *w)
+{
+    int64_t most = (int64_t)(w->settings.timeout * 1e9) * most_timeouts;
+    return w->settings.timeout >= 0 && cmo_sim_now(w->sim) - w->moved_at > most;
+}
+
 bool world_run(world *w)
 {
-    int64_t patience = w->settings.timeout < 0 ? 0 : (int64_t)(w->settings.timeout * 1e9) * most_timeouts;
     for (int r = 0; r < w->settings.size; r++) cmo_sim_wake(w->sim, r);
     while (w->unfinished) {
         poll_woken(w);
         if (!w->unfinished) break;
-        if (wake_neighbours(w) || cmo_sim_advance(w->sim) || sweeps(w, LAST_SWEEPS)) continue;
-        if (patience > 0) { /* only time can help now */
-            cmo_sim_sleep(w->sim, cmo_sim_now(w->sim) + slice);
-            patience -= slice;
-            continue;
-        }
+        if (wake_neighbours(w)) continue;
+        if (!outlasted(w) && (cmo_sim_advance(w->sim) || sweeps(w, LAST_SWEEPS))) continue;
         report(w);
         return false;
     }

@@ -6,6 +6,7 @@
 #include "coll_case.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { BEFORE = 2, CALLS = 5 }; /* calls that are alike; in all, the last one a barrier */
 
@@ -90,6 +91,132 @@ static void test_different_calls(uint64_t seed)
     for (int i = 0; i < CALLS; i++) coll_free(runs[i]);
 }
 
+/* ------------------------------------------------------------------ every pair of calls */
+
+enum { FIRST, SECOND, LAST }; /* numbers of a rank's tasks */
+
+static bool kind_reduces(cmo_kind k)
+{
+    return k == CMO_ALLREDUCE || k == CMO_REDUCE || k == CMO_REDUCE_SCATTER || k == CMO_SCAN || k == CMO_EXSCAN;
+}
+
+/* Another call than `c` of the same kind; false where there is none whose difference must be noticed. */
+static bool differ_in(coll_case *c, int what, int size)
+{
+    bool learns = c->kind == CMO_BROADCAST || c->kind == CMO_SCATTER; /* dtype and size are the root's to say */
+    bool rooted = learns || c->kind == CMO_REDUCE || c->kind == CMO_GATHER, reduces = kind_reduces(c->kind);
+    switch (what) {
+    case 0: c->root = (c->root + 1) % size; return rooted;
+    case 1: c->op = CMO_OP_MAX; return reduces;
+    case 2: c->dtype = CMO_U16; return !learns && c->kind != CMO_BARRIER;
+    case 3: c->count++; return !learns && c->kind != CMO_BARRIER;
+    default: return false;
+    }
+}
+
+/* These ranks make the two calls in the opposite order. */
+static void swap_calls(world *w, int rank)
+{
+    world_task *a = task_number(w, rank, FIRST), *b = task_number(w, rank, SECOND);
+    cmo_call call = a->call;
+    void *ctx = a->op.on_done_ctx;
+    a->call = b->call;
+    a->op.on_done_ctx = b->op.on_done_ctx;
+    b->call = call;
+    b->op.on_done_ctx = ctx;
+}
+
+/* The first of the rank's calls that failed says of which call they all disagreed. One that was made too late does so only
+ * if the others have told by then: here nobody waits for that before a call begins. */
+static bool says_which(world *w, int rank)
+{
+    int number = FIRST;
+    while (number < LAST && !task_number(w, rank, number)->err) number++;
+    const char *text = task_number(w, rank, number)->op.text;
+    return strstr(text, "is broken: ") || strstr(text, "different calls as number 1 of this communicator: rank 0: ");
+}
+
+static void test_pair(const coll_case *first, const coll_case *second, uint64_t seed)
+{
+    uint64_t state = seed;
+    int size = 2 + (int)(seed / WORLD_NLAYOUTS % 6);
+    coll_case barrier = {.kind = CMO_BARRIER, .dtype = CMO_U8};
+    const coll_case *cases[] = {[FIRST] = first, [SECOND] = second, [LAST] = &barrier};
+    coll_run *runs[3];
+    world *w = make_world(seed, size);
+    CHECK(w != NULL);
+    if (!w) return;
+    for (int i = 0; i < 3; i++) runs[i] = coll_add(w, cases[i], i, coll_random(&state, 0));
+    int swapped = 1 + (int)coll_random(&state, (uint64_t)size - 1), from = (int)coll_random(&state, (uint64_t)size);
+    for (int i = 0; i < swapped; i++) swap_calls(w, (from + i) % size);
+    bool ran = world_run(w), good = ran;
+    for (int r = 0; r < size && good; r++) {
+        const world_task *t = task_number(w, r, LAST);
+        good = t->err == CMO_EMISMATCH && t->ended_at - t->started_at < soon && says_which(w, r);
+        char one[160], other[160];
+        coll_describe(first, one, sizeof one);
+        coll_describe(second, other, sizeof other);
+        CHECKF(good, "seed %llu: rank %d of %d ends with %s (%s) after %g s though ranks %d to %d swapped %s and %s",
+               (unsigned long long)seed, r, size, cmo_err_name(t->err), t->op.text,
+               (double)(t->ended_at - t->started_at) * 1e-9, from, (from + swapped - 1) % size, one, other);
+    }
+    if (!good) world_describe(w, stderr);
+    world_destroy(w);
+    for (int i = 0; i < 3; i++) coll_free(runs[i]);
+}
+
+static coll_case any_case(uint64_t *state, cmo_kind kind, int size)
+{
+    coll_case c = coll_draw(state, kind, size, 60);
+    c.place = COLL_ORDINARY;
+    c.in_place = false;
+    return c;
+}
+
+/* For all kinds × kinds, on all layouts: each kind with each other, and with itself where one argument differs. */
+static void test_every_pair(uint64_t seed)
+{
+    uint64_t state = seed;
+    for (uint64_t pair = 0; pair < CMO_NKINDS * CMO_NKINDS; pair++) {
+        cmo_kind a = (cmo_kind)(pair / CMO_NKINDS), b = (cmo_kind)(pair % CMO_NKINDS);
+        int size = 2 + (int)(seed / WORLD_NLAYOUTS % 6);
+        coll_case first = any_case(&state, a, size), second = any_case(&state, b, size);
+        if (a != b) test_pair(&first, &second, seed);
+        for (int what = 0; what < 4 && a == b; what++) {
+            first.unequal = first.learns = false;
+            first.dtype = CMO_I32;
+            first.op = CMO_OP_SUM;
+            second = first;
+            if (differ_in(&second, what, size)) test_pair(&first, &second, seed);
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ no mismatch */
+
+/* Ranks that come seconds after each other, to calls that are alike: all end well, though everybody has asked. */
+static void test_late_ranks(uint64_t seed)
+{
+    uint64_t state = seed;
+    int size = 2 + (int)coll_random(&state, 8);
+    world_settings settings = world_rough(size, (world_layout)(seed % WORLD_NLAYOUTS), seed);
+    settings.timeout = 600;
+    settings.stagger_ns = 5 * CMO_SECOND;
+    world *w = world_create(&settings);
+    CHECK(w != NULL);
+    if (!w) return;
+    coll_run *runs[CALLS];
+    for (int i = 0; i < CALLS; i++) {
+        coll_case c = coll_draw(&state, (cmo_kind)coll_random(&state, CMO_NKINDS), size, 60);
+        runs[i] = coll_add(w, &c, i, coll_random(&state, 0));
+    }
+    bool ran = world_run(w);
+    CHECKF(ran, "SEED=%llu", (unsigned long long)seed);
+    for (int i = 0; i < CALLS && ran; i++) ran = coll_check(runs[i], w);
+    world_destroy(w);
+    for (int i = 0; i < CALLS; i++) coll_free(runs[i]);
+}
+
 /* ------------------------------------------------------------------ a death */
 
 static bool is_loss(cmo_err err) { return err == CMO_EPEERLOST || err == CMO_ETIMEOUT; }
@@ -129,6 +256,8 @@ static void test_seed(uint64_t seed)
 {
     uint64_t polls = 0;
     test_different_calls(seed);
+    test_late_ranks(seed);
+    if (seed % 8 == 0) test_every_pair(seed / 8);
     for (int moment = 0; moment < 4; moment++) test_death(seed, moment, &polls);
 }
 

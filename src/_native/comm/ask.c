@@ -5,9 +5,9 @@
  * each rank that one of its transfers waits for, and in its piece to all ranks of its host. Who hears of a call that it
  * has made compares it with its own; of one that it has yet to make, when it makes it (comm/match.c). Nobody answers.
  *
- *      gather, 3 ranks: 0 says root 1, 1 and 2 say root 2     0 has sent its block to 1 and is done with the call
- *                                                             1 has sent its block to 2, and 0's to nobody
- *                                                             2 waits for 0, and asks it: 0 has made another call
+ *      gather of 3 ranks      rank 0, to root 0      waits for the blocks of 1 and 2; asks both
+ *                             rank 1, to root 1      has the block of 2, waits for that of 0; asks 0
+ *                             rank 2, to root 1      has sent its block to 1 and is done; no message will come to it
  *
  * It is enough to tell those that one waits for. Let rank i wait in its call number n(i), and let nobody have noticed
  * anything. Go from i to a rank j that it waits for, from there to one that j waits for, and so on.
