@@ -260,6 +260,7 @@ static void rank_start(world *w, int r)
         if (!rank->drawn) {
             int64_t now = cmo_sim_now(w->sim);
             rank->start_at = now + (int64_t)cmo_sim_random(w->sim, (uint64_t)w->settings.stagger_ns + 1);
+            rank->start_at += rank->start->delay;
             rank->drawn = true;
             if (rank->start_at > now && cmo_sim_alarm(w->sim, r, rank->start_at)) abort();
         }

@@ -1,9 +1,9 @@
 /* A world of ranks in one process: an engine each over the simulated transport and shared windows, under one scheduler.
  *
  * A test makes a world, gives each rank its tasks (world_add), and runs them (world_run): every rank starts its tasks in
- * order, at times drawn from the seed and without waiting for the earlier ones to end, and engines are polled in an order drawn
- * from the seed. The clock moves when nothing else does. When nothing moves, no event is pending and tasks are
- * unfinished, that is a deadlock: the run fails and says who is where. */
+ * order, at times drawn from the seed and without waiting for the earlier ones to end, and engines are polled in an
+ * order drawn from the seed. The clock moves when nothing else does. Tasks that are never going to end are a deadlock:
+ * nothing moves and no event is pending, or every deadline is long past. Then the run fails and says who is where. */
 #ifndef CMO_TESTS_SIM_WORLD_H
 #define CMO_TESTS_SIM_WORLD_H
 
@@ -49,6 +49,7 @@ typedef struct world_task {
     cmo_call call;
     cmo_message message; /* SEND, RECV; PROBE: its peer and tag */
     bool waits;          /* start when all earlier tasks of this rank have ended */
+    int64_t delay;       /* nanoseconds to start after it otherwise would */
     int number;          /* for the test */
 
     /* Results. */

@@ -192,6 +192,59 @@ static void test_every_pair(uint64_t seed)
     }
 }
 
+/* ------------------------------------------------------------------ who hears when */
+
+typedef struct gatherer {
+    int root;
+    double at; /* virtual seconds */
+    uint8_t in, out[3];
+    world_task *task;
+} gatherer;
+
+/* Three ranks on hosts of their own gather, each at its time and to a root of its own mind. In a tree of three, the root
+ * waits for both others, who send and are done. */
+static world *run_gatherers(gatherer g[3])
+{
+    world_settings settings = world_plain(3, WORLD_OWN_HOSTS, 1);
+    settings.timeout = 60;
+    world *w = world_create(&settings);
+    CHECK(w != NULL);
+    if (!w) return NULL;
+    for (int r = 0; r < 3; r++) {
+        g[r].task = world_add(w, r);
+        g[r].task->delay = (int64_t)(g[r].at * 1e9);
+        g[r].task->call = (cmo_call){.kind = CMO_GATHER, .dtype = CMO_U8, .root = g[r].root, .in = &g[r].in,
+                                     .out = g[r].out, .count = 1};
+    }
+    CHECK(world_run(w));
+    return w;
+}
+
+static bool heard_by(const gatherer *g, double second)
+{
+    return g->task->err == CMO_EMISMATCH && g->task->ended_at < (int64_t)(second * 1e9);
+}
+
+static void test_a_rank_that_has_gone_on_tells_who_asks_it(void)
+{
+    gatherer g[3] = {{.root = 0, .at = 5}, {.root = 2, .at = 0}, {.root = 2, .at = 50}};
+    world *w = run_gatherers(g);
+    CHECK(!g[1].task->err && g[1].task->ended_at < CMO_SECOND); /* it has given its block to rank 2, who is not there */
+    CHECK(heard_by(&g[0], 5 + 2));
+    CHECK(heard_by(&g[2], 50 + 1));
+    world_destroy(w);
+}
+
+static void test_what_a_late_rank_was_asked_counts_when_it_comes(void)
+{
+    gatherer g[3] = {{.root = 0, .at = 0}, {.root = 2, .at = 10}, {.root = 2, .at = 50}};
+    world *w = run_gatherers(g);
+    CHECK(heard_by(&g[0], 10 + 1.5));
+    CHECK(heard_by(&g[1], 10 + 1.5));
+    CHECK(heard_by(&g[2], 50 + 1));
+    world_destroy(w);
+}
+
 /* ------------------------------------------------------------------ no mismatch */
 
 /* Ranks that come seconds after each other, to calls that are alike: all end well, though everybody has asked. */
@@ -264,6 +317,8 @@ static void test_seed(uint64_t seed)
 int main(void)
 {
     const char *seed = getenv("SEED"), *quick = getenv("QUICK");
+    test_a_rank_that_has_gone_on_tells_who_asks_it();
+    test_what_a_late_rank_was_asked_counts_when_it_comes();
     if (seed) test_seed(strtoull(seed, NULL, 10));
     else
         for (uint64_t s = 0; s < (quick && *quick != '0' ? 66 : 1320); s++) test_seed(s);
