@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from commops.comm import Comm
@@ -11,10 +13,12 @@ from commops.errors import RendezvousError
 
 if TYPE_CHECKING:
     from commops.rendezvous.store import Store
+    from commops.rendezvous.token import Token
 
 __all__ = ["init"]
 
 _TRANSPORTS = ("auto", "shm", "tcp")
+_MOMENT = 1.0  # seconds that a rank which cannot join spends at most on telling the others
 
 
 def init(
@@ -75,11 +79,15 @@ def init(
     `commops.rendezvous.addresses`). Ranks that other machines can reach need a token. Ranks that differ in
     ``COMMOPS_HOST`` count as on different hosts, by which several hosts can be tried out on one machine.
     """
-    transport = _checked_transport(transport)
-    timeout = _checked_timeout(timeout)
-    if tls is not None:
-        raise NotImplementedError("tls is not available in this version: pass None")
     place = _place(rendezvous, rank, size)
+    try:
+        transport = _checked_transport(transport)
+        timeout = _checked_timeout(timeout)
+        if tls is not None:
+            raise NotImplementedError("tls is not available in this version: pass None")
+    except Exception as error:
+        _forfeit(place, token, error)
+        raise
     if place.size == 1:
         from commops.rendezvous.bootstrap import alone
 
@@ -165,9 +173,7 @@ def _join(place: _Place, transport: str, timeout: float, token: str | bytes | No
     from commops.rendezvous.bootstrap import meet
     from commops.rendezvous.deadline import Deadline
     from commops.rendezvous.prefix_store import PrefixStore
-    from commops.rendezvous.store import Store
     from commops.rendezvous.token import load_token
-    from commops.rendezvous.url import open_store
 
     if place.where is None:
         raise RendezvousError(place.hint)
@@ -180,9 +186,7 @@ def _join(place: _Place, transport: str, timeout: float, token: str | bytes | No
             " all of them"
         )
     deadline = Deadline(timeout)
-    serves = place.rank == 0 and not place.served
-    store = open_store(place.where, is_server=serves, token=secret, timeout=timeout)
-    try:
+    with _opened(place, place.where, secret, timeout) as store:
         world = meet(
             PrefixStore("world", store),
             place.rank,
@@ -192,10 +196,39 @@ def _join(place: _Place, transport: str, timeout: float, token: str | bytes | No
             interface=interface,
             deadline=deadline,
         )
-    finally:
-        if not isinstance(place.where, Store):
-            store.close()
     return Comm._of_world(world, timeout)
+
+
+def _forfeit(place: _Place, token: str | bytes | None, error: Exception) -> None:
+    """Tell the other ranks why this one will not come, where that can be done in a moment."""
+    # What goes wrong with rank 0 of a launcher is the launcher's to tell.
+    if place.size == 1 or place.where is None or (place.rank == 0 and place.served):
+        return
+    from commops.rendezvous.deadline import Deadline
+    from commops.rendezvous.meeting import Meeting
+    from commops.rendezvous.prefix_store import PrefixStore
+    from commops.rendezvous.token import load_token
+
+    with contextlib.suppress(Exception):  # the error itself is raised in any case
+        secret = load_token(token)
+        with _opened(place, place.where, secret, _MOMENT) as store:
+            part = PrefixStore("world", store)
+            Meeting(part, place.rank, place.size, secret, Deadline(_MOMENT)).forfeit(error)
+
+
+@contextlib.contextmanager
+def _opened(place: _Place, where: str | Store, secret: Token | None, timeout: float) -> Iterator[Store]:
+    """Open the store where the ranks meet; a Store of the caller's stays open."""
+    from commops.rendezvous.store import Store
+    from commops.rendezvous.url import open_store
+
+    serves = place.rank == 0 and not place.served
+    store = open_store(where, is_server=serves, token=secret, timeout=timeout)
+    try:
+        yield store
+    finally:
+        if not isinstance(where, Store):
+            store.close()
 
 
 def _interface(where: str | Store) -> str:

@@ -179,9 +179,9 @@ def test_an_interface_that_is_not_there(ranks: Ranks, tmp_path: Path) -> None:
 def test_a_rank_that_is_killed_when_it_has_come(ranks: Ranks, tmp_path: Path) -> None:
     die = """
     import signal
-    from commops.rendezvous.bootstrap import _Meeting
+    from commops.rendezvous.meeting import Meeting
     if rank == victim:
-        setattr(_Meeting, moment, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        setattr(Meeting, moment, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     """
     for moment in ("_await_plan", "_join", "_agree"):
         for transport in ("shm", "tcp"):
@@ -251,9 +251,7 @@ def test_cards_of_a_killed_job(ranks: Ranks, tmp_path: Path) -> None:
 
 def test_an_answer_of_a_killed_job_does_no_harm(ranks: Ranks, tmp_path: Path) -> None:
     url = f"file://{tmp_path / 'store'}"
-    halt = (
-        "from commops.rendezvous.bootstrap import _Meeting; _Meeting._connect = lambda *_: time.sleep(600)\n"
-    )
+    halt = "from commops.rendezvous.meeting import Meeting; Meeting._join = lambda *_: time.sleep(600)\n"
     killed = ranks.job(2, halt + JOIN, url=url)
     with FileStore(tmp_path / "store") as store:
         store.get("world/world")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -125,7 +127,7 @@ def test_a_damaged_file_is_an_error(file_store: FileStore, tmp_path: Path, conte
 
 
 def test_the_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
-    folder = tmp_path / "a" / "b"
+    folder = tmp_path / "store"
     with FileStore(folder) as store:
         store.set("key", b"value")
     assert stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0
@@ -140,13 +142,88 @@ def test_a_folder_that_everyone_may_write_to_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(RendezvousError, match="file"):
+    with pytest.raises(RendezvousError, match="that is a file; name a folder"):
         FileStore(tmp_path / "file")
+
+
+def test_a_link_to_nothing_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(RendezvousError, match="No such file"):
+        FileStore(tmp_path / "link")
+
+
+def test_a_missing_parent_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(RendezvousError, match=r"there is no folder '.*/a' to make it in; make that, or name"):
+        FileStore(tmp_path / "a" / "b")
+    assert os.listdir(tmp_path) == []
+
+
+# ---- what remains
+
+
+def test_the_folder_goes_with_its_last_key(tmp_path: Path) -> None:
+    one, other = FileStore(tmp_path / "store"), FileStore(tmp_path / "store")
+    one.set("key", b"value")
+    one.close()
+    assert other.get("key", timeout=0) == b"value"
+    other.delete("key")
+    other.close()
+    other.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_last_of_many_that_close_at_once_tidies_up(tmp_path: Path) -> None:
+    def use(number: int) -> None:
+        for _ in range(20):
+            with FileStore(tmp_path / "store", timeout=20) as store:
+                store.set(f"{number}", b"")
+                assert store.count(f"{number}") == 1
+                store.delete(f"{number}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(use, range(4)))
+    FileStore(tmp_path / "store").close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_of_the_users_own_stays(tmp_path: Path) -> None:
+    with FileStore(tmp_path) as store:
+        store.set("key", b"value")
+        store.delete("key")
+    assert os.listdir(tmp_path) == []
+
+
+def test_files_of_the_users_own_stay(tmp_path: Path) -> None:
+    with FileStore(tmp_path / "store") as store:
+        store.add("n")
+        (tmp_path / "store" / "notes").write_bytes(b"")
+        store.delete("n")
+    assert sorted(os.listdir(tmp_path / "store")) == ["lock", "notes"]
+
+
+def test_a_folder_that_somebody_tidied_up_before_its_first_use_is_made_again(tmp_path: Path) -> None:
+    with FileStore(tmp_path / "store") as store:
+        FileStore(tmp_path / "store").close()
+        assert os.listdir(tmp_path) == []
+        store.set("key", b"value")
+        assert store.get("key", timeout=0) == b"value"
+
+
+def test_a_lock_file_that_was_removed_locks_nothing(tmp_path: Path, file_store: FileStore) -> None:
+    file_store.set("key", b"before")
+    with start(HOLD_THE_LOCK, str(tmp_path / "store")) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        (tmp_path / "store" / "lock").unlink()
+        file_store.set("key", b"after", timeout=0)
+        owner.kill()
+    assert file_store.get("key") == b"after"
 
 
 def test_a_folder_that_went_away_is_an_error(tmp_path: Path) -> None:
     with FileStore(tmp_path / "store") as store:
-        (tmp_path / "store").rmdir()
+        store.add("n")
+        shutil.rmtree(tmp_path / "store")
         for call in (lambda: store.set("key", b""), lambda: store.get("key", 20), store.count):
             with pytest.raises(RendezvousError, match="No such file"):
                 call()

@@ -15,9 +15,13 @@ from typing import Any, NamedTuple
 from commops.errors import AuthenticationError, RendezvousError
 from commops.rendezvous.token import Token
 
-__all__ = ["Card", "disagreement", "seal", "unseal"]
+__all__ = ["Card", "ForfeitError", "disagreement", "forfeit", "seal", "unseal"]
 
 _PROOF = 64  # hexadecimal digits of HMAC-SHA256
+
+
+class ForfeitError(RendezvousError):
+    """In the place of its card a rank says why it cannot join."""
 
 
 class Card(NamedTuple):
@@ -84,10 +88,15 @@ class Card(NamedTuple):
         ------
         AuthenticationError
             If its writer had another token.
+        ForfeitError
+            If the rank cannot join.
         RendezvousError
             If it is no card, or one of another version of commops.
         """
-        return cls.of(unseal(token, "card", data, f"rank {rank}"), rank)
+        fields = unseal(token, "card", data, f"rank {rank}")
+        if isinstance(fields, dict) and fields.keys() == {"forfeit"}:
+            raise ForfeitError(str(fields["forfeit"]))
+        return cls.of(fields, rank)
 
     @classmethod
     def of(cls, fields: Any, rank: int) -> Card:
@@ -112,6 +121,11 @@ class Card(NamedTuple):
 
 # What is no text.
 _KINDS = {"rank": int, "size": int, "process": int, "loopback": bool, "tunables": dict}
+
+
+def forfeit(token: Token | None, reason: str) -> bytes:
+    """Return what a rank that cannot join puts into the place of its card."""
+    return seal(token, "card", {"forfeit": reason})
 
 
 def seal(token: Token | None, kind: str, content: Any) -> bytes:

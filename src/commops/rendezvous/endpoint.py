@@ -21,6 +21,7 @@ _Found: TypeAlias = Sequence[tuple[socket.AddressFamily, socket.SocketKind, int,
 
 _BACKLOG = 1024
 _UNIX_NAME = b"\0commops:"  # the leading zero byte makes the name abstract: it vanishes with its socket
+_UCRED = struct.Struct("3i")
 _LONGEST_UNIX_NAME = 107 - len(_UNIX_NAME)
 
 # A connection whose other host has vanished without a word is found dead 10 + 3·5 seconds later.
@@ -68,6 +69,10 @@ class Endpoint(ABC):
         """Say whether the kernel's word on who is at the other end, if it gives one, is acceptable."""
         return True
 
+    @abstractmethod
+    def peer(self, connection: socket.socket) -> str:
+        """Name who is at the other end, for people."""
+
 
 class TCPEndpoint(Endpoint):
     """A host name or address, IPv4 or IPv6, and a port."""
@@ -84,9 +89,15 @@ class TCPEndpoint(Endpoint):
         return f"tcp://[{self.host}]:{self.port}" if ":" in self.host else f"tcp://{self.host}:{self.port}"
 
     def listen(self, *, authenticated: bool) -> socket.socket:
-        """Return a listening socket at the first of the host's addresses that can be bound."""
+        """Return a listening socket at the first of the host's addresses that can be bound.
+
+        A machine may know its own name as an address of loopback only (127.0.1.1 on Debian), where others
+        find a real one. So where that is what `host` is, it listens at every address.
+        """
         try:
-            found = self._resolve(socket.AI_PASSIVE)
+            found = self._resolve(self.host)
+            if authenticated and self._is_own_name() and any(_is_loopback(address) for *_, address in found):
+                found = [*self._resolve("::"), *self._resolve("0.0.0.0")]
         except OSError as error:
             raise RendezvousError(f"cannot serve a store at {self.url}: {error}") from error
         if not authenticated:
@@ -109,7 +120,7 @@ class TCPEndpoint(Endpoint):
     def connect(self, deadline: Deadline) -> socket.socket:
         """Return a socket connected to the first of the host's addresses that answers."""
         failure: OSError | None = None
-        for family, kind, protocol, _, address in self._resolve(0):
+        for family, kind, protocol, _, address in self._resolve(self.host):
             try:
                 connection = socket.socket(family, kind, protocol)
             except OSError as error:  # a host without IPv6, say
@@ -141,14 +152,23 @@ class TCPEndpoint(Endpoint):
         for level, option, value in _KEEPALIVE:
             connection.setsockopt(level, option, value)
 
-    def _resolve(self, flags: int) -> _Found:
+    def peer(self, connection: socket.socket) -> str:
+        """Return the other end's address."""
+        return str(connection.getpeername()[0])
+
+    def _resolve(self, host: str) -> _Found:
         # As bytes, a name in ASCII spares the import of everything that international names need.
-        host = self.host.encode() if self.host.isascii() else self.host
-        return socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM, flags=flags)
+        name = host.encode() if host.isascii() else host
+        return socket.getaddrinfo(name, self.port, type=socket.SOCK_STREAM)
+
+    def _is_own_name(self) -> bool:
+        """Say whether `host` is what this machine is called, with its domain or without."""
+        short, own = (name.partition(".")[0].lower() for name in (self.host, socket.gethostname()))
+        return short == own != "localhost" and not short.isdecimal()
 
     def _refuse_strangers(self, found: _Found) -> None:
         for *_, address in found:
-            if not ipaddress.ip_address(address[0]).is_loopback:
+            if not _is_loopback(address):
                 raise RendezvousError(
                     f"a store at {self.url} can be reached from other machines, so it needs a token: set "
                     "COMMOPS_TOKEN or COMMOPS_TOKEN_FILE to the same secret for every rank, "
@@ -170,6 +190,10 @@ class TCPEndpoint(Endpoint):
             listener.close()
             raise
         return listener
+
+
+def _is_loopback(address: Any) -> bool:
+    return ipaddress.ip_address(address[0]).is_loopback
 
 
 class UnixEndpoint(Endpoint):
@@ -224,13 +248,21 @@ class UnixEndpoint(Endpoint):
         """Say whether the other end runs as this process's user or as root."""
         return is_own_user(connection)
 
+    def peer(self, connection: socket.socket) -> str:
+        """Return the other end's process id."""
+        return f"process {_credentials(connection)[0]}"
+
 
 def is_own_user(connection: socket.socket) -> bool:
     """Say whether the process at the other end of a Unix socket runs as this one's user or as root.
 
     What the kernel reports is the user at the moment of ``connect`` or ``listen``.
     """
-    credentials = struct.Struct("3i")  # struct ucred: process, user, group
-    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
-    _, user, _ = credentials.unpack(packed)
-    return user in (0, os.geteuid())
+    return _credentials(connection)[1] in (0, os.geteuid())
+
+
+def _credentials(connection: socket.socket) -> tuple[int, int, int]:
+    """Return the process, the user and the group at the other end of a Unix socket."""
+    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    process, user, group = _UCRED.unpack(packed)
+    return process, user, group

@@ -29,17 +29,19 @@ _HEAD = struct.Struct("!8sI")
 _KEY_FILE = "key-"
 _TEMPORARY = "new-"
 _LOCK = "lock"
+_MADE = b"made by commops\n"  # in the lock file of a folder that goes with its last key
 
 
 class FileStore(Store):
-    """Keys are files of one folder, made if it is missing. Each job needs a folder of its own.
+    """Keys are files of one folder, made if it is missing (not so its parent). Each job needs its own.
 
     A value is written to a temporary file that is then renamed, so a reader sees all of it or none. Whatever
     changes a key does so under one lock file, by ``flock``, which the kernel releases when its owner dies. A
     waiting call polls, after 1 ms at first and every 20 ms at last: inotify would be quicker, but reports
     nothing that another host does to an NFS folder. Nothing is synced to disk: no key outlives its job.
 
-    The files stay when the job ends; who made the folder removes it.
+    `close` removes the lock file if no key is left, and the folder if a FileStore has made it. What a killed
+    job leaves stays.
 
     Parameters
     ----------
@@ -57,9 +59,17 @@ class FileStore(Store):
     def __init__(self, directory: str | os.PathLike[str], *, timeout: float = DEFAULT_TIMEOUT) -> None:
         super().__init__(timeout=timeout)
         self._folder = Path(os.path.abspath(directory))
+        self._used = False  # whether a lock of this folder was ever had
         with self._explained():
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if self._folder.stat().st_mode & stat.S_IWOTH:
+            self._make_folder()
+            if not self._folder.exists():
+                self._make_folder()  # somebody has tidied up just then
+            mode = self._folder.stat().st_mode
+            if not stat.S_ISDIR(mode):
+                raise RendezvousError(
+                    f"{self!r}: that is a file; name a folder (it is made if it is missing)"
+                )
+            if mode & stat.S_IWOTH:
                 raise RendezvousError(
                     f"{self!r}: everyone on this machine may write to that folder; "
                     "name one of your own (it is made if it is missing)"
@@ -106,6 +116,13 @@ class FileStore(Store):
                 return False
         return True
 
+    def _discard(self, keys: tuple[str, ...], deadline: Deadline) -> int:
+        with self._locked(deadline):
+            there = [path for key in keys if (path := self._path(key)).exists()]
+            for path in there:
+                path.unlink()
+        return len(there)
+
     def _count(self, prefix: str, deadline: Deadline) -> int:
         wanted = encode_key(prefix)
         with self._locked(deadline), os.scandir(self._folder) as entries:
@@ -125,9 +142,36 @@ class FileStore(Store):
         return value
 
     def _close(self) -> None:
-        """Do nothing: no file stays open between calls."""
+        """Tidy up if nobody has a key here. No file stays open between calls."""
+        with contextlib.suppress(OSError):
+            descriptor = self._lock_file(0)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # whoever has it now is not done
+                if self._is_current(descriptor) and os.listdir(self._folder) == [_LOCK]:
+                    made = os.pread(descriptor, len(_MADE), 0) == _MADE
+                    (self._folder / _LOCK).unlink()
+                    if made:
+                        self._folder.rmdir()
+            finally:
+                self._unlock(descriptor)
 
     # ---- files
+
+    def _make_folder(self) -> None:
+        try:
+            self._folder.mkdir(mode=0o700)
+        except FileExistsError:
+            return
+        except FileNotFoundError as error:
+            raise RendezvousError(
+                f"{self!r}: there is no folder {os.fspath(self._folder.parent)!r} to make it in; make "
+                "that, or name another place"
+            ) from error
+        descriptor = self._lock_file(os.O_CREAT)
+        try:
+            os.write(descriptor, _MADE)
+        finally:
+            self._unlock(descriptor)
 
     def _path(self, key: str) -> Path:
         return self._folder / (_KEY_FILE + hashlib.sha256(encode_key(key)).hexdigest())
@@ -171,28 +215,59 @@ class FileStore(Store):
     def _locked(self, deadline: Deadline) -> Iterator[None]:
         # Each call opens the file anew: flock excludes two openings, also of one process.
         with self._explained():
-            descriptor = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            _lock_descriptors.add(descriptor)
+            descriptor = self._lock(deadline)
             try:
-                self._lock(descriptor, deadline)
                 yield
             finally:
-                _lock_descriptors.discard(descriptor)
-                # Unlocked in words as well: closing alone leaves the lock to a child forked meanwhile.
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-                os.close(descriptor)
+                self._unlock(descriptor)
 
-    def _lock(self, descriptor: int, deadline: Deadline) -> None:
+    def _lock(self, deadline: Deadline) -> int:
+        """Return a descriptor of the lock file that has the lock."""
         for _ in deadline.polls():
             self._check_open()
             try:
-                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                descriptor = self._lock_file(os.O_CREAT)
+            except FileNotFoundError:
+                if self._used:
+                    raise
+                self._make_folder()  # whoever was here before has tidied up
                 continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._is_current(descriptor):
+                    self._used = True
+                    return descriptor
+            except BlockingIOError:
+                pass
+            except BaseException:
+                self._unlock(descriptor)
+                raise
+            self._unlock(descriptor)
         raise RendezvousError(
             f"{self!r}: waited {deadline.waited():.3g} s (time-out {deadline.timeout:g} s) for "
             f"{os.fspath(self._folder / _LOCK)!r}, which another process keeps locked"
         )
+
+    def _unlock(self, descriptor: int) -> None:
+        _lock_descriptors.discard(descriptor)
+        # In words as well: closing alone leaves the lock to a child forked meanwhile.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+    def _lock_file(self, flags: int) -> int:
+        path = self._folder / _LOCK
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+        _lock_descriptors.add(descriptor)
+        return descriptor
+
+    def _is_current(self, descriptor: int) -> bool:
+        """Say whether this is still the lock file, or one that somebody has removed."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self._folder / _LOCK))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESTALE):
+                return False
+            raise
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -60,5 +60,14 @@ class PrefixStore(Store):
     ) -> bytes | None:
         return self._store.compare_and_set(self._prefix + key, expected, value, timeout=deadline.remaining())
 
+    def _discard(self, keys: tuple[str, ...], deadline: Deadline) -> int:
+        return self._store.discard([self._prefix + key for key in keys], timeout=deadline.remaining())
+
+    def _bequeath(self, key: str, value: bytes | None, deadline: Deadline) -> bool:
+        return self._store.bequeath(self._prefix + key, value, timeout=deadline.remaining())
+
+    def _refused(self, deadline: Deadline) -> str:
+        return self._store.refused(timeout=deadline.remaining())
+
     def _close(self) -> None:
         """Leave the store beneath open: others share it."""

@@ -150,6 +150,10 @@ class RedisStore(Store):
         with self._client(deadline) as client:
             return bool(client.hdel(self._hash, encode_key(key)))
 
+    def _discard(self, keys: tuple[str, ...], deadline: Deadline) -> int:
+        with self._client(deadline) as client:
+            return int(client.hdel(self._hash, *map(encode_key, keys)))
+
     def _count(self, prefix: str, deadline: Deadline) -> int:
         with self._client(deadline) as client:
             if not prefix:

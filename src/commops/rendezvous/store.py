@@ -42,6 +42,10 @@ class Store(ABC):
     Every call has a time-out in seconds, fractions included: `timeout=` of the call, or else of the
     constructor. A call that passes it raises `RendezvousError`; ``timeout=0`` looks once.
 
+    Three methods are for what ranks do while they meet: `discard` removes several keys at once, and a store
+    with a server can also be told what to say for a process that ends (`bequeath`), and tells whom it has
+    `refused`.
+
     A new kind of store overrides the methods that begin with an underscore. They receive arguments that
     have been checked and a `Deadline`; they raise `RendezvousError` when the store cannot be reached by then.
 
@@ -156,6 +160,38 @@ class Store(ABC):
         new = _checked_value("value", value)
         return self._compare_and_set(_checked_key(key), expected, new, self._begin(timeout))
 
+    def discard(self, keys: Iterable[str], *, timeout: float | None = None) -> int:
+        """Remove those of `keys` that exist, one after the other, and return how many that were."""
+        if isinstance(keys, str):
+            raise TypeError(f"keys must be several strings, not the one string {keys!r}")
+        unwanted = tuple(dict.fromkeys(_checked_key(key) for key in keys))
+        return self._discard(unwanted, self._begin(timeout)) if unwanted else 0
+
+    def bequeath(self, key: str, value: bytes | None, *, timeout: float | None = None) -> bool:
+        """Have `value` stored under `key`, if there is none, should this process end without a word.
+
+        So others that wait for the key learn of an end that nobody could announce.
+
+        Parameters
+        ----------
+        key : str
+            No two processes may bequeath the same.
+        value : bytes or None
+            None takes that back: from now on the end is nobody's concern.
+
+        Returns
+        -------
+        bool
+            Whether this kind of store does so. Only one with a server of its own can: it goes by the
+            connection, so closing the store counts as an end.
+        """
+        new = None if value is None else _checked_value("value", value)
+        return self._bequeath(_checked_key(key), new, self._begin(timeout))
+
+    def refused(self, *, timeout: float | None = None) -> str:
+        """Say who was refused for lack of the token, as ``2 from 10.0.0.3``; empty where nobody was."""
+        return self._refused(self._begin(timeout))
+
     def close(self) -> None:
         """Let go of sockets and threads; calls in other threads end with `RendezvousError`. Twice is fine."""
         self._closed = True
@@ -195,6 +231,15 @@ class Store(ABC):
     def _compare_and_set(
         self, key: str, expected: bytes | None, value: bytes, deadline: Deadline
     ) -> bytes | None: ...
+
+    def _discard(self, keys: tuple[str, ...], deadline: Deadline) -> int:
+        return sum(self._delete(key, deadline) for key in keys)
+
+    def _bequeath(self, key: str, value: bytes | None, deadline: Deadline) -> bool:
+        return False
+
+    def _refused(self, deadline: Deadline) -> str:
+        return ""
 
     @abstractmethod
     def _close(self) -> None:

@@ -75,7 +75,13 @@ class Connection:
         OSError
             If the connection ends unexplained, or says nothing until the deadline.
         """
-        server_nonce = handshake.read_greeting(token, self._exactly(handshake.GREETING_SIZE, deadline))
+        greeting = self._exactly(handshake.GREETING_SIZE, deadline)
+        try:
+            server_nonce = handshake.read_greeting(token, greeting)
+        except AuthenticationError:
+            with contextlib.suppress(OSError):
+                self._sock.sendall(handshake.decline(token))
+            raise
         nonce = handshake.new_nonce()
         self._sock.sendall(handshake.respond(token, server_nonce, nonce))
         last = self._exactly(handshake.GREETING_SIZE, deadline)

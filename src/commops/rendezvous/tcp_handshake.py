@@ -40,6 +40,7 @@ __all__ = [
     "RESPONSE_SIZE",
     "Refusal",
     "accepts_response",
+    "decline",
     "greet",
     "new_nonce",
     "read_greeting",
@@ -82,6 +83,11 @@ def respond(token: bytes | None, server_nonce: bytes, nonce: bytes) -> bytes:
     """Return the client's response to a greeting."""
     proof = _proof(token, b"client", server_nonce, nonce)
     return _LONG.pack(_MAGIC, _VERSION, _flags(token), 0, nonce, proof)
+
+
+def decline(token: bytes | None) -> bytes:
+    """Return a response that proves nothing, so that the server knows why the client leaves."""
+    return _LONG.pack(_MAGIC, _VERSION, _flags(token), 0, bytes(32), bytes(32))
 
 
 def verdict(token: bytes | None, server_nonce: bytes, response: bytes) -> bytes:

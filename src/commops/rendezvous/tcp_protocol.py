@@ -22,9 +22,11 @@ and the body is `fields` times
 | GET             | time-out, ns         | key                   | VALUE, or MISSING at time-out|
 | ADD             | amount               | key                   | DONE (sum), or REFUSED       |
 | WAIT            | time-out, ns         | keys                  | DONE, or MISSING at time-out |
-| DELETE          | 0                    | key                   | DONE (1: it existed, 0: not) |
+| DELETE          | 0                    | keys                  | DONE (how many existed)      |
 | COUNT           | 0                    | prefix                | DONE (how many keys)         |
 | COMPARE_AND_SET | 0                    | key, value [expected] | VALUE                        |
+| BEQUEATH        | 0                    | key [value]           | DONE                         |
+| STRANGERS       | 0                    | none                  | VALUE (whom it has refused)  |
 
 | reply   | number | fields                                                              |
 |---------|--------|---------------------------------------------------------------------|
@@ -50,7 +52,7 @@ from commops.rendezvous.store import MAX_KEY, MAX_VALUE
 __all__ = ["MAX_KEYS", "Kind", "Message", "ProtocolError", "encode", "parse"]
 
 MAX_KEYS = 1 << 16
-"""Most keys that one WAIT may name."""
+"""Most keys that one WAIT or DELETE may name."""
 
 _MAX_KEYS_BODY = 64 << 20
 _HEADER = struct.Struct("!B3sIqQ")
@@ -74,6 +76,8 @@ class Kind(enum.IntEnum):
     DELETE = 5
     COUNT = 6
     COMPARE_AND_SET = 7
+    BEQUEATH = 8
+    STRANGERS = 9
     DONE = 64
     VALUE = 65
     MISSING = 66
@@ -113,9 +117,11 @@ _ROWS = {
     Kind.GET: _Row(_COUNTED, *_exactly(MAX_KEY)),
     Kind.ADD: _Row(_SIGNED, *_exactly(MAX_KEY)),
     Kind.WAIT: _Row(_COUNTED, range(MAX_KEYS + 1), (MAX_KEY,), _MAX_KEYS_BODY),
-    Kind.DELETE: _Row(_ZERO, *_exactly(MAX_KEY)),
+    Kind.DELETE: _Row(_ZERO, range(1, MAX_KEYS + 1), (MAX_KEY,), _MAX_KEYS_BODY),
     Kind.COUNT: _Row(_ZERO, *_exactly(MAX_KEY)),
     Kind.COMPARE_AND_SET: _Row(_ZERO, range(2, 4), (MAX_KEY, MAX_VALUE, MAX_VALUE)),
+    Kind.BEQUEATH: _Row(_ZERO, range(1, 3), (MAX_KEY, MAX_VALUE)),
+    Kind.STRANGERS: _Row(_ZERO, range(1), ()),
     Kind.DONE: _Row(_SIGNED, range(1), ()),
     Kind.VALUE: _Row(_ZERO, range(2), (MAX_VALUE,)),
     Kind.MISSING: _Row(_ZERO, range(MAX_KEYS + 1), (MAX_KEY,), _MAX_KEYS_BODY),

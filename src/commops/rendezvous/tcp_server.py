@@ -30,6 +30,7 @@ STRANGER_GRACE = 1.0
 
 _CHUNK = 256 << 10  # read or written at a time, so that a large value does not hold up the others
 _LONGEST_PAUSE = 3600.0
+_MOST_NAMES = 16  # of refused strangers that are kept; the others count as one
 _ACCEPT_PAUSE = 0.1  # seconds to wait before accepting again when the process has no descriptor left
 
 # What a connection is doing. It owes us bytes in STRANGER and IDLE, and must be silent in the other two.
@@ -86,6 +87,9 @@ class StoreServer:
         self._accepting = False
         self._accept_after = 0.0
         self._table = Table()
+        self._wills: dict[bytes, tuple[_Connection, bytes]] = {}  # whose, and what to store under the key
+        self._ended = False  # whether a connection has ended since wills were last carried out
+        self._refusals: dict[str, int] = {}
         self._connections: set[_Connection] = set()
         self._strangers: dict[_Connection, None] = {}  # oldest first
         self._waiters: dict[bytes, set[_Connection]] = {}
@@ -133,6 +137,8 @@ class StoreServer:
                     elif key.fileobj is not self._wake_end:
                         self._serve(key.data, events)
                 self._fire_timers()
+                while self._ended:
+                    self._carry_out_wills()
         finally:
             self._close_sockets()
 
@@ -164,6 +170,7 @@ class StoreServer:
             return
         self._connections.discard(connection)
         self._strangers.pop(connection, None)
+        self._ended = True
         self._stop_waiting(connection)
         self._selector.unregister(connection.sock)
         connection.sock.close()
@@ -227,6 +234,11 @@ class StoreServer:
         self._answer(connection, handshake.verdict(self._token, connection.nonce, response))
 
     def _send_away(self, connection: _Connection, refusal: handshake.Refusal) -> None:
+        with contextlib.suppress(OSError):
+            name = self.endpoint.peer(connection.sock)
+            if name not in self._refusals and len(self._refusals) >= _MOST_NAMES:
+                name = "elsewhere"
+            self._refusals[name] = self._refusals.get(name, 0) + 1
         # Far smaller than a socket's buffer: it is sent at once or the peer is gone.
         with contextlib.suppress(OSError):
             connection.sock.send(handshake.greet(self._token, bytes(32), refusal))
@@ -297,9 +309,18 @@ class StoreServer:
                 changed = key
                 reply = Message(Kind.VALUE, 0, () if stored is None else (stored,))
             case Kind.DELETE:
-                reply = Message(Kind.DONE, int(table.delete(fields[0])))
+                reply = Message(Kind.DONE, sum(map(table.delete, fields)))
             case Kind.COUNT:
                 reply = Message(Kind.DONE, table.count(fields[0]))
+            case Kind.BEQUEATH:
+                if len(fields) == 2:
+                    self._wills[fields[0]] = connection, fields[1]
+                else:
+                    self._wills.pop(fields[0], None)
+                reply = Message(Kind.DONE)
+            case Kind.STRANGERS:
+                text = ", ".join(f"{count} from {name}" for name, count in self._refusals.items())
+                reply = Message(Kind.VALUE, 0, (text.encode(),))
             case Kind.GET | Kind.WAIT:
                 connection.state = _WAITING
                 connection.request = message.kind
@@ -352,6 +373,16 @@ class StoreServer:
         connection.keys = ()
         connection.request = None
         connection.timer = 0
+
+    def _carry_out_wills(self) -> None:
+        """Store what connections that have ended left to the others."""
+        # Not when a connection is dropped: the answers to those who wait may drop another, and so on.
+        self._ended = False
+        for key, (connection, value) in list(self._wills.items()):
+            if connection not in self._connections:
+                del self._wills[key]
+                self._table.compare_and_set(key, None, value)
+                self._appeared(key)
 
     # ---- timers
 

@@ -84,8 +84,7 @@ class SocketStore(Store):
         return self._number(Message(Kind.ADD, amount, (encode_key(key),)), deadline)
 
     def _wait(self, keys: tuple[str, ...], deadline: Deadline) -> Sequence[str]:
-        if len(keys) > MAX_KEYS:
-            raise ValueError(f"wait: a {type(self).__name__} takes at most {MAX_KEYS} keys, not {len(keys)}")
+        self._check_number("wait", keys)
         names = tuple(map(encode_key, keys))
         reply = self._exchange(Message(Kind.WAIT, _nanoseconds(deadline), names), deadline)
         if reply.kind is Kind.DONE:
@@ -95,7 +94,11 @@ class SocketStore(Store):
         raise self._nonsense(reply)
 
     def _delete(self, key: str, deadline: Deadline) -> bool:
-        return bool(self._number(Message(Kind.DELETE, 0, (encode_key(key),)), deadline))
+        return bool(self._discard((key,), deadline))
+
+    def _discard(self, keys: tuple[str, ...], deadline: Deadline) -> int:
+        self._check_number("discard", keys)
+        return self._number(Message(Kind.DELETE, 0, tuple(map(encode_key, keys))), deadline)
 
     def _count(self, prefix: str, deadline: Deadline) -> int:
         return self._number(Message(Kind.COUNT, 0, (encode_key(prefix),)), deadline)
@@ -108,6 +111,17 @@ class SocketStore(Store):
         if reply.kind is not Kind.VALUE:
             raise self._nonsense(reply)
         return reply.fields[0] if reply.fields else None
+
+    def _bequeath(self, key: str, value: bytes | None, deadline: Deadline) -> bool:
+        fields = (encode_key(key),) if value is None else (encode_key(key), value)
+        self._number(Message(Kind.BEQUEATH, 0, fields), deadline)
+        return True
+
+    def _refused(self, deadline: Deadline) -> str:
+        reply = self._exchange(Message(Kind.STRANGERS), deadline)
+        if reply.kind is not Kind.VALUE or not reply.fields:
+            raise self._nonsense(reply)
+        return reply.fields[0].decode("utf-8", "replace")
 
     def _close(self) -> None:
         with self._lock:
@@ -133,6 +147,12 @@ class SocketStore(Store):
         if reply.kind is Kind.REFUSED:
             raise ValueError(reply.fields[0].decode("utf-8", "replace"))
         return reply
+
+    def _check_number(self, call: str, keys: Sequence[str]) -> None:
+        if len(keys) > MAX_KEYS:
+            raise ValueError(
+                f"{call}: a {type(self).__name__} takes at most {MAX_KEYS} keys, not {len(keys)}"
+            )
 
     def _nonsense(self, reply: Message) -> ProtocolError:
         return ProtocolError(f"{self!r} answered {reply.kind.name}, which does not go with the request")
