@@ -54,7 +54,8 @@ void coll_fill(void *out, cmo_dtype dtype, cmo_redop op, uint64_t count, uint64_
     size_t parts = (size_t)components(dtype);
     for (uint64_t i = 0; i < count; i++, at += item) {
         for (size_t k = 0; k < parts; k++) put_value(dtype, at + k * (item / parts), draw_value(op, state, inexact));
-        if (parts == 2 && op == CMO_OP_PROD && !inexact) put_value(dtype, at + item / 2, 0); /* real, so that products stay exact */
+        /* Real, so that products stay exact. */
+        if (parts == 2 && op == CMO_OP_PROD && !inexact) put_value(dtype, at + item / 2, 0);
         if (parts) continue;
         uint64_t bits = coll_random(state, dtype == CMO_BOOL ? 2 : 0);
         if (dtype != CMO_BOOL && coll_random(state, 4) == 0) bits = 0; /* for the logical operations */

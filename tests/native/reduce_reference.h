@@ -54,7 +54,8 @@ static uint16_t reference_narrow(struct format f, float value)
     int exponent = ilogb(magnitude);
     if (exponent < 1 - f.bias)
         exponent = 1 - f.bias;
-    /* In units of the last place; nearbyint rounds ties to even. The hidden bit of a normal number adds one to the exponent. */
+    /* In units of the last place; nearbyint rounds ties to even. The hidden bit of a normal
+     * number adds one to the exponent. */
     const double units = nearbyint(ldexp(magnitude, f.fraction_bits - exponent));
     const double encoded = ldexp(exponent + f.bias - 1, f.fraction_bits) + units;
     return (uint16_t)(sign | (encoded >= infinity ? infinity : (uint32_t)encoded));

@@ -1,5 +1,5 @@
-/* The grid: every kind of collective and every algorithm, 1 to 70 ranks, on all layouts of hosts, with small segments, started back
- * to back by ranks far out of step, and the results of all of them.
+/* The grid: every kind of collective and every algorithm, 1 to 70 ranks, on all layouts of hosts, with small segments,
+ * started back to back by ranks far out of step, and the results of all of them.
  *
  * A seed determines a world and all that happens in it: `SEED=123 ./test_coll` runs it again. QUICK=1 runs a part. */
 #include "check.h"

@@ -55,8 +55,9 @@ int main(void)
             for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
                 for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
                     uint64_t state = ++seed;
-                    coll_case c = {.kind = kinds[k], .op = coll_random(&state, 2) ? CMO_OP_SUM : CMO_OP_PROD, .dtype = dtypes[d],
-                                   .root = (int)coll_random(&state, (uint64_t)size), .count = 1 + coll_random(&state, 150), .inexact = true};
+                    coll_case c = {.kind = kinds[k], .op = coll_random(&state, 2) ? CMO_OP_SUM : CMO_OP_PROD,
+                                   .dtype = dtypes[d], .root = (int)coll_random(&state, (uint64_t)size),
+                                   .count = 1 + coll_random(&state, 150), .inexact = true};
                     test_case(&c, (world_layout)layout, size, seed);
                 }
     return check_report();

@@ -1,4 +1,5 @@
-/* What the algorithms move: bytes of messages each rank sends, and how many messages, against the formulas in their files. */
+/* What the algorithms move: bytes of messages each rank sends, and how many messages,
+ * against the formulas in their files. */
 #include "check.h"
 #include "coll/coll.h"
 #include "coll_case.h"
@@ -50,10 +51,12 @@ static void check_ring(int size)
     uint64_t n = (uint64_t)size, bytes = n * ELEMENTS_EACH * ELEMENT, part = bytes / n;
     cost all = measure(CMO_ALLREDUCE, size, n * ELEMENTS_EACH, 0);
     CHECK(!strcmp(all.algorithm, "ring"));
-    CHECKF(all.most == 2 * (n - 1) * part, "%d ranks: %llu", size, (unsigned long long)all.most); /* 2 (n-1)/n of the array */
+    /* 2 (n-1)/n of the array. */
+    CHECKF(all.most == 2 * (n - 1) * part, "%d ranks: %llu", size, (unsigned long long)all.most);
     CHECKF(all.total == n * all.most, "%d ranks: the ring is uneven", size);
     cost scattered = measure(CMO_REDUCE_SCATTER, size, ELEMENTS_EACH, 0);
-    CHECKF(scattered.most == (n - 1) * part && scattered.total == n * scattered.most, "%d ranks: %llu", size, (unsigned long long)scattered.most);
+    CHECKF(scattered.most == (n - 1) * part && scattered.total == n * scattered.most, "%d ranks: %llu", size,
+           (unsigned long long)scattered.most);
 }
 
 static void check_trees(int size)
@@ -63,16 +66,19 @@ static void check_trees(int size)
     CHECKF(broadcast.total == (n - 1) * bytes, "%d ranks: %llu", size, (unsigned long long)broadcast.total);
     CHECK(broadcast.most_messages <= rounds);
     cost reduce = measure(CMO_REDUCE, size, ELEMENTS_EACH, 1 << 20);
-    CHECKF(reduce.total == (n - 1) * bytes && reduce.most_messages <= 1, "%d ranks: %llu", size, (unsigned long long)reduce.total);
+    CHECKF(reduce.total == (n - 1) * bytes && reduce.most_messages <= 1, "%d ranks: %llu", size,
+           (unsigned long long)reduce.total);
     cost gather = measure(CMO_GATHER, size, ELEMENTS_EACH, 0);
-    CHECKF(gather.total <= rounds * (n - 1) * bytes && gather.most_messages <= 2, "%d ranks: %llu", size, (unsigned long long)gather.total);
+    CHECKF(gather.total <= rounds * (n - 1) * bytes && gather.most_messages <= 2, "%d ranks: %llu", size,
+           (unsigned long long)gather.total);
 }
 
 static void check_logarithmic(int size)
 {
     uint64_t n = (uint64_t)size, bytes = ELEMENTS_EACH * ELEMENT, rounds = rounds_of(size);
     cost barrier = measure(CMO_BARRIER, size, 0, 0);
-    CHECKF(barrier.most_messages == rounds && !barrier.total, "%d ranks: %llu messages", size, (unsigned long long)barrier.most_messages);
+    CHECKF(barrier.most_messages == rounds && !barrier.total, "%d ranks: %llu messages", size,
+           (unsigned long long)barrier.most_messages);
     cost doubling = measure(CMO_ALLREDUCE, size, ELEMENTS_EACH, 1 << 20);
     CHECK(!strcmp(doubling.algorithm, "recursive_doubling"));
     CHECKF(doubling.most <= rounds * bytes, "%d ranks: %llu", size, (unsigned long long)doubling.most);
@@ -83,10 +89,11 @@ static void check_everybody_to_everybody(int size)
 {
     uint64_t n = (uint64_t)size, bytes = ELEMENTS_EACH * ELEMENT;
     cost all = measure(CMO_ALLTOALL, size, ELEMENTS_EACH, 0);
-    if (!strcmp(all.algorithm, "pairwise")) CHECKF(all.most == (n - 1) * bytes, "%d ranks: %llu", size, (unsigned long long)all.most);
+    if (!strcmp(all.algorithm, "pairwise"))
+        CHECKF(all.most == (n - 1) * bytes, "%d ranks: %llu", size, (unsigned long long)all.most);
     cost gathered = measure(CMO_ALLGATHER, size, ELEMENTS_EACH, 0);
-    CHECKF(gathered.most == (n - 1) * bytes && gathered.total == n * gathered.most, "%d ranks: %s, %llu", size, gathered.algorithm,
-           (unsigned long long)gathered.most);
+    CHECKF(gathered.most == (n - 1) * bytes && gathered.total == n * gathered.most, "%d ranks: %s, %llu", size,
+           gathered.algorithm, (unsigned long long)gathered.most);
 }
 
 int main(void)

@@ -1,5 +1,5 @@
-/* Every algorithm once among 1,000 ranks (those in which every rank talks to every other: among 128, since each link takes memory at
- * both ends), in segments of a few elements. */
+/* Every algorithm once among 1,000 ranks (those in which every rank talks to every other: among 128, since each link
+ * takes memory at both ends), in segments of a few elements. */
 #include "check.h"
 #include "coll/coll.h"
 #include "coll_case.h"
@@ -32,11 +32,13 @@ static void run_kind(cmo_kind kind, world_layout layout)
     settings.tunables.pipe_bytes = 256;
     settings.tunables.doubling_bytes = 16;
     settings.net.jitter_ns = 0;
-    bool long_enough = kind == CMO_ALLREDUCE || kind == CMO_REDUCE || kind == CMO_BROADCAST, scans = kind == CMO_SCAN || kind == CMO_EXSCAN;
+    bool long_enough = kind == CMO_ALLREDUCE || kind == CMO_REDUCE || kind == CMO_BROADCAST;
+    bool scans = kind == CMO_SCAN || kind == CMO_EXSCAN;
     const coll_case cases[] = {
         {.kind = kind, .dtype = CMO_F32, .count = 2, .root = size / 2},
         {.kind = kind, .dtype = CMO_I32, .count = long_enough ? (uint64_t)size + 107 : 9, .root = size - 1},
-        {.kind = kind, .dtype = CMO_F16, .count = long_enough || scans ? 40 : 3, .learns = kind >= CMO_GATHER, .root = 0},
+        {.kind = kind, .dtype = CMO_F16, .count = long_enough || scans ? 40 : 3, .learns = kind >= CMO_GATHER,
+         .root = 0},
     };
     enum { CASES = sizeof cases / sizeof *cases };
     world *w = world_create(&settings);
@@ -64,7 +66,8 @@ static bool has_hosts(cmo_kind kind)
 /* Rows that have no place here: one rank, and blocks of so few bytes that those of 1,000 ranks fit in a cache line. */
 static bool is_exempt(const cmo_algorithm *a)
 {
-    return !strcmp(a->name, "alone") || (!strcmp(a->name, "inline") && (a->kind == CMO_REDUCE_SCATTER || a->kind == CMO_ALLTOALL));
+    return !strcmp(a->name, "alone") ||
+           (!strcmp(a->name, "inline") && (a->kind == CMO_REDUCE_SCATTER || a->kind == CMO_ALLTOALL));
 }
 
 int main(void)

@@ -32,7 +32,8 @@ static void test_hello_round_trip(void)
         memset(bytes, 0xaa, sizeof bytes);
         cmo_hello_write(bytes, &a);
         CHECK(cmo_hello_parse(&b, bytes) == CMO_OK);
-        CHECK(a.version == b.version && a.src == b.src && a.dst == b.dst && a.size == b.size && a.generation == b.generation);
+        CHECK(a.version == b.version && a.src == b.src && a.dst == b.dst && a.size == b.size &&
+              a.generation == b.generation);
         CHECK(!memcmp(a.job, b.job, sizeof a.job) && !memcmp(a.nonce, b.nonce, sizeof a.nonce));
         cmo_hello_write(again, &b);
         CHECK(!memcmp(bytes, again, sizeof bytes));
@@ -41,9 +42,10 @@ static void test_hello_round_trip(void)
 
 static void test_hello_layout(void)
 {
-    const cmo_hello h = {.version = 0x01020304, .src = 0x11121314, .dst = 0x21222324, .size = 0x31323334, .generation = 0x41424344,
-                         .job = "0123456789abcde", .nonce = "nonce"};
-    static const uint8_t start[32] = "cmoHELLO\4\3\2\1\x14\x13\x12\x11\x24\x23\x22\x21\x34\x33\x32\x31\x44\x43\x42\x41\0\0\0";
+    const cmo_hello h = {.version = 0x01020304, .src = 0x11121314, .dst = 0x21222324, .size = 0x31323334,
+                         .generation = 0x41424344, .job = "0123456789abcde", .nonce = "nonce"};
+    static const uint8_t start[32] =
+        "cmoHELLO\4\3\2\1\x14\x13\x12\x11\x24\x23\x22\x21\x34\x33\x32\x31\x44\x43\x42\x41\0\0\0";
     uint8_t bytes[CMO_HELLO_BYTES];
     cmo_hello_write(bytes, &h);
     CHECK(!memcmp(bytes, start, 32));
@@ -113,7 +115,8 @@ static void test_welcome(void)
 static void test_judgement(void)
 {
     const cmo_hello own = {.version = CMO_HANDSHAKE_VERSION, .src = 2, .size = 5, .generation = 9, .job = "job"};
-    const cmo_hello good = {.version = CMO_HANDSHAKE_VERSION, .src = 4, .dst = 2, .size = 5, .generation = 9, .job = "job"};
+    const cmo_hello good = {.version = CMO_HANDSHAKE_VERSION, .src = 4, .dst = 2, .size = 5, .generation = 9,
+                            .job = "job"};
     cmo_hello h = good;
     CHECK(cmo_hello_judge(&h, &own) == CMO_VERDICT_ACCEPTED);
 #define WITH(field, value, verdict)                     \
@@ -177,8 +180,8 @@ static void test_comparing_codes(void)
     }
 }
 
-/* Bytes of any kind, and good messages with some of their bytes spoilt. The buffers have exactly a message's size, so that
- * AddressSanitizer sees a read beyond it. */
+/* Bytes of any kind, and good messages with some of their bytes spoilt. The buffers have exactly a message's size, so
+ * that AddressSanitizer sees a read beyond it. */
 static void test_hostile_bytes(void)
 {
     const cmo_hello own = {.version = CMO_HANDSHAKE_VERSION, .src = 1, .size = 4};

@@ -164,8 +164,8 @@ static unsigned char *allocate(size_t bytes)
     return memory;
 }
 
-/* One call, dst being source number `alias` or, at -1, apart. Each array starts `skew` bytes further from alignment than
- * the last. The results of the first instruction set are kept, and the others' must be the same bits. */
+/* One call, dst being source number `alias` or, at -1, apart. Each array starts `skew` bytes further from alignment
+ * than the last. The results of the first instruction set are kept, and the others' must be the same bits. */
 static void run(const struct arrays *arrays, const char *isa, cmo_kernel kernel, cmo_dtype dtype, cmo_redop op,
                 int nsrc, size_t count, int alias, size_t skew, uint64_t divisor, int first)
 {
@@ -185,17 +185,18 @@ static void run(const struct arrays *arrays, const char *isa, cmo_kernel kernel,
     kernel(dst, srcs, nsrc, count, divisor);
 
     size_t wrong = first_difference(dtype, dst, arrays->expected, count, 0);
-    CHECKF(wrong == count, "%s %s %s nsrc %d count %zu alias %d skew %zu divisor %d: element %zu", isa, cmo_dtype_name(dtype),
-           cmo_redop_name(op), nsrc, count, alias, skew, (int)divisor, wrong);
+    CHECKF(wrong == count, "%s %s %s nsrc %d count %zu alias %d skew %zu divisor %d: element %zu", isa,
+           cmo_dtype_name(dtype), cmo_redop_name(op), nsrc, count, alias, skew, (int)divisor, wrong);
     if (first)
         memcpy(arrays->first_isa, dst, bytes);
     wrong = first_difference(dtype, dst, arrays->first_isa, count, 1);
-    CHECKF(wrong == count, "%s differs from baseline: %s %s nsrc %d count %zu alias %d: element %zu", isa, cmo_dtype_name(dtype),
-           cmo_redop_name(op), nsrc, count, alias, wrong);
+    CHECKF(wrong == count, "%s differs from baseline: %s %s nsrc %d count %zu alias %d: element %zu", isa,
+           cmo_dtype_name(dtype), cmo_redop_name(op), nsrc, count, alias, wrong);
     int clear = 1;
     for (size_t i = 0; i < MARGIN; i++)
         clear &= dst[bytes + i] == CANARY && memory[i] == CANARY;
-    CHECKF(clear, "%s %s %s wrote beside dst: nsrc %d count %zu", isa, cmo_dtype_name(dtype), cmo_redop_name(op), nsrc, count);
+    CHECKF(clear, "%s %s %s wrote beside dst: nsrc %d count %zu", isa, cmo_dtype_name(dtype), cmo_redop_name(op), nsrc,
+           count);
     for (int k = 0; k < nsrc; k++)
         CHECK(k == alias || memcmp(srcs[k], arrays->source[k], bytes) == 0);
 }
@@ -228,8 +229,8 @@ static void check_pair(const struct arrays *arrays, cmo_dtype dtype, cmo_redop o
                     continue; /* that exactly the meaningful pairs have kernels is checked before */
                 for (size_t count = 0; count <= SMALL; count++)
                     for (int alias = -1; alias < nsrc; alias++)
-                        run(arrays, isas[isa], kernel, dtype, op, nsrc, count, alias, (count + (size_t)nsrc) % 4, divisors[d],
-                            isa == 0);
+                        run(arrays, isas[isa], kernel, dtype, op, nsrc, count, alias, (count + (size_t)nsrc) % 4,
+                            divisors[d], isa == 0);
                 for (size_t c = 0; with_large && c < sizeof large / sizeof large[0]; c++)
                     for (int alias = -1; alias < nsrc; alias += (nsrc + 1) / 2)
                         run(arrays, isas[isa], kernel, dtype, op, nsrc, large[c], alias, c % 2, divisors[d], isa == 0);
@@ -298,7 +299,8 @@ static void check_half(const char *isa, cmo_dtype dtype)
         CHECKF((dtype == CMO_F16 ? bits_of(wide[i]) : quieted) == bits_of(reference_widen(format, (uint16_t)i)),
                "%s %s widens %zx", isa, cmo_dtype_name(dtype), i);
     }
-    /* Back: every value, the point half-way to the next, and the neighbours of that in float32; then anything at all. */
+    /* Back: every value, the point half-way to the next, and the neighbours of that in
+     * float32; then anything at all. */
     for (size_t i = 0; i < ALL; i++) {
         const uint32_t bits = bits_of(reference_widen(format, (uint16_t)i));
         wide[AROUND * i] = float_of(bits);
@@ -308,8 +310,8 @@ static void check_half(const char *isa, cmo_dtype dtype)
     }
     (dtype == CMO_F16 ? table->f32_to_f16 : table->f32_to_bf16)(half, wide, ALL * AROUND);
     for (size_t i = 0; i < ALL * AROUND; i++)
-        CHECKF(half[i] == reference_narrow(format, wide[i]), "%s %s narrows %08x to %04x, not %04x", isa, cmo_dtype_name(dtype),
-               (unsigned)bits_of(wide[i]), half[i], reference_narrow(format, wide[i]));
+        CHECKF(half[i] == reference_narrow(format, wide[i]), "%s %s narrows %08x to %04x, not %04x", isa,
+               cmo_dtype_name(dtype), (unsigned)bits_of(wide[i]), half[i], reference_narrow(format, wide[i]));
     free(half);
     free(wide);
 }
@@ -331,7 +333,8 @@ static void test_half_conversions(void)
     }
 }
 
-/* Halves are rounded once: 2048 + 1 + 1 + 1 + 1 is 2052 in float32, while rounding each sum to float16 stays at 2048. */
+/* Halves are rounded once: 2048 + 1 + 1 + 1 + 1 is 2052 in float32, while rounding each
+ * sum to float16 stays at 2048. */
 static void test_half_sums_round_once(void)
 {
     const float terms[5] = {2048, 1, 1, 1, 1};
@@ -347,7 +350,8 @@ static void test_half_sums_round_once(void)
 static void test_names_and_sizes(void)
 {
     CHECK(strcmp(cmo_dtype_name(CMO_BOOL), "bool") == 0 && cmo_dtype_size(CMO_BOOL) == 1);
-    CHECK(strcmp(cmo_dtype_name(CMO_CLDBL), "clongdouble") == 0 && cmo_dtype_size(CMO_CLDBL) == 2 * sizeof(long double));
+    CHECK(strcmp(cmo_dtype_name(CMO_CLDBL), "clongdouble") == 0 &&
+          cmo_dtype_size(CMO_CLDBL) == 2 * sizeof(long double));
     CHECK(strcmp(cmo_redop_name(CMO_OP_SUM), "sum") == 0 && strcmp(cmo_redop_name(CMO_OP_LXOR), "lxor") == 0);
 }
 

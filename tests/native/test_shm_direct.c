@@ -1,7 +1,9 @@
-/* Collectives on arrays that lie in windows (coll/shm_direct.c), in the simulator: on all, some or none of the ranks, at any
- * address, small and large, back to back, by ranks far out of step; every array is overwritten as soon as its owner's call has ended.
+/* Collectives on arrays that lie in windows (coll/shm_direct.c), in the simulator: on all, some or none of the
+ * ranks, at any address, small and large, back to back, by ranks far out of step; every array is overwritten as soon
+ * as its owner's call has ended.
  *
- * A seed determines a world and all that happens in it: `SEED=123 ./test_shm_direct` runs it again. QUICK=1 runs a part. */
+ * A seed determines a world and all that happens in it: `SEED=123 ./test_shm_direct` runs
+ * it again. QUICK=1 runs a part. */
 #include "check.h"
 #include "coll/coll.h"
 #include "coll_case.h"
@@ -57,7 +59,8 @@ static void test_results_have_the_bits_of_staged_ones(void)
     static const cmo_dtype dtypes[] = {CMO_F32, CMO_F16, CMO_BF16, CMO_F64, CMO_C64};
     static const cmo_kind kinds[] = {CMO_ALLREDUCE, CMO_REDUCE, CMO_REDUCE_SCATTER, CMO_SCAN, CMO_EXSCAN};
     for (int i = 0; i < 50; i++) {
-        coll_case c = {.kind = kinds[i % 5], .dtype = dtypes[i / 5 % 5], .op = i / 25 ? CMO_OP_MEAN : CMO_OP_SUM, .count = 333, .inexact = true};
+        coll_case c = {.kind = kinds[i % 5], .dtype = dtypes[i / 5 % 5], .op = i / 25 ? CMO_OP_MEAN : CMO_OP_SUM,
+                       .count = 333, .inexact = true};
         world *worlds[PLACES];
         coll_run *runs[PLACES];
         for (int p = 0; p < PLACES; p++) {
@@ -76,8 +79,8 @@ static void test_results_have_the_bits_of_staged_ones(void)
             for (int r = 0; r < SIZE; r++) {
                 size_t bytes, same;
                 const void *direct = coll_out(runs[p], r, &bytes), *staged = coll_out(runs[0], r, &same);
-                CHECKF(bytes == same && (!bytes || !memcmp(direct, staged, bytes)), "%s of %s, rank %d", cmo_kind_name(c.kind),
-                       cmo_dtype_name(c.dtype), r);
+                CHECKF(bytes == same && (!bytes || !memcmp(direct, staged, bytes)), "%s of %s, rank %d",
+                       cmo_kind_name(c.kind), cmo_dtype_name(c.dtype), r);
             }
         for (int p = 0; p < PLACES; p++) {
             world_destroy(worlds[p]);

@@ -1,5 +1,5 @@
-/* Ranks that share memory and do not agree: different calls are an error on all of them that says who called what, and nothing that
- * a peer writes into shared memory is believed unchecked. */
+/* Ranks that share memory and do not agree: different calls are an error on all of them that says who called what, and
+ * nothing that a peer writes into shared memory is believed unchecked. */
 #include "base/clock.h"
 #include "check.h"
 #include "coll/shm.h"
@@ -50,7 +50,8 @@ static bool trio_ended(trio *t, int rank)
 /* Run until all calls have ended; they must. */
 static void trio_run(trio *t)
 {
-    for (int i = 0; i < PASSES && !(trio_ended(t, 0) && trio_ended(t, 1) && trio_ended(t, 2)); i++) trio_pass(t, i * 7 % 5 % RANKS);
+    for (int i = 0; i < PASSES && !(trio_ended(t, 0) && trio_ended(t, 1) && trio_ended(t, 2)); i++)
+        trio_pass(t, i * 7 % 5 % RANKS);
     for (int r = 0; r < RANKS; r++) CHECKF(trio_ended(t, r), "rank %d has not ended", r);
 }
 
@@ -80,12 +81,17 @@ static void test_different_calls_are_an_error_on_all_ranks(void)
 {
     const cmo_call barrier = {.kind = CMO_BARRIER};
     disagree(barrier, reduction(CMO_ALLREDUCE, 1), barrier, "rank 1: allreduce(1 × float64");
-    disagree(reduction(CMO_ALLREDUCE, 1), reduction(CMO_ALLREDUCE, 2), reduction(CMO_ALLREDUCE, 1), "rank 1: allreduce(2 × float64");  /* inline */
-    disagree(reduction(CMO_ALLREDUCE, 8), reduction(CMO_ALLREDUCE, 8), reduction(CMO_ALLREDUCE, 9), "rank 2: allreduce(9 × float64");  /* staged */
-    disagree(reduction(CMO_ALLREDUCE, 60), reduction(CMO_ALLREDUCE, 61), reduction(CMO_ALLREDUCE, 60), "rank 1: allreduce(61 × float64"); /* sliced */
+    disagree(reduction(CMO_ALLREDUCE, 1), reduction(CMO_ALLREDUCE, 2), reduction(CMO_ALLREDUCE, 1),
+             "rank 1: allreduce(2 × float64"); /* inline */
+    disagree(reduction(CMO_ALLREDUCE, 8), reduction(CMO_ALLREDUCE, 8), reduction(CMO_ALLREDUCE, 9),
+             "rank 2: allreduce(9 × float64"); /* staged */
+    disagree(reduction(CMO_ALLREDUCE, 60), reduction(CMO_ALLREDUCE, 61), reduction(CMO_ALLREDUCE, 60),
+             "rank 1: allreduce(61 × float64"); /* sliced */
     disagree(reduction(CMO_ALLREDUCE, 60), reduction(CMO_ALLREDUCE, 1), barrier, "rank 2: barrier()");
-    disagree(reduction(CMO_ALLGATHER, 8), reduction(CMO_ALLTOALL, 8), reduction(CMO_ALLGATHER, 8), "rank 1: alltoall(8 × float64)");
-    disagree(reduction(CMO_REDUCE_SCATTER, 8), reduction(CMO_REDUCE_SCATTER, 8), reduction(CMO_ALLREDUCE, 8), "rank 2: allreduce(8 × float64");
+    disagree(reduction(CMO_ALLGATHER, 8), reduction(CMO_ALLTOALL, 8), reduction(CMO_ALLGATHER, 8),
+             "rank 1: alltoall(8 × float64)");
+    disagree(reduction(CMO_REDUCE_SCATTER, 8), reduction(CMO_REDUCE_SCATTER, 8), reduction(CMO_ALLREDUCE, 8),
+             "rank 2: allreduce(8 × float64");
 }
 
 /* Who does not wait for the others has returned when they find out; its next call says so. */
@@ -101,9 +107,11 @@ static void later(cmo_call root, cmo_call other, cmo_call third)
     for (int i = 0; i < 100; i++) trio_pass(&t, i % RANKS);
     cmo_op next[RANKS] = {0};
     cmo_err err[RANKS];
-    for (int r = 0; r < RANKS; r++) err[r] = cmo_call_start(&next[r], world_comm(t.world, r), &(cmo_call){.kind = CMO_BARRIER}, -1);
+    for (int r = 0; r < RANKS; r++)
+        err[r] = cmo_call_start(&next[r], world_comm(t.world, r), &(cmo_call){.kind = CMO_BARRIER}, -1);
     for (int i = 0; i < PASSES; i++) {
-        if (i == PASSES / 2) cmo_sim_sleep(world_sim(t.world), 2 * CMO_SECOND); /* a failure waits for all to say where they are, but not for ever */
+        /* A failure waits for all to say where they are, but not for ever. */
+        if (i == PASSES / 2) cmo_sim_sleep(world_sim(t.world), 2 * CMO_SECOND);
         trio_pass(&t, i % RANKS);
     }
     for (int r = 0; r < RANKS; r++) {
@@ -174,18 +182,26 @@ static void deceive_about(const char *name, cmo_call call, cmo_call other, lie_f
     trio_free(&t);
 }
 
-static void deceive(const char *name, cmo_call call, cmo_call other, lie_fn *lie) { deceive_about(name, call, other, lie, true); }
+static void deceive(const char *name, cmo_call call, cmo_call other, lie_fn *lie)
+{
+    deceive_about(name, call, other, lie, true);
+}
 
-static void lie_type(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)p, (void)slot, r->dtype = 200; }
-static void lie_dimensions(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)p, (void)slot, r->ndim = 65; }
-static void lie_count(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)p, (void)slot, r->count = UINT64_MAX / 4; }
-static void lie_shape(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)p, (void)slot, r->shape[0] = 9; }
-static void lie_shape_overflow(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)p, (void)slot, r->shape[0] = UINT64_MAX / 4; }
-static void lie_row(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)p, (void)slot, r->shape[1] = 5; }
-static void lie_row_overflow(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)p, (void)slot, r->shape[1] = UINT64_MAX / 4; }
-static void lie_number(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)r, (void)slot, atomic_store(&p->seq, 1 + CMO_POSTS); }
-static void lie_blocks(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)p, (void)r, memset(slot, 0xff, sizeof(uint64_t)); }
-static void lie_length(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)r, (void)slot, memset(p->payload, 0xff, sizeof(uint64_t)); }
+#define LIE(name, statement)                                                       \
+    static void lie_##name(cmo_post *p, cmo_record *r, unsigned char *slot)        \
+    {                                                                              \
+        (void)p, (void)r, (void)slot, statement;                                   \
+    }
+LIE(type, r->dtype = 200)
+LIE(dimensions, r->ndim = 65)
+LIE(count, r->count = UINT64_MAX / 4)
+LIE(shape, r->shape[0] = 9)
+LIE(shape_overflow, r->shape[0] = UINT64_MAX / 4)
+LIE(row, r->shape[1] = 5)
+LIE(row_overflow, r->shape[1] = UINT64_MAX / 4)
+LIE(number, atomic_store(&p->seq, 1 + CMO_POSTS))
+LIE(blocks, memset(slot, 0xff, sizeof(uint64_t)))
+LIE(length, memset(p->payload, 0xff, sizeof(uint64_t)))
 
 static void put_place(cmo_post *p, uint64_t in, uint64_t out)
 {
@@ -193,16 +209,16 @@ static void put_place(cmo_post *p, uint64_t in, uint64_t out)
     memcpy(p->payload + offsetof(cmo_shm_offer, out), &out, sizeof out);
 }
 
-static void lie_far(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)r, (void)slot, put_place(p, UINT64_MAX, 0); }
-static void lie_page(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)r, (void)slot, put_place(p, 65, 0); }
-static void lie_end(cmo_post *p, cmo_record *r, unsigned char *slot) { (void)r, (void)slot, put_place(p, 1 + window_bytes - 16, 0); }
+LIE(far, put_place(p, UINT64_MAX, 0))
+LIE(page, put_place(p, 65, 0))
+LIE(end, put_place(p, 1 + window_bytes - 16, 0))
 
 static void test_where_a_peer_says_that_its_array_is_is_checked(void)
 {
     const uint64_t shape[] = {48};
     const cmo_call calls[] = {
-        reduction(CMO_ALLREDUCE, 16), reduction(CMO_ALLREDUCE, 48), reduction(CMO_REDUCE_SCATTER, 16), reduction(CMO_SCAN, 48),
-        reduction(CMO_ALLGATHER, 16), reduction(CMO_ALLTOALL, 16),
+        reduction(CMO_ALLREDUCE, 16), reduction(CMO_ALLREDUCE, 48), reduction(CMO_REDUCE_SCATTER, 16),
+        reduction(CMO_SCAN, 48), reduction(CMO_ALLGATHER, 16), reduction(CMO_ALLTOALL, 16),
         {.kind = CMO_BROADCAST, .dtype = CMO_F64, .count = 48, .ndim = 1, .shape = shape},
         {.kind = CMO_SCATTER, .dtype = CMO_F64, .count = 16, .ndim = 1, .shape = shape},
         {.kind = CMO_ALLGATHER, .dtype = CMO_F64, .count = 16, .exchange = true},

@@ -1,8 +1,10 @@
-/* The collectives of ranks that share memory, with real concurrency: a thread for each rank over one mapping, so that
- * ThreadSanitizer sees every access to the slots and announcements. What it must not find is a byte that is read or written
- * again before the protocol of comm/piece.h allows it. (The grid of cases is test_coll.c's; here it is about the races.)
+/* The collectives of ranks that share memory, with real concurrency: a thread for each rank over one mapping,
+ * so that ThreadSanitizer sees every access to the slots and announcements. What it must not find is a byte
+ * that is read or written again before the protocol of comm/piece.h allows it. (The grid of cases is
+ * test_coll.c's; here it is about the races.)
  *
- * Arrays are ordinary or, as comm.empty makes them, in the windows, where every rank reads what the others write before the call and after it.
+ * Arrays are ordinary or, as comm.empty makes them, in the windows, where every rank reads what the others write
+ * before the call and after it.
  *
  * Every element is a function of (call, rank, index), so each rank knows by itself what it must receive. */
 #include "check.h"
@@ -26,7 +28,8 @@ typedef struct setting {
     places places;
 } setting;
 
-/* Few small slots, so that every slot and announcement is used again as soon as it may be; and slots as they are in earnest. */
+/* Few small slots, so that every slot and announcement is used again as soon as it may be; and
+ * slots as they are in earnest. */
 static const setting settings[] = {
     {2, 64, 3, 0, 400, ORDINARY},
     {2, 256 << 10, 4, 16 << 10, 400, ORDINARY},
@@ -76,14 +79,17 @@ static plan plan_of(const setting *s, int n)
     static const uint64_t sizes[] = {1, 6, 0, 7, 100, 33, MOST, 2};
     uint64_t draw = element(n, 99, 0);
     plan p = {.n = n, .kind = (cmo_kind)(draw % CMO_NKINDS), .root = (int)(draw / 64 % (uint64_t)s->ranks)};
-    if (n / 32 % 2) { /* for a while only calls in which the root waits for nobody, so that it runs ahead as far as it may */
+    /* For a while only calls in which the root waits for nobody, so that it runs ahead as far as it may. */
+    if (n / 32 % 2) {
         p.kind = draw % 2 ? CMO_BROADCAST : CMO_SCATTER;
         p.root = n / 64 % s->ranks;
     }
     uint64_t count = sizes[draw / 4096 % 8];
-    bool blocks = p.kind == CMO_REDUCE_SCATTER || p.kind == CMO_SCATTER || p.kind == CMO_GATHER || p.kind == CMO_ALLGATHER;
+    bool blocks = p.kind == CMO_REDUCE_SCATTER || p.kind == CMO_SCATTER || p.kind == CMO_GATHER ||
+                  p.kind == CMO_ALLGATHER;
     p.unequal = blocks && draw / 65536 % 2;
-    p.learns = p.kind == CMO_BROADCAST || p.kind == CMO_SCATTER || p.kind == CMO_GATHER || p.kind == CMO_ALLGATHER || p.kind == CMO_ALLTOALL;
+    p.learns = p.kind == CMO_BROADCAST || p.kind == CMO_SCATTER || p.kind == CMO_GATHER || p.kind == CMO_ALLGATHER ||
+               p.kind == CMO_ALLTOALL;
     p.learns = p.learns && draw / (65536 * 2) % 2;
     for (int r = 0; r < s->ranks; r++) p.counts[r] = p.unequal ? count * (uint64_t)((r + n) % 3) / 2 : count;
     return p;
@@ -181,7 +187,8 @@ static void make_call(member *m, const plan *p)
     const uint64_t *out = call.out;
     uint64_t wrong = 0, count = expected_count(p, m->rank, ranks);
     for (uint64_t i = 0; i < count; i++) wrong += out[i] != expected(p, m->rank, ranks, i);
-    CHECKF(!wrong, "%s %d, rank %d of %d: %" PRIu64 " of %" PRIu64 " elements are wrong", cmo_kind_name(p->kind), p->n, m->rank, ranks, wrong, count);
+    CHECKF(!wrong, "%s %d, rank %d of %d: %" PRIu64 " of %" PRIu64 " elements are wrong", cmo_kind_name(p->kind), p->n,
+           m->rank, ranks, wrong, count);
 }
 
 static void *run_member(void *ctx)
@@ -231,11 +238,13 @@ static cmo_err make_world(const setting *s, member *members)
         neighbours[r] = (cmo_neighbour){.head = m->head, .size = m->head_bytes, .doorbell = -1, .pidfd = -1};
     }
     for (int r = 0; r < s->ranks; r++)
-        CMO_TRY(cmo_engine_create(&members[r].engine, &(cmo_world){.rank = r, .size = s->ranks, .generation = 1, .host = host,
-                                                                   .window = members[r].window, .neighbours = neighbours, .nlocal = s->ranks,
-                                                                   .share = true, .collectives = &cmo_coll, .tunables = tunables,
-                                                                   .threadless = true}));
-    for (int r = 0; r < s->ranks; r++) CMO_TRY(make_arrays(&members[r])); /* after the engines' own memory, which is at the same place in all windows */
+        CMO_TRY(cmo_engine_create(&members[r].engine,
+                                  &(cmo_world){.rank = r, .size = s->ranks, .generation = 1, .host = host,
+                                               .window = members[r].window, .neighbours = neighbours,
+                                               .nlocal = s->ranks, .share = true, .collectives = &cmo_coll,
+                                               .tunables = tunables, .threadless = true}));
+    /* After the engines' own memory, which is at the same place in all windows. */
+    for (int r = 0; r < s->ranks; r++) CMO_TRY(make_arrays(&members[r]));
     return CMO_OK;
 }
 

@@ -40,8 +40,9 @@ static bool stress_read(side *s, int from, uint64_t *state)
     return err == CMO_OK;
 }
 
-/* `size` nets open links to each other in a random order and are polled in a random order, some of them now and then not
- * for longer than the time that a handshake may take. Every pair must end with one connection, and every byte arrive. */
+/* `size` nets open links to each other in a random order and are polled in a random order, some of them
+ * now and then not for longer than the time that a handshake may take. Every pair must end with one
+ * connection, and every byte arrive. */
 static void stress(uint64_t seed, int size, int64_t handshake_ns)
 {
     static side sides[WORLD_MAX][WORLD_MAX];

@@ -98,8 +98,10 @@ static void test_servers_that_are_no_ranks(void)
         UNTIL(&w, (fd = accept(w.listener[1], NULL, NULL)) >= 0);
         uint8_t bytes[CMO_HELLO_BYTES];
         CHECK(receive(&w, fd, bytes, sizeof bytes));
-        if (kind == 0) cmo_answer_write(bytes, &(cmo_answer){.version = CMO_HANDSHAKE_VERSION, .nonce = "n", .mac = "m"});
-        if (kind == 1) memcpy(bytes, "220 mail.example.org ESMTP, at your service, and waiting for you to say something", 80);
+        if (kind == 0)
+            cmo_answer_write(bytes, &(cmo_answer){.version = CMO_HANDSHAKE_VERSION, .nonce = "n", .mac = "m"});
+        if (kind == 1)
+            memcpy(bytes, "220 mail.example.org ESMTP, at your service, and waiting for you to say something", 80);
         CHECK(send(fd, bytes, sizeof bytes, MSG_NOSIGNAL) == sizeof bytes);
         CHECK(end_of(&w, l) == (kind == 0 ? CMO_EAUTH : CMO_EPEERLOST));
         reason_has(kind == 0 ? "did not prove" : "no rank of commops");

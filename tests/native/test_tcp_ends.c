@@ -111,7 +111,8 @@ static void test_a_host_that_vanishes_and_one_that_is_slow(void)
         if (child == 0) _exit(host_vanishes(closed_window));
         int status = 0;
         CHECK(child > 0 && waitpid(child, &status, 0) == child);
-        if (WIFEXITED(status) && WEXITSTATUS(status) == 77) fprintf(stderr, "a host that vanishes: no private network here\n");
+        if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+            fprintf(stderr, "a host that vanishes: no private network here\n");
         else CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     }
 }

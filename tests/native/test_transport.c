@@ -140,7 +140,8 @@ static void stream_write(stream *s, uint64_t *state)
     if (!s->out->up || s->written == s->length) return;
     const int n = cut(iov, s->length - s->written, state);
     for (int i = 0; i < n; i++) {
-        for (size_t k = 0; k < iov[i].iov_len; k++) ((uint8_t *)iov[i].iov_base)[k] = byte_at(s->from, s->to, s->written + total + k);
+        for (size_t k = 0; k < iov[i].iov_len; k++)
+            ((uint8_t *)iov[i].iov_base)[k] = byte_at(s->from, s->to, s->written + total + k);
         total += iov[i].iov_len;
     }
     CHECKF(s->out->net->ops->write(s->out, iov, n, &moved) == CMO_OK, "%s", cmo_reason());
@@ -158,7 +159,8 @@ static cmo_err stream_read(stream *s, uint64_t *state)
     for (int i = 0; i < n; i++)
         for (size_t k = 0; k < iov[i].iov_len && checked < moved; k++, checked++)
             if (((uint8_t *)iov[i].iov_base)[k] != byte_at(s->from, s->to, s->read + checked)) {
-                CHECKF(false, "%s: %d to %d, byte %llu", now_testing->name, s->from, s->to, (unsigned long long)(s->read + checked));
+                CHECKF(false, "%s: %d to %d, byte %llu", now_testing->name, s->from, s->to,
+                       (unsigned long long)(s->read + checked));
                 return CMO_EPROTO;
             }
     s->read += moved;
@@ -308,7 +310,9 @@ static void test_many_links(fixture *f)
     uint64_t state = 9;
     for (int i = 0; i < f->size; i++)
         for (int j = 0; j < f->size; j++)
-            if (i != j) streams[n++] = (stream){.out = open_link(f, i, j), .in = NULL, .from = i, .to = j, .length = 20000 + dice(&state, 20000)};
+            if (i != j)
+                streams[n++] = (stream){.out = open_link(f, i, j), .in = NULL, .from = i, .to = j,
+                                        .length = 20000 + dice(&state, 20000)};
     for (int k = 0; k < n; k++) streams[k].in = open_link(f, streams[k].to, streams[k].from);
     const int64_t deadline = cmo_deadline(30);
     while (done < n && cmo_now() < deadline) {
@@ -348,7 +352,8 @@ static void test_the_end_comes_after_the_last_byte(fixture *f)
         err = stream_read(&s, &state);
     }
     CHECKF(err == CMO_EPEERLOST, "%s: %s", now_testing->name, cmo_err_name(err));
-    CHECKF(s.read == s.length, "%s: %llu of %llu", now_testing->name, (unsigned long long)s.read, (unsigned long long)s.length);
+    CHECKF(s.read == s.length, "%s: %llu of %llu", now_testing->name, (unsigned long long)s.read,
+           (unsigned long long)s.length);
     CHECKF(strstr(cmo_reason(), "rank 0") != NULL, "%s", cmo_reason());
     CHECK(!b->up);
     CHECK(b->net->ops->write(b, &stray, 1, &moved) == CMO_EPEERLOST && moved == 0);

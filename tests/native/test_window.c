@@ -123,7 +123,8 @@ static void test_only_a_sleeper_is_rung(void)
     cmo_window *w;
     uint64_t rings = 0;
     CHECK(cmo_window_create(&w, 1, WINDOW_BYTES, true) == CMO_OK);
-    cmo_neighbour n = {.head = cmo_window_base(w), .size = WINDOW_BYTES, .doorbell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
+    cmo_neighbour n = {.head = cmo_window_base(w), .size = WINDOW_BYTES,
+                       .doorbell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
     cmo_ring(&n);
     CHECK(read(n.doorbell, &rings, sizeof rings) < 0);
     atomic_store(&n.head->asleep, 1);
@@ -138,11 +139,14 @@ static void test_addresses_inside_a_window_are_found(void)
     cmo_window *w;
     uint64_t offset;
     CHECK(cmo_window_create(&w, 1, WINDOW_BYTES, true) == CMO_OK);
-    cmo_neighbour n = {.head = cmo_window_base(w), .size = WINDOW_BYTES, .doorbell = -1, .pidfd = -1}, none = {.doorbell = -1};
+    cmo_neighbour n = {.head = cmo_window_base(w), .size = WINDOW_BYTES, .doorbell = -1, .pidfd = -1};
+    cmo_neighbour none = {.doorbell = -1};
     char *base = (char *)n.head;
-    CHECK(cmo_window_offset(&n, base + 5001, 10, &offset) && offset == 5001 && cmo_window_bytes(&n, offset, 10) == base + 5001);
+    CHECK(cmo_window_offset(&n, base + 5001, 10, &offset) && offset == 5001 &&
+          cmo_window_bytes(&n, offset, 10) == base + 5001);
     CHECK(cmo_window_offset(&n, base + CMO_PAGE, WINDOW_BYTES - CMO_PAGE, &offset) && offset == CMO_PAGE);
-    CHECK(cmo_window_offset(&n, base + WINDOW_BYTES - 1, 1, &offset) && !cmo_window_offset(&n, base + WINDOW_BYTES - 1, 2, &offset));
+    CHECK(cmo_window_offset(&n, base + WINDOW_BYTES - 1, 1, &offset) &&
+          !cmo_window_offset(&n, base + WINDOW_BYTES - 1, 2, &offset));
     CHECK(!cmo_window_offset(&n, base + CMO_PAGE - 1, 10, &offset)); /* its head is nobody's array */
     CHECK(!cmo_window_offset(&n, (char *)(uintptr_t)((uintptr_t)base - 1), 10, &offset));
     CHECK(!cmo_window_offset(&n, base + 5001, UINT64_MAX, &offset));

@@ -17,8 +17,8 @@ static uint64_t draw(uint64_t *state)
 static void test_header_round_trip(void)
 {
     cmo_header h = {.kind = CMO_EAGER, .space = CMO_COLLECTIVE, .dtype = 7, .ndim = 3, .comm = 0xfedcba98,
-                    .seq = UINT64_MAX, .tag = -5, .length = 1 << 20, .id = 42, .aux = 7, .fingerprint = UINT64_C(0x0123456789abcdef),
-                    .generation = 3};
+                    .seq = UINT64_MAX, .tag = -5, .length = 1 << 20, .id = 42, .aux = 7,
+                    .fingerprint = UINT64_C(0x0123456789abcdef), .generation = 3};
     uint8_t bytes[CMO_HEADER_BYTES], again[CMO_HEADER_BYTES];
     cmo_header_write(bytes, &h);
     cmo_header got = {0};
@@ -99,7 +99,8 @@ static void test_shapes_must_fit_their_bytes(void)
     CHECK(parse_shape((uint64_t[]){UINT64_C(1) << 40, 1 << 10}, 2, 2, UINT64_C(1) << 51) == CMO_OK);
 }
 
-/* Whatever is parsed can be written again to the same bytes; nothing is read beyond them (AddressSanitizer looks on). */
+/* Whatever is parsed can be written again to the same bytes; nothing is read beyond
+ * them (AddressSanitizer looks on). */
 static void test_random_bytes(void)
 {
     uint64_t state = UINT64_C(0x2545f4914f6cdd1d);

@@ -32,6 +32,7 @@ static inline void cmo_list_remove(cmo_node *n)
 
 /* Walk a list; the current node may be removed meanwhile. */
 #define CMO_EACH(node, head) \
-    for (cmo_node *node = (head)->next, *node##_next = node->next; node != (head); node = node##_next, node##_next = node->next)
+    for (cmo_node *node = (head)->next, *node##_next = node->next; node != (head); \
+         node = node##_next, node##_next = node->next)
 
 #endif

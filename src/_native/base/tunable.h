@@ -51,7 +51,8 @@ typedef struct cmo_tunable_row {
 extern const cmo_tunable_row cmo_tunable_rows[]; /* in the order of the struct's fields */
 extern const int cmo_ntunables;
 
-/* The defaults, overridden by the environment. A value that is no number, or out of bounds, is an error that names it. */
+/* The defaults, overridden by the environment. A value that is no number, or out of
+ * bounds, is an error that names it. */
 cmo_err cmo_tunables_read(cmo_tunables *out);
 
 #endif

@@ -44,7 +44,8 @@ cmo_err cmo_wait(cmo_waiter *w, cmo_err (*poll)(void *), cmo_slept slept, void *
         atomic_thread_fence(memory_order_seq_cst); /* the sleeper's half of the pairing described in wait.h */
         uint64_t progress = *w->progress;
         err = poll(ctx);
-        /* A poll that moved something may have made way for more (the next call of a queue): nobody would ring for that. */
+        /* A poll that moved something may have made way for more (the next call of a
+         * queue): nobody would ring for that. */
         if (err == CMO_AGAIN && *w->progress == progress) {
             int64_t left = deadline - cmo_now();
             if (left <= 0) err = cmo_fail(CMO_ETIMEOUT, "the deadline passed");
@@ -54,7 +55,8 @@ cmo_err cmo_wait(cmo_waiter *w, cmo_err (*poll)(void *), cmo_slept slept, void *
                 int n = epoll_wait(w->epoll, events, 8, ms);
                 atomic_store_explicit(w->asleep, 0, memory_order_relaxed);
                 if (slept) slept(ctx, events, n > 0 ? n : 0);
-                /* A signal ends the sleep with n = -1. Asking is dear (it may take an interpreter's lock), so not after each event. */
+                /* A signal ends the sleep with n = -1. Asking is dear (it may take an interpreter's
+                 * lock), so not after each event. */
                 bool ask = w->interrupted && (n <= 0 || sleeps % SLEEPS_PER_QUESTION == 0);
                 if (ask && w->interrupted(w->interrupt_ctx)) err = cmo_fail(CMO_EINTERRUPT, "interrupted");
             }

@@ -6,10 +6,10 @@
  *      distance 2      0123     1234     2340     3401     4012       from the rank 2 ahead
  *      distance 4      01234    12340    23401    34012    40123      from the rank 4 ahead: only the one that lacks
  *
- * log2(n) rounds, rounded up. A rank sends and receives every block but one, once: as many bytes as the ring in fewer, longer messages.
- * In return all blocks are copied once more, from scratch memory, where a rank's own comes first, to their places
- * in out; and nothing is passed on while it arrives. (J. Bruck et al., "Efficient Algorithms for All-to-All
- * Communications in Multiport Message-Passing Systems", 1997.) */
+ * log2(n) rounds, rounded up. A rank sends and receives every block but one, once: as many bytes as the ring in fewer,
+ * longer messages. In return all blocks are copied once more, from scratch memory, where a rank's own comes first, to
+ * their places in out; and nothing is passed on while it arrives. (J. Bruck et al., "Efficient Algorithms for
+ * All-to-All Communications in Multiport Message-Passing Systems", 1997.) */
 #include "coll/algorithms.h"
 
 #include <stdlib.h>
@@ -33,7 +33,8 @@ static cmo_err bruck_prepare(cmo_op *op)
     int n = op->comm->size;
     uint64_t size = cmo_dtype_size(c->dtype);
     if (!(s->starts = calloc((size_t)n + 1, sizeof *s->starts))) return cmo_fail(CMO_ENOMEM, "allgather: %d blocks", n);
-    for (int i = 0; i < n; i++) s->starts[i + 1] = s->starts[i] + cmo_block_count(c->counts, c->count, bruck_rank(op, i)) * size;
+    for (int i = 0; i < n; i++)
+        s->starts[i + 1] = s->starts[i] + cmo_block_count(c->counts, c->count, bruck_rank(op, i)) * size;
     if (!(s->scratch = malloc(s->starts[n] + 1)))
         return cmo_fail(CMO_ENOMEM, "allgather: %llu bytes", (unsigned long long)s->starts[n]);
     if (s->starts[1]) memcpy(s->scratch, c->in, s->starts[1]);
@@ -41,14 +42,17 @@ static cmo_err bruck_prepare(cmo_op *op)
     return CMO_OK;
 }
 
-/* What we have, as far as it lacks there, goes to the rank that is as far behind us; as much comes from the one ahead. */
+/* What we have, as far as it lacks there, goes to the rank that is as far behind us; as
+ * much comes from the one ahead. */
 static void bruck_post(cmo_op *op)
 {
     bruck *s = op->state;
     int n = op->comm->size, blocks = s->have < n - s->have ? s->have : n - s->have;
     uint64_t from = s->starts[s->have];
-    cmo_post_recv(op, &s->recv, bruck_rank(op, s->have), (uint64_t)s->have, s->scratch + from, s->starts[s->have + blocks] - from);
-    cmo_post_send(op, &s->send, bruck_rank(op, n - s->have), (uint64_t)s->have, s->scratch, s->starts[blocks], s->starts[blocks]);
+    cmo_post_recv(op, &s->recv, bruck_rank(op, s->have), (uint64_t)s->have, s->scratch + from,
+                  s->starts[s->have + blocks] - from);
+    cmo_post_send(op, &s->send, bruck_rank(op, n - s->have), (uint64_t)s->have, s->scratch, s->starts[blocks],
+                  s->starts[blocks]);
 }
 
 /* Blocks of this rank and those above it come first in scratch, and last in out. */

@@ -1,8 +1,9 @@
 /* How the algorithms are written, and what they may use.
  *
  * A step function reads like the algorithm it is, top to bottom, with CO_WAIT where another rank must do something
- * first. Between CO_BEGIN and CO_END local variables do not survive a CO_WAIT: what must be remembered is in `s`, the algorithm's state. CO_WAIT
- * stores its line and returns; the next call jumps back there (Duff's device, as in A. Dunkels' protothreads). One CO_WAIT a line, none inside a nested switch. */
+ * first. Between CO_BEGIN and CO_END local variables do not survive a CO_WAIT: what must be remembered is in `s`, the
+ * algorithm's state. CO_WAIT stores its line and returns; the next call jumps back there (Duff's device, as in A.
+ * Dunkels' protothreads). One CO_WAIT a line, none inside a nested switch. */
 #ifndef CMO_COLL_H
 #define CMO_COLL_H
 
@@ -10,7 +11,8 @@
 
 #define CO_BEGIN(op) switch ((op)->pc) { case 0:
 
-/* `expression` is a cmo_err: go on when it is CMO_OK, come back later while it is CMO_AGAIN, end the op with any other. */
+/* `expression` is a cmo_err: go on when it is CMO_OK, come back later while it is
+ * CMO_AGAIN, end the op with any other. */
 #define CO_WAIT(op, expression)                     \
     do {                                            \
         (op)->pc = __LINE__;                        \
@@ -27,10 +29,11 @@
 #define CO_END(op) } (op)->pc = -1; return CMO_OK
 
 typedef struct cmo_algorithm {
-    const char *name;                /* "ring", as `commops bench` shows it */
+    const char *name; /* "ring", as `commops bench` shows it */
     cmo_kind kind;
-    bool (*fits)(const cmo_op *op);  /* may it be used for this call? Must say the same on every rank, so it may look only at what every
-                                        rank knows alike: the communicator's shape, tunables, and the parts of the call that the fingerprint covers */
+    /* May it be used for this call? Must say the same on every rank, so it may look only at what every rank knows
+     * alike: the communicator's shape, tunables, and the parts of the call that the fingerprint covers. */
+    bool (*fits)(const cmo_op *op);
     cmo_err (*step)(cmo_op *op);
     void (*finish)(cmo_op *op);
     size_t state_bytes;
@@ -52,7 +55,10 @@ cmo_err cmo_child_start(cmo_op *op, cmo_comm *comm, const cmo_call *call);
 cmo_err cmo_child_step(cmo_op *op);
 
 /* Blocks: where rank r's block starts and how many elements it has, equal blocks or counts alike. */
-static inline uint64_t cmo_block_count(const uint64_t *counts, uint64_t count, int r) { return counts ? counts[r] : count; }
+static inline uint64_t cmo_block_count(const uint64_t *counts, uint64_t count, int r)
+{
+    return counts ? counts[r] : count;
+}
 static inline uint64_t cmo_block_start(const uint64_t *counts, uint64_t count, int r)
 {
     if (!counts) return count * (uint64_t)r;
@@ -61,7 +67,8 @@ static inline uint64_t cmo_block_start(const uint64_t *counts, uint64_t count, i
     return start;
 }
 
-/* Cut `count` elements in `parts` parts whose sizes differ by at most one; part r is [cmo_part(…, r), cmo_part(…, r + 1)). */
+/* Cut `count` elements in `parts` parts whose sizes differ by at most one; part r is
+ * [cmo_part(…, r), cmo_part(…, r + 1)). */
 static inline uint64_t cmo_part(uint64_t count, int parts, int r)
 {
     uint64_t each = count / (uint64_t)parts, more = count % (uint64_t)parts;

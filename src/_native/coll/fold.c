@@ -18,7 +18,8 @@ void cmo_fold_load(const cmo_fold *f, void *partial, const void *in, size_t coun
     if (f->widens)
         cmo_half_to_float(f->in_dtype, partial, in, count);
     else
-        f->kernel(partial, &in, 1, count, 0); /* not memcpy: logical ops make 0 or 1 of a single operand too, in place as well */
+        /* Not memcpy: logical ops make 0 or 1 of a single operand too, in place as well. */
+        f->kernel(partial, &in, 1, count, 0);
 }
 
 void cmo_fold_pair(const cmo_fold *f, void *dst, const void *a, const void *b, size_t count)

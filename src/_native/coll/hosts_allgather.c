@@ -1,4 +1,5 @@
-/* Allgather over several hosts that have as many ranks each: first across, each rank with those of its place, then inside.
+/* Allgather over several hosts that have as many ranks each: first across, each rank with
+ * those of its place, then inside.
  *
  *      hosts A: 0 1, B: 2 3, C: 4 5               A: 0       1         (B and C alike)
  *      across the hosts, by place                    0 2 4   1 3 5
@@ -32,7 +33,8 @@ static cmo_err hosts_allgather_prepare(cmo_op *op)
     s->size = cmo_dtype_size(c->dtype);
     s->order = malloc(n * sizeof *s->order);
     s->counts = calloc((size_t)comm->nhosts + (size_t)comm->nlocal, sizeof *s->counts);
-    int *seen = calloc((size_t)comm->nhosts + (size_t)comm->nlocal, sizeof *seen); /* of each host, then of each place */
+    /* Counts of each host, then of each place. */
+    int *seen = calloc((size_t)comm->nhosts + (size_t)comm->nlocal, sizeof *seen);
     cmo_err err = s->order && s->counts && seen ? CMO_OK : cmo_fail(CMO_ENOMEM, "allgather: %d blocks", comm->size);
     for (int r = 0; err == CMO_OK && r < comm->size; r++) {
         int place = seen[comm->host[r]]++, index = seen[comm->nhosts + place]++;
@@ -77,13 +79,15 @@ cmo_err cmo_hosts_allgather_step(cmo_op *op)
     const cmo_call *c = &op->call;
     CO_BEGIN(op);
     CMO_TRY(hosts_allgather_prepare(op));
-    CMO_TRY(cmo_child_start(op, comm->cross_comm, &(cmo_call){.kind = CMO_ALLGATHER, .dtype = c->dtype, .in = c->in, .out = s->scratch,
-                                                              .count = cmo_block_count(c->counts, c->count, comm->rank),
-                                                              .counts = s->counts}));
+    CMO_TRY(cmo_child_start(op, comm->cross_comm,
+                            &(cmo_call){.kind = CMO_ALLGATHER, .dtype = c->dtype, .in = c->in, .out = s->scratch,
+                                        .count = cmo_block_count(c->counts, c->count, comm->rank),
+                                        .counts = s->counts}));
     CO_WAIT(op, cmo_child_step(op));
-    CMO_TRY(cmo_child_start(op, comm->local_comm, &(cmo_call){.kind = CMO_ALLGATHER, .dtype = c->dtype, .in = s->scratch,
-                                                              .out = s->scratch + s->group * s->size, .count = s->group,
-                                                              .counts = s->counts + comm->nhosts}));
+    CMO_TRY(cmo_child_start(op, comm->local_comm,
+                            &(cmo_call){.kind = CMO_ALLGATHER, .dtype = c->dtype, .in = s->scratch,
+                                        .out = s->scratch + s->group * s->size, .count = s->group,
+                                        .counts = s->counts + comm->nhosts}));
     CO_WAIT(op, cmo_child_step(op));
     CMO_TRY(hosts_allgather_sort(op));
     CO_END(op);

@@ -38,7 +38,8 @@ static cmo_err hosts_reduce_prepare(cmo_op *op)
     const cmo_comm *comm = op->comm;
     const cmo_call *c = &op->call;
     cmo_fold_init(&s->fold, c);
-    if (!(s->counts = calloc((size_t)comm->nlocal, sizeof *s->counts))) return cmo_fail(CMO_ENOMEM, "%d slices", comm->nlocal);
+    if (!(s->counts = calloc((size_t)comm->nlocal, sizeof *s->counts)))
+        return cmo_fail(CMO_ENOMEM, "%d slices", comm->nlocal);
     for (int i = 0; i < comm->least_local; i++)
         s->counts[i] = cmo_part(c->count, comm->least_local, i + 1) - cmo_part(c->count, comm->least_local, i);
     s->count = s->counts[comm->local];
@@ -61,7 +62,8 @@ static cmo_call hosts_partial_call(const cmo_op *op, cmo_kind kind)
 {
     const hosts_reduce *s = op->state;
     cmo_redop sum = op->call.op == CMO_OP_MEAN ? CMO_OP_SUM : op->call.op;
-    return (cmo_call){.kind = kind, .op = sum, .dtype = s->fold.dtype, .in = s->partial, .out = s->partial, .count = s->count};
+    return (cmo_call){.kind = kind, .op = sum, .dtype = s->fold.dtype, .in = s->partial, .out = s->partial,
+                      .count = s->count};
 }
 
 static cmo_err hosts_reduce_inside(cmo_op *op)
@@ -93,8 +95,9 @@ cmo_err cmo_hosts_allreduce_step(cmo_op *op)
         CO_WAIT(op, cmo_child_step(op));
         hosts_reduce_store(op);
     }
-    CMO_TRY(cmo_child_start(op, op->comm->local_comm, &(cmo_call){.kind = CMO_ALLGATHER, .dtype = c->dtype, .in = s->result,
-                                                                  .out = c->out, .count = s->count, .counts = s->counts}));
+    CMO_TRY(cmo_child_start(op, op->comm->local_comm,
+                            &(cmo_call){.kind = CMO_ALLGATHER, .dtype = c->dtype, .in = s->result,
+                                        .out = c->out, .count = s->count, .counts = s->counts}));
     CO_WAIT(op, cmo_child_step(op));
     CO_END(op);
 }
@@ -116,9 +119,10 @@ cmo_err cmo_hosts_reduce_step(cmo_op *op)
     }
     if (comm->host[comm->rank] == comm->host[c->root]) {
         hosts_reduce_store(op);
-        CMO_TRY(cmo_child_start(op, comm->local_comm, &(cmo_call){.kind = CMO_GATHER, .dtype = c->dtype, .in = s->result,
-                                                                  .out = c->out, .root = cmo_hosts_place(comm, c->root),
-                                                                  .count = s->count, .counts = s->counts}));
+        CMO_TRY(cmo_child_start(op, comm->local_comm,
+                                &(cmo_call){.kind = CMO_GATHER, .dtype = c->dtype, .in = s->result,
+                                            .out = c->out, .root = cmo_hosts_place(comm, c->root),
+                                            .count = s->count, .counts = s->counts}));
         CO_WAIT(op, cmo_child_step(op));
     }
     CO_END(op);

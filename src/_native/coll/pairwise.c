@@ -5,8 +5,9 @@
  *      0 sends to      1          2          3          4
  *      0 hears from    4          3          2          1
  *
- * n-1 steps; a rank sends and receives every block but its own once, straight between in and out. A few steps are in flight at a time.
- * Blocks without elements are sent too: ranks that disagree about a count then learn it from that block's message. */
+ * n-1 steps; a rank sends and receives every block but its own once, straight between in and out. A few steps
+ * are in flight at a time. Blocks without elements are sent too: ranks that disagree about a count then learn
+ * it from that block's message. */
 #include "coll/algorithms.h"
 
 #include <stdlib.h>
@@ -33,7 +34,8 @@ static cmo_err pairwise_prepare(cmo_op *op)
     s->recv_starts = s->send_starts + n + 1;
     for (int i = 0; i < op->comm->size; i++) {
         s->send_starts[i + 1] = s->send_starts[i] + cmo_block_count(c->counts, c->count, i) * size;
-        s->recv_starts[i + 1] = s->recv_starts[i] + cmo_block_count(c->counts ? c->recv_counts : NULL, c->count, i) * size;
+        s->recv_starts[i + 1] =
+            s->recv_starts[i] + cmo_block_count(c->counts ? c->recv_counts : NULL, c->count, i) * size;
     }
     return CMO_OK;
 }
@@ -45,7 +47,8 @@ static void pairwise_post(cmo_op *op, int step)
 {
     pairwise *s = op->state;
     int n = op->comm->size, to = (int)(((int64_t)op->comm->rank + step) % n), from = (op->comm->rank - step + n) % n;
-    uint64_t sends = s->send_starts[to + 1] - s->send_starts[to], receives = s->recv_starts[from + 1] - s->recv_starts[from];
+    uint64_t sends = s->send_starts[to + 1] - s->send_starts[to];
+    uint64_t receives = s->recv_starts[from + 1] - s->recv_starts[from];
     cmo_post_recv(op, pairwise_recv(s, step), from, 0, (uint8_t *)op->call.out + s->recv_starts[from], receives);
     cmo_post_send(op, pairwise_send(s, step), to, 0, (const uint8_t *)op->call.in + s->send_starts[to], sends, sends);
 }
@@ -68,7 +71,8 @@ static cmo_err pairwise_own(cmo_op *op)
     if (sends != receives)
         return cmo_fail(CMO_EMISMATCH, "alltoall: rank %d sends itself %llu bytes and expects %llu", r,
                         (unsigned long long)sends, (unsigned long long)receives);
-    if (sends) memcpy((uint8_t *)op->call.out + s->recv_starts[r], (const uint8_t *)op->call.in + s->send_starts[r], sends);
+    if (sends)
+        memcpy((uint8_t *)op->call.out + s->recv_starts[r], (const uint8_t *)op->call.in + s->send_starts[r], sends);
     return CMO_OK;
 }
 

@@ -10,8 +10,8 @@
  *      exchange, distance 2      1 ←──────→ 5   3 ←──────→ 6    ((x0+x1)+(x2+x3))+((x4+x5)+x6)
  *      fold out             0 ←  1    2 ←  3    4 ←  5
  *
- * The block of lower ranks is always the left operand, so both partners compute the same expression and get the same bits.
- * log2(n) exchanges of the whole vector, rounded down, and two messages more where n is no power of two; the ring
+ * The block of lower ranks is always the left operand, so both partners compute the same expression and get the same
+ * bits. log2(n) exchanges of the whole vector, rounded down, and two messages more where n is no power of two; the ring
  * moves fewer bytes but takes 2(n-1) steps. Scratch: one vector; half types: two, in float32. (R. Thakur, R.
  * Rabenseifner, W. Gropp, "Optimization of Collective Communication Operations in MPICH", 2005.) */
 #include "coll/algorithms.h"
@@ -27,7 +27,8 @@ typedef struct doubling {
 
 _Static_assert(sizeof(doubling) <= CMO_STATE_HEAP, "see coll/algorithms.h");
 
-enum { DOUBLING_FOLD_IN = 0, DOUBLING_FOLD_OUT = 1, DOUBLING_EXCHANGE = 2 }; /* steps of the messages; the last: + log2(distance) */
+/* Steps of the messages; the last: + log2(distance). */
+enum { DOUBLING_FOLD_IN = 0, DOUBLING_FOLD_OUT = 1, DOUBLING_EXCHANGE = 2 };
 
 static int doubling_participants(int size)
 {
@@ -89,13 +90,15 @@ cmo_err cmo_recursive_doubling_step(cmo_op *op)
             int partner = place ^ s->distance;
             int partner_rank = partner < extra ? 2 * partner + 1 : partner + extra;
             cmo_post_recv(op, &s->recv, partner_rank, doubling_step_number(s->distance), s->scratch, bytes);
-            cmo_post_send(op, &s->send, partner_rank, doubling_step_number(s->distance), doubling_sum(op, &f), bytes, bytes);
+            cmo_post_send(op, &s->send, partner_rank, doubling_step_number(s->distance), doubling_sum(op, &f), bytes,
+                          bytes);
             CO_WAIT_UNTIL(op, cmo_moved(&s->recv) && cmo_moved(&s->send));
             doubling_combine(op, &f, (place & s->distance) != 0);
         }
         cmo_fold_store(&f, c->out, doubling_sum(op, &f), c->count, cmo_fold_divisor(c, size));
         if (paired) {
-            cmo_post_send(op, &s->send, rank - 1, DOUBLING_FOLD_OUT, c->out, c->count * f.in_size, c->count * f.in_size);
+            cmo_post_send(op, &s->send, rank - 1, DOUBLING_FOLD_OUT, c->out, c->count * f.in_size,
+                          c->count * f.in_size);
             CO_WAIT_UNTIL(op, cmo_moved(&s->send));
         }
     }

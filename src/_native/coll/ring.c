@@ -17,11 +17,11 @@
  * vector in each half, out and in alike, which is the least possible for both.
  *
  * Nothing waits for whole chunks: a segment that has arrived is reduced and becomes ready to be sent in the next step,
- * whose message was announced one step ahead, and whose receive is posted one step ahead. So the wire, the reduction and
- * the announcements overlap. An empty chunk (fewer elements than ranks) is no message at all.
+ * whose message was announced one step ahead, and whose receive is posted one step ahead. So the wire, the reduction
+ * and the announcements overlap. An empty chunk (fewer elements than ranks) is no message at all.
  *
- * Scratch: none for allgather and for an allreduce whose out is not its in; three chunks otherwise. Half types
- * that are summed or multiplied travel as float32 in the reduce steps (twice the bytes) and as they are in the gather steps. */
+ * Scratch: none for allgather and for an allreduce whose out is not its in; three chunks otherwise. Half types that are
+ * summed or multiplied travel as float32 in the reduce steps (twice the bytes) and as they are in the gather steps. */
 #include "coll/algorithms.h"
 #include "coll/fold.h"
 #include "comm/engine.h"
@@ -77,7 +77,10 @@ static const uint8_t *ring_in(const cmo_op *op, int chunk)
     return (const uint8_t *)op->call.in + s->starts[chunk] * s->fold.in_size;
 }
 
-static uint8_t *ring_slot(const ring *s, int step) { return s->scratch + (uint64_t)(step % RING_SLOTS) * s->slot_bytes; }
+static uint8_t *ring_slot(const ring *s, int step)
+{
+    return s->scratch + (uint64_t)(step % RING_SLOTS) * s->slot_bytes;
+}
 
 /* Where the message of a step arrives, and is sent from in the next step. */
 static uint8_t *ring_landing(const cmo_op *op, int step)

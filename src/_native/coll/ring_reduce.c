@@ -3,7 +3,8 @@
  *      5 ranks      4 steps of the ring         3 steps of the tree
  *      every rank   sends 4/5 of the vector     the root receives 4/5 of the vector
  *
- * The tree alone would send the whole vector log2(n) times one after the other. Scratch: a slice, and the two algorithms' own. */
+ * The tree alone would send the whole vector log2(n) times one after the other. Scratch: a
+ * slice, and the two algorithms' own. */
 #include "coll/algorithms.h"
 
 #include <stdlib.h>

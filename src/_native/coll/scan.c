@@ -9,14 +9,15 @@
  *      round 1     0       01      012     0123     1234
  *      round 2     0       01      012     0123    01234
  *
- * exscan combines what comes, without its own. log2(n) rounds, rounded up, of one vector each. (W. D. Hillis, G. L. Steele,
- * "Data Parallel Algorithms", 1986.) Scratch: three vectors.
+ * exscan combines what comes, without its own. log2(n) rounds, rounded up, of one vector each. (W. D. Hillis, G. L.
+ * Steele, "Data Parallel Algorithms", 1986.) Scratch: three vectors.
  *
- * Large vectors: a chain. 0 → 1 → 2 → 3 → 4, each adding its part to a segment while the next one is arriving. Every rank sends one
- * vector instead of log2(n), at the price of n-1 hops before the last rank has its first segment. Scratch: at most two vectors.
+ * Large vectors: a chain. 0 → 1 → 2 → 3 → 4, each adding its part to a segment while the next one is arriving. Every
+ * rank sends one vector instead of log2(n), at the price of n-1 hops before the last rank has its first segment.
+ * Scratch: at most two vectors.
  *
- * Both apply the operation in rank order, in an order of evaluation that depends on the rank alone. A mean divides by the number of
- * operands: r + 1 for scan, r for exscan. Half types that are summed or multiplied travel as float32. */
+ * Both apply the operation in rank order, in an order of evaluation that depends on the rank alone. A mean divides by
+ * the number of operands: r + 1 for scan, r for exscan. Half types that are summed or multiplied travel as float32. */
 #include "coll/algorithms.h"
 #include "coll/fold.h"
 #include "comm/engine.h"
@@ -48,7 +49,8 @@ static cmo_err scan_doubling_prepare(cmo_op *op)
     scan_doubling *s = op->state;
     cmo_fold_init(&s->fold, &op->call);
     uint64_t bytes = op->call.count * s->fold.size;
-    if (!(s->scratch = malloc(3 * bytes + 1))) return cmo_fail(CMO_ENOMEM, "scan: 3 vectors of %llu bytes", (unsigned long long)bytes);
+    if (!(s->scratch = malloc(3 * bytes + 1)))
+        return cmo_fail(CMO_ENOMEM, "scan: 3 vectors of %llu bytes", (unsigned long long)bytes);
     s->window = s->scratch;
     s->before = s->window + bytes;
     s->arrived = s->before + bytes;
@@ -82,10 +84,12 @@ cmo_err cmo_scan_doubling_step(cmo_op *op)
     CMO_TRY(scan_doubling_prepare(op));
     bytes = c->count * s->fold.size;
     for (s->distance = 1; s->distance < size; s->distance *= 2) {
-        if (rank >= s->distance) cmo_post_recv(op, &s->recv, rank - s->distance, (uint64_t)s->distance, s->arrived, bytes);
+        if (rank >= s->distance)
+            cmo_post_recv(op, &s->recv, rank - s->distance, (uint64_t)s->distance, s->arrived, bytes);
         if (size - rank > s->distance)
             cmo_post_send(op, &s->send, rank + s->distance, (uint64_t)s->distance, s->window, bytes, bytes);
-        CO_WAIT_UNTIL(op, (rank < s->distance || cmo_moved(&s->recv)) && (size - rank <= s->distance || cmo_moved(&s->send)));
+        CO_WAIT_UNTIL(op, (rank < s->distance || cmo_moved(&s->recv)) &&
+                      (size - rank <= s->distance || cmo_moved(&s->send)));
         if (rank >= s->distance) scan_doubling_combine(op);
         if (s->distance > size / 2) break; /* doubling it once more might overflow */
     }
@@ -109,7 +113,8 @@ typedef struct scan_chain {
 
 _Static_assert(sizeof(scan_chain) <= CMO_STATE_HEAP, "see coll/algorithms.h");
 
-/* Partial results lie in out where out may hold them: no other dtype, nothing to divide, and nothing of `in` to overwrite. */
+/* Partial results lie in out where out may hold them: no other dtype, nothing to divide, and
+ * nothing of `in` to overwrite. */
 static cmo_err scan_chain_prepare(cmo_op *op)
 {
     scan_chain *s = op->state;

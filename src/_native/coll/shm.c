@@ -8,15 +8,18 @@ bool cmo_shm_fits(const cmo_op *op) { return cmo_comm_shares_memory(op->comm) &&
 
 void cmo_shm_ring(const cmo_comm *c)
 {
-    atomic_thread_fence(memory_order_seq_cst); /* the waker's half of the pairing described in base/wait.h, once for all members */
+    /* The waker's half of the pairing described in base/wait.h, once for all members. */
+    atomic_thread_fence(memory_order_seq_cst);
     for (int i = 0; i < c->size; i++) {
         const cmo_neighbour *n = c->neighbour[i];
-        if (i != c->rank && __builtin_expect(atomic_load_explicit(&n->head->asleep, memory_order_relaxed), 0)) cmo_window_wake(n);
+        if (i != c->rank && __builtin_expect(atomic_load_explicit(&n->head->asleep, memory_order_relaxed), 0))
+            cmo_window_wake(n);
     }
 }
 
-/* Has every member finished collective `seq`? Remembers the answer in comm->safe_seq, so that n cache lines are fetched once in
- * CMO_POSTS collectives at most. Acquire: what the members have read of our slot they have read before we write it again. */
+/* Has every member finished collective `seq`? Remembers the answer in comm->safe_seq, so that n cache lines
+ * are fetched once in CMO_POSTS collectives at most. Acquire: what the members have read of our slot they have
+ * read before we write it again. */
 static bool shm_look_finished(cmo_comm *c, uint64_t seq)
 {
     uint64_t least = UINT64_MAX;
@@ -32,7 +35,8 @@ bool cmo_shm_look_consumed(cmo_comm *c, uint64_t rounds)
 {
     uint64_t least = UINT64_MAX;
     for (int i = 0; i < c->size; i++) {
-        uint64_t consumed = atomic_load_explicit(&c->piece[i]->consumed, memory_order_acquire); /* as above, for slots */
+        /* As above, for slots. */
+        uint64_t consumed = atomic_load_explicit(&c->piece[i]->consumed, memory_order_acquire);
         least = cmo_shm_min(least, consumed);
     }
     c->safe_round = least;
@@ -58,7 +62,8 @@ static void shm_fill_record(const cmo_op *op, cmo_record *record)
 cmo_err cmo_shm_announce(cmo_op *op, const void *payload, size_t bytes)
 {
     cmo_comm *c = op->comm;
-    if (op->seq > CMO_POSTS && c->safe_seq < op->seq - CMO_POSTS && !shm_look_finished(c, op->seq - CMO_POSTS)) return CMO_AGAIN;
+    if (op->seq > CMO_POSTS && c->safe_seq < op->seq - CMO_POSTS && !shm_look_finished(c, op->seq - CMO_POSTS))
+        return CMO_AGAIN;
     cmo_post *post = cmo_shm_post(op, c->rank);
     shm_fill_record(op, cmo_shm_record(op, c->rank));
     post->fingerprint = op->fingerprint;
@@ -72,11 +77,14 @@ cmo_err cmo_shm_announce(cmo_op *op, const void *payload, size_t bytes)
 cmo_err cmo_shm_misfit(const cmo_op *op, int member, uint64_t seq)
 {
     if (seq > op->seq)
-        return cmo_fail(CMO_EPROTO, "rank %d has overwritten its announcement of collective %" PRIu64 " with that of %" PRIu64, member,
-                        op->seq, seq);
+        return cmo_fail(CMO_EPROTO,
+                        "rank %d has overwritten its announcement of collective %" PRIu64 " with that of %" PRIu64,
+                        member, op->seq, seq);
     const cmo_record *theirs = cmo_shm_record(op, member);
     const char *name = theirs->kind < CMO_NKINDS ? cmo_kind_name((cmo_kind)theirs->kind) : "something else";
-    return cmo_fail(CMO_EMISMATCH, "collective %" PRIu64 " is %s on rank %d and %s on rank %d, or differs in its arguments, or one before it did",
+    return cmo_fail(CMO_EMISMATCH,
+                    "collective %" PRIu64 " is %s on rank %d and %s on rank %d, or differs in its arguments, "
+                    "or one before it did",
                     op->seq, cmo_kind_name(op->call.kind), op->comm->rank, name, member);
 }
 
@@ -86,8 +94,8 @@ void cmo_shm_end(const cmo_op *op, const cmo_shm *s)
     cmo_piece *own = cmo_shm_own(op);
     if (s->rounds) {
         c->round = s->base + s->rounds;
-        /* Release throughout: a member that sees these numbers, instead of the smaller ones that it waits for, must still see the
-         * bytes, and what this rank has read must be behind it. */
+        /* Release throughout: a member that sees these numbers, instead of the smaller ones that it waits for, must
+         * still see the bytes, and what this rank has read must be behind it. */
         atomic_store_explicit(&own->staged, c->round, memory_order_release);
         atomic_store_explicit(&own->reduced, c->round, memory_order_release);
         atomic_store_explicit(&own->consumed, c->round, memory_order_release);

@@ -10,12 +10,13 @@
  *
  * A rank whose blocks are equal and lie in its window does not copy them in (coll/shm_direct.c).
  *
- * Round t is copied in while round t - 1 is read. With blocks of B bytes a rank writes B (size - 1) and reads as much; rounds + 1 steps.
+ * Round t is copied in while round t - 1 is read. With blocks of B bytes a rank writes B (size - 1) and
+ * reads as much; rounds + 1 steps.
  *
- * Where blocks differ, nobody knows what the others send to each other, but all must agree on the number of rounds. So every rank
- * announces the length of its longest block, all wait for all, and the rounds are those of the longest of all. Before the
- * data each rank stages its counts, 8 bytes a destination, of which everyone reads the one that is for it: to allocate, or to compare it with
- * what it expects. */
+ * Where blocks differ, nobody knows what the others send to each other, but all must agree on the number of rounds. So
+ * every rank announces the length of its longest block, all wait for all, and the rounds are those of the longest of
+ * all. Before the data each rank stages its counts, 8 bytes a destination, of which everyone reads the one that is for
+ * it: to allocate, or to compare it with what it expects. */
 #include "coll/algorithms.h"
 #include "coll/shm.h"
 #include "coll/shm_cut.h"
@@ -66,7 +67,8 @@ static cmo_err counts_take(const cmo_op *op, alltoall_state *s, uint64_t t)
     uint64_t round = cmo_shm_round_bytes(c), at = (uint64_t)c->rank * sizeof(uint64_t);
     if (at / round != t) return CMO_OK;
     CMO_TRY(cmo_shm_all_staged(op, &s->shm, c->size, t));
-    for (int j = 0; j < c->size; j++) memcpy(&s->learnt[j], cmo_shm_slot(op, &s->shm, j, t) + at % round, sizeof s->learnt[j]);
+    for (int j = 0; j < c->size; j++)
+        memcpy(&s->learnt[j], cmo_shm_slot(op, &s->shm, j, t) + at % round, sizeof s->learnt[j]);
     return CMO_OK;
 }
 
@@ -79,11 +81,13 @@ static cmo_err counts_learn(cmo_op *op, alltoall_state *s)
     for (int j = 0; j < c->size; j++) {
         uint64_t theirs = cmo_shm_offer_of(op, j).length;
         if (theirs > longest) longest = theirs;
-        if (s->learnt[j] > theirs || __builtin_add_overflow(total, s->learnt[j], &total) || __builtin_mul_overflow(total, (uint64_t)s->item, &bytes))
+        if (s->learnt[j] > theirs || __builtin_add_overflow(total, s->learnt[j], &total) ||
+            __builtin_mul_overflow(total, (uint64_t)s->item, &bytes))
             return cmo_fail(CMO_EPROTO, "rank %d sends %" PRIu64 " elements to rank %d", j, s->learnt[j], c->rank);
         if (!call->exchange && call->recv_counts && s->learnt[j] != call->recv_counts[j])
-            return cmo_fail(CMO_EMISMATCH, "alltoall: rank %d sends %" PRIu64 " elements to rank %d, which expects %" PRIu64, j, s->learnt[j],
-                            c->rank, call->recv_counts[j]);
+            return cmo_fail(CMO_EMISMATCH,
+                            "alltoall: rank %d sends %" PRIu64 " elements to rank %d, which expects %" PRIu64, j,
+                            s->learnt[j], c->rank, call->recv_counts[j]);
     }
     s->shm.rounds = s->lead + cmo_shm_cut_slots(&s->cut, c, s->item, longest);
     if (!call->exchange) return CMO_OK;
@@ -127,7 +131,8 @@ static void alltoall_keep_own(const cmo_op *op, const alltoall_state *s)
     const int rank = op->comm->rank;
     uint64_t bytes = cmo_block_count(call->counts, call->count, rank) * s->item;
     if (!bytes) return;
-    memcpy(s->out + alltoall_start(op, s, s->learnt, rank), (const char *)call->in + alltoall_start(op, s, call->counts, rank), bytes);
+    memcpy(s->out + alltoall_start(op, s, s->learnt, rank),
+           (const char *)call->in + alltoall_start(op, s, call->counts, rank), bytes);
 }
 
 /* Round t has data from round `lead` on. */
@@ -141,8 +146,8 @@ static void alltoall_stage(const cmo_op *op, const alltoall_state *s, uint64_t t
     cmo_shm_stage_parts(op, cmo_shm_slot(op, &s->shm, op->comm->rank, t), &s->cut, alltoall_turn(op, s, t));
 }
 
-/* Read what round t brings from every other member, as it comes. Each rank begins behind itself, so that they do not all read the same
- * slot at once. */
+/* Read what round t brings from every other member, as it comes. Each rank begins behind itself, so that they do not
+ * all read the same slot at once. */
 static cmo_err alltoall_take(const cmo_op *op, alltoall_state *s, uint64_t t)
 {
     const cmo_comm *c = op->comm;
@@ -154,7 +159,8 @@ static cmo_err alltoall_take(const cmo_op *op, alltoall_state *s, uint64_t t)
         if (!part) continue;
         const void *at;
         uint64_t in_slot = (uint64_t)(c->rank - turn.first) * s->cut.stride;
-        uint64_t from = alltoall_start(op, s, NULL, c->rank) + turn.from * s->item; /* where blocks differ nobody offers */
+        /* Where blocks differ nobody offers. */
+        uint64_t from = alltoall_start(op, s, NULL, c->rank) + turn.from * s->item;
         CMO_TRY(cmo_shm_has_staged(op, &s->shm, j, t));
         CMO_TRY(cmo_shm_part(op, &s->shm, j, t, from, part * s->item, in_slot, &at));
         memcpy(s->out + alltoall_start(op, s, s->learnt, j) + turn.from * s->item, at, part * s->item);

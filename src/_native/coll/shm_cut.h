@@ -1,5 +1,5 @@
-/* Slots with a part for every member, for reduce_scatter and alltoall: one part for each destination. Where a slot is too
- * small for that many cache lines, destinations take turns: `together` of them are served in one round. */
+/* Slots with a part for every member, for reduce_scatter and alltoall: one part for each destination. Where a slot is
+ * too small for that many cache lines, destinations take turns: `together` of them are served in one round. */
 #ifndef CMO_SHM_CUT_H
 #define CMO_SHM_CUT_H
 

@@ -1,4 +1,5 @@
-/* Arrays that lie in the windows of their owners (comm.empty): the others read them there, and nothing is copied through slots.
+/* Arrays that lie in the windows of their owners (comm.empty): the others read them there, and
+ * nothing is copied through slots.
  *
  *     allgather, 5 ranks, of which 0 and 3 pass ordinary arrays
  *
@@ -8,17 +9,19 @@
  *                  \________\_______|_______/_______/
  *                          every rank: a b c d e
  *
- * Only its owner knows where an array lies, and each owner decides for itself: its announcement says where its array is, or that it is
- * in its slots. So there is nothing to agree on, nobody waits for a decision, and a rank with an ordinary array does exactly what it does
- * among others with ordinary arrays. Readers follow each announcement; rounds are counted as if all went through slots, so everybody
- * agrees on them.
+ * Only its owner knows where an array lies, and each owner decides for itself: its announcement says where its array
+ * is, or that it is in its slots. So there is nothing to agree on, nobody waits for a decision, and a rank with an
+ * ordinary array does exactly what it does among others with ordinary arrays. Readers follow each announcement; rounds
+ * are counted as if all went through slots, so everybody agrees on them.
  *
- * What it saves is the copy in. In an allreduce the result may be offered too: then a rank folds its slice of it into its own array,
- * whence the others copy it, and for B bytes a rank writes B and reads B (2 size - 1) / size, all of it in arrays. What it costs is
- * one wait: an owner returns when its readers have read, since its caller may then change the array or free it. That is why small
- * arrays are staged. (An allreduce whose result goes through slots has that wait already.)
+ * What it saves is the copy in. In an allreduce the result may be offered too: then a rank folds its slice of it
+ * into its own array, whence the others copy it, and for B bytes a rank writes B and reads B (2 size - 1) / size,
+ * all of it in arrays. What it costs is one wait: an owner returns when its readers have read, since its caller may
+ * then change the array or free it. That is why small arrays are staged. (An allreduce whose result goes through
+ * slots has that wait already.)
  *
- * A rank writes nothing but its own memory, wherever others say that their arrays are, and however they fail. comm/piece.h has the invariants. */
+ * A rank writes nothing but its own memory, wherever others say that their arrays are, and however they fail.
+ * comm/piece.h has the invariants. */
 #include "coll/shm.h"
 #include "comm/engine.h"
 
@@ -30,7 +33,8 @@ void cmo_shm_offer_array(const cmo_op *op, uint64_t *place, const void *array, u
     *place = worth && cmo_window_offset(c->neighbour[c->rank], array, bytes, &offset) ? 1 + offset : 0;
 }
 
-cmo_err cmo_shm_borrow(const cmo_op *op, cmo_shm *s, int member, uint64_t place, uint64_t from, uint64_t bytes, const void **at)
+cmo_err cmo_shm_borrow(const cmo_op *op, cmo_shm *s, int member, uint64_t place, uint64_t from, uint64_t bytes,
+                       const void **at)
 {
     const unsigned char *array = cmo_window_bytes(op->comm->neighbour[member], place - 1, from + bytes);
     if (!array) return cmo_fail(CMO_EPROTO, "rank %d announces an array outside its window", member);
@@ -39,7 +43,8 @@ cmo_err cmo_shm_borrow(const cmo_op *op, cmo_shm *s, int member, uint64_t place,
     return CMO_OK;
 }
 
-cmo_err cmo_shm_part(const cmo_op *op, cmo_shm *s, int member, uint64_t t, uint64_t from, uint64_t bytes, uint64_t in_slot, const void **at)
+cmo_err cmo_shm_part(const cmo_op *op, cmo_shm *s, int member, uint64_t t, uint64_t from, uint64_t bytes,
+                     uint64_t in_slot, const void **at)
 {
     uint64_t place = cmo_shm_offer_of(op, member).in;
     if (place) return cmo_shm_borrow(op, s, member, place, from, bytes, at);
@@ -47,7 +52,8 @@ cmo_err cmo_shm_part(const cmo_op *op, cmo_shm *s, int member, uint64_t t, uint6
     return CMO_OK;
 }
 
-cmo_err cmo_shm_result(const cmo_op *op, cmo_shm *s, int member, uint64_t t, uint64_t from, uint64_t bytes, uint64_t in_slot, const void **at)
+cmo_err cmo_shm_result(const cmo_op *op, cmo_shm *s, int member, uint64_t t, uint64_t from, uint64_t bytes,
+                       uint64_t in_slot, const void **at)
 {
     uint64_t place = cmo_shm_offer_of(op, member).out;
     if (place) return cmo_shm_borrow(op, s, member, place, from, bytes, at);
@@ -55,18 +61,21 @@ cmo_err cmo_shm_result(const cmo_op *op, cmo_shm *s, int member, uint64_t t, uin
     return CMO_OK;
 }
 
-/* Were the arrays that this rank has read still their owners' to show? An owner that gives up, and whose caller may then write there, has first
- * broken the communicator, which is in our abort word, or closed it. The fence keeps what was read before these two. */
+/* Were the arrays that this rank has read still their owners' to show? An owner that gives up, and whose caller may
+ * then write there, has first broken the communicator, which is in our abort word, or closed it. The fence keeps
+ * what was read before these two. */
 static cmo_err shm_stood(const cmo_op *op)
 {
     const cmo_comm *c = op->comm;
     atomic_thread_fence(memory_order_acquire);
-    if (atomic_load_explicit(&c->piece[c->rank]->abort, memory_order_relaxed)) return CMO_AGAIN; /* the driver will find it */
+    /* The driver will find it. */
+    if (atomic_load_explicit(&c->piece[c->rank]->abort, memory_order_relaxed)) return CMO_AGAIN;
     for (int j = 0; j < c->size; j++) {
         if (cmo_shm_arrived(op, j) || !atomic_load_explicit(&c->piece[j]->closed, memory_order_relaxed)) continue;
         cmo_shm_offer theirs = cmo_shm_offer_of(op, j);
         if (theirs.in | theirs.out) /* others may be through with the collective, and close it, before us */
-            return cmo_fail(CMO_EREVOKED, "rank %d has closed the communicator in the middle of collective %llu", j, (unsigned long long)op->seq);
+            return cmo_fail(CMO_EREVOKED, "rank %d has closed the communicator in the middle of collective %llu", j,
+                            (unsigned long long)op->seq);
     }
     return CMO_OK;
 }
@@ -82,6 +91,7 @@ cmo_err cmo_shm_await_readers(cmo_op *op, cmo_shm *s, int first, int last)
         cmo_shm_consumed(op, s, s->rounds); /* others wait for this as we shall for them */
     }
     for (; s->next < last; s->next++) /* acquire: what they have read is behind them before our caller writes */
-        if (atomic_load_explicit(&c->piece[s->next]->consumed, memory_order_acquire) < s->base + s->rounds) return CMO_AGAIN;
+        if (atomic_load_explicit(&c->piece[s->next]->consumed, memory_order_acquire) < s->base + s->rounds)
+            return CMO_AGAIN;
     return CMO_OK;
 }

@@ -7,12 +7,13 @@
  *     round 1    [aaaa]  [b]             [dddd]
  *     round 2    [aa]                    [d]
  *
- * Receivers (all in an allgather, the root in a gather) read round t - 1 while round t is copied in. For a block of B bytes a sender writes B, a
- * receiver reads the others' blocks; rounds + 1 steps. A sender that receives nothing returns when it has copied everything in.
+ * Receivers (all in an allgather, the root in a gather) read round t - 1 while round t is copied in. For a block of B
+ * bytes a sender writes B, a receiver reads the others' blocks; rounds + 1 steps. A sender that receives nothing
+ * returns when it has copied everything in.
  *
  * With `exchange` each rank knows its own block alone. Its length travels in the announcement, and all wait for all
- * announcements, since the number of rounds is that of the longest block. A block that lies in its owner's window is not copied
- * in (coll/shm_direct.c). */
+ * announcements, since the number of rounds is that of the longest block. A block that lies in its owner's window is
+ * not copied in (coll/shm_direct.c). */
 #include "coll/algorithms.h"
 #include "coll/shm.h"
 
@@ -29,8 +30,14 @@ typedef struct gather_state {
 } gather_state;
 _Static_assert(sizeof(gather_state) <= CMO_STATE_INLINE, "see coll/algorithms.h");
 
-static uint64_t gather_bytes(const cmo_op *op, const gather_state *s, int rank) { return cmo_block_count(s->counts, op->call.count, rank) * s->item; }
-static uint64_t gather_start(const cmo_op *op, const gather_state *s, int rank) { return cmo_block_start(s->counts, op->call.count, rank) * s->item; }
+static uint64_t gather_bytes(const cmo_op *op, const gather_state *s, int rank)
+{
+    return cmo_block_count(s->counts, op->call.count, rank) * s->item;
+}
+static uint64_t gather_start(const cmo_op *op, const gather_state *s, int rank)
+{
+    return cmo_block_start(s->counts, op->call.count, rank) * s->item;
+}
 
 static uint64_t gather_own(const cmo_op *op, const gather_state *s)
 {
@@ -51,7 +58,8 @@ static void gather_begin(cmo_op *op, gather_state *s)
     if (op->call.exchange) s->shm.offer.length = op->call.count;
 }
 
-/* With exchange: the lengths that all have announced. They are peers', hence checked: all blocks together are an array. */
+/* With exchange: the lengths that all have announced. They are peers', hence checked: all
+ * blocks together are an array. */
 static cmo_err gather_learn(cmo_op *op, gather_state *s)
 {
     const cmo_comm *c = op->comm;
@@ -60,7 +68,8 @@ static cmo_err gather_learn(cmo_op *op, gather_state *s)
     if (!s->learnt) return cmo_fail(CMO_ENOMEM, "counts of %d ranks", c->size);
     for (int j = 0; j < c->size; j++) {
         s->learnt[j] = cmo_shm_offer_of(op, j).length;
-        if (__builtin_add_overflow(total, s->learnt[j], &total) || __builtin_mul_overflow(total, (uint64_t)s->item, &bytes))
+        if (__builtin_add_overflow(total, s->learnt[j], &total) ||
+            __builtin_mul_overflow(total, (uint64_t)s->item, &bytes))
             return cmo_fail(CMO_EPROTO, "the blocks of ranks 0 to %d are more than 2^64 bytes", j);
     }
     if (!s->receives) return CMO_OK;
@@ -91,7 +100,8 @@ static void gather_stage(const cmo_op *op, const gather_state *s, uint64_t t)
     memcpy(cmo_shm_slot(op, &s->shm, op->comm->rank, t), (const char *)op->call.in + from, bytes);
 }
 
-/* Read round t of every other member's block as it comes. Each rank begins behind itself, so that they do not all read the same slot at once. */
+/* Read round t of every other member's block as it comes. Each rank begins behind itself, so that they do not
+ * all read the same slot at once. */
 static cmo_err gather_take(const cmo_op *op, gather_state *s, uint64_t t)
 {
     const cmo_comm *c = op->comm;

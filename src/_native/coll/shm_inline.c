@@ -7,9 +7,9 @@
  *                 \________\________|________/________/
  *                          every rank: a b c d e
  *
- * One step. A rank writes one line of 64 bytes and reads size - 1: none as a sender of gather or reduce, those of the ranks before
- * it in a scan. Nobody waits for readers: the line is written again CMO_POSTS collectives later. A reduction folds the payloads in the
- * order of ranks, with one call of the kernel.
+ * One step. A rank writes one line of 64 bytes and reads size - 1: none as a sender of gather or reduce, those of the
+ * ranks before it in a scan. Nobody waits for readers: the line is written again CMO_POSTS collectives later. A
+ * reduction folds the payloads in the order of ranks, with one call of the kernel.
  *
  * Broadcast and scatter, where only the root knows how much there is, do the same in shm_rooted.c. */
 #include "coll/algorithms.h"
@@ -68,7 +68,8 @@ static void inline_deliver(const cmo_op *op, int sources)
         inline_reduce(op, sources, 0, call->count);
         break;
     case CMO_REDUCE_SCATTER:
-        inline_reduce(op, sources, cmo_block_start(call->counts, call->count, rank) * item, cmo_block_count(call->counts, call->count, rank));
+        inline_reduce(op, sources, cmo_block_start(call->counts, call->count, rank) * item,
+                      cmo_block_count(call->counts, call->count, rank));
         break;
     case CMO_GATHER: case CMO_ALLGATHER:
         for (int j = 0; j < sources; j++) {
@@ -92,7 +93,8 @@ static size_t inline_posts(const cmo_op *op)
 {
     const cmo_call *call = &op->call;
     bool block = call->kind == CMO_GATHER || call->kind == CMO_ALLGATHER;
-    uint64_t count = block ? cmo_block_count(call->counts, call->count, op->comm->rank) : inline_longest(call, op->comm->size);
+    uint64_t count =
+        block ? cmo_block_count(call->counts, call->count, op->comm->rank) : inline_longest(call, op->comm->size);
     return count * cmo_dtype_size(call->dtype);
 }
 

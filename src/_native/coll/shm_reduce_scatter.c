@@ -8,8 +8,9 @@
  *     d    d0 d1 d2  . d4
  *     e    e0 e1 e2 e3  .
  *
- * One wait a round, round t copied in while round t - 1 is folded. With blocks of B bytes a rank writes B (size - 1) and reads as much. What a
- * rank has for itself it reads where it is. The fold is in the order of ranks, in one call of the kernel. */
+ * One wait a round, round t copied in while round t - 1 is folded. With blocks of B bytes a rank writes B
+ * (size - 1) and reads as much. What a rank has for itself it reads where it is. The fold is in the order of
+ * ranks, in one call of the kernel. */
 #include "coll/algorithms.h"
 #include "coll/fold.h"
 #include "coll/shm.h"
@@ -65,7 +66,8 @@ static cmo_err reduce_scatter_fold(const cmo_op *op, reduce_scatter_state *s, ui
         if (j == c->rank) srcs[j] = (const unsigned char *)call->in + own;
         else CMO_TRY(cmo_shm_part(op, &s->shm, j, t, own, count * item, part, &srcs[j]));
     }
-    cmo_kernel_for(call->dtype, call->op)((char *)call->out + turn.from * item, srcs, c->size, count, cmo_fold_divisor(call, c->size));
+    cmo_kernel_for(call->dtype, call->op)((char *)call->out + turn.from * item, srcs, c->size, count,
+                                          cmo_fold_divisor(call, c->size));
     return CMO_OK;
 }
 

@@ -9,20 +9,22 @@
  *     d    d0 d1 d2  . d4          .  .  .  S3
  *     e    e0 e1 e2 e3  .          .  .  .  .  S4
  *
- * A rank does not copy in its own slice, which nobody else reads, and leaves the folded slice in its place. The array goes in
- * rounds of a slot each, in a pipeline: while round t is copied in, round t - 1 is folded and round t - 2 copied out, so a rank waits only for those
- * that are a whole round behind. For B bytes a rank writes B in slots and reads 2 B (size - 1) / size of the others', whatever the size is;
- * rounds + 2 steps. In a reduce only the root copies out.
+ * A rank does not copy in its own slice, which nobody else reads, and leaves the folded slice in its place. The
+ * array goes in rounds of a slot each, in a pipeline: while round t is copied in, round t - 1 is folded and
+ * round t - 2 copied out, so a rank waits only for those that are a whole round behind. For B bytes a rank
+ * writes B in slots and reads 2 B (size - 1) / size of the others', whatever the size is; rounds + 2 steps. In a
+ * reduce only the root copies out.
  *
- * Arrays in windows (coll/shm_direct.c) are folded where they are, without the copy in; and if the result's array lies in one, the rank's
- * slice is folded right into it, and copied from there by the others. That is safe in place, `out` being `in`: an element of a
- * round is in one slice, say r's. All ranks' inputs of it are read by r alone, when it folds. Before that nobody writes it
- * anywhere; r's kernel may write where it reads; the others write theirs when r has said `reduced`, from r's copy, which nobody changes
- * any more; and r returns when they all have it (cmo_shm_leave). That last wait is more than a result of one round is worth, which is folded into
- * the slot; `in` needs none in an allreduce: who has seen that all have folded everything knows that they read it no more.
+ * Arrays in windows (coll/shm_direct.c) are folded where they are, without the copy in; and if the result's array lies
+ * in one, the rank's slice is folded right into it, and copied from there by the others. That is safe in place, `out`
+ * being `in`: an element of a round is in one slice, say r's. All ranks' inputs of it are read by r alone, when it
+ * folds. Before that nobody writes it anywhere; r's kernel may write where it reads; the others write theirs when r has
+ * said `reduced`, from r's copy, which nobody changes any more; and r returns when they all have it (cmo_shm_leave).
+ * That last wait is more than a result of one round is worth, which is folded into the slot; `in` needs none in an
+ * allreduce: who has seen that all have folded everything knows that they read it no more.
  *
- * Slices end at cache lines. The fold is in the order of ranks and in one call of the kernel, so the result has the same bits as
- * that of shm_staged.c. */
+ * Slices end at cache lines. The fold is in the order of ranks and in one call of the kernel, so the result has the
+ * same bits as that of shm_staged.c. */
 #include "coll/algorithms.h"
 #include "coll/fold.h"
 #include "coll/shm.h"
@@ -42,7 +44,8 @@ static void sliced_begin(cmo_op *op, sliced_state *s)
     s->shm.rounds = cmo_shm_rounds(op->call.count, s->elements);
     s->receives = op->call.kind == CMO_ALLREDUCE || op->comm->rank == op->call.root;
     uint64_t bytes = op->call.count * cmo_dtype_size(op->call.dtype);
-    /* Whose result of one round replaces its input stages it: lines that the others have just read are slow to write (a fifth, at 256 KiB). */
+    /* Whose result of one round replaces its input stages it: lines that the others have just read are slow
+     * to write (a fifth, at 256 KiB). */
     bool one_round = s->shm.rounds <= 1;
     if (!one_round || op->call.in != op->call.out) cmo_shm_offer_array(op, &s->shm.offer.in, op->call.in, bytes);
     if (op->call.kind == CMO_ALLREDUCE && !one_round) cmo_shm_offer_array(op, &s->shm.offer.out, op->call.out, bytes);
@@ -82,13 +85,15 @@ static cmo_err sliced_fold(const cmo_op *op, sliced_state *s, uint64_t t)
     const cmo_comm *c = op->comm;
     uint64_t bytes = sliced_bytes(op, s, t), from = slice(op, bytes, c->rank), to = slice(op, bytes, c->rank + 1);
     uint64_t start = sliced_start(op, s, t) + from;
-    unsigned char *result = s->at_home ? (unsigned char *)call->out + start : cmo_shm_slot(op, &s->shm, c->rank, t) + from;
+    unsigned char *result =
+        s->at_home ? (unsigned char *)call->out + start : cmo_shm_slot(op, &s->shm, c->rank, t) + from;
     const void *srcs[CMO_SHM_MEMBERS];
     for (int j = 0; j < c->size; j++) {
         if (j == c->rank) srcs[j] = (const unsigned char *)call->in + start;
         else CMO_TRY(cmo_shm_part(op, &s->shm, j, t, start, to - from, from, &srcs[j]));
     }
-    cmo_kernel_for(call->dtype, call->op)(result, srcs, c->size, (to - from) / cmo_dtype_size(call->dtype), cmo_fold_divisor(call, c->size));
+    cmo_kernel_for(call->dtype, call->op)(result, srcs, c->size, (to - from) / cmo_dtype_size(call->dtype),
+                                          cmo_fold_divisor(call, c->size));
     return CMO_OK;
 }
 
@@ -102,7 +107,8 @@ static cmo_err sliced_copy_out(const cmo_op *op, sliced_state *s, uint64_t t)
         uint64_t from = slice(op, bytes, j), to = slice(op, bytes, j + 1);
         const void *result = cmo_shm_slot(op, &s->shm, j, t) + from;
         if (j == c->rank && s->at_home) continue;
-        if (j != c->rank && op->call.kind == CMO_ALLREDUCE) CMO_TRY(cmo_shm_result(op, &s->shm, j, t, start + from, to - from, from, &result));
+        if (j != c->rank && op->call.kind == CMO_ALLREDUCE)
+            CMO_TRY(cmo_shm_result(op, &s->shm, j, t, start + from, to - from, from, &result));
         memcpy(out + from, result, to - from);
     }
     return CMO_OK;

@@ -1,5 +1,5 @@
-/* Reductions straight from the slots: every rank copies its array in, and whoever wants the result folds the arrays of all members
- * at once, in the order of ranks, into its own.
+/* Reductions straight from the slots: every rank copies its array in, and whoever wants the result folds the arrays of
+ * all members at once, in the order of ranks, into its own.
  *
  *     allreduce, 5 ranks, one round
  *
@@ -8,12 +8,13 @@
  *                \______\______|______/______/
  *                  every rank: a+b+c+d+e
  *
- * One wait a round; an array larger than a slot goes in rounds, of which round t is copied in while round t - 1 is folded. For an array
- * of B bytes a rank writes B and reads B (size - 1): right where waiting costs more than reading (a small allreduce), and where no
- * part of the result is wanted twice: a scan (rank r reads the r slots before it), a reduce between two. Rounding happens once,
- * for half types too, since no partial result leaves the kernel.
+ * One wait a round; an array larger than a slot goes in rounds, of which round t is copied in while round t - 1 is
+ * folded. For an array of B bytes a rank writes B and reads B (size - 1): right where waiting costs more than reading
+ * (a small allreduce), and where no part of the result is wanted twice: a scan (rank r reads the r slots before it), a
+ * reduce between two. Rounding happens once, for half types too, since no partial result leaves the kernel.
  *
- * A large array in its owner's window is not copied in (coll/shm_direct.c), unless the owner puts its result in its place. */
+ * A large array in its owner's window is not copied in (coll/shm_direct.c), unless the owner
+ * puts its result in its place. */
 #include "coll/algorithms.h"
 #include "coll/fold.h"
 #include "coll/shm.h"
@@ -40,8 +41,9 @@ bool cmo_shm_staged_fits(const cmo_op *op)
     return call->count <= (uint64_t)cmo_engine_tunables(op->comm->engine)->staged_bytes / cmo_dtype_size(call->dtype);
 }
 
-/* Not what this rank overwrites while others fold it. Nor, in a reduce, in which it has nothing else to do, more than its slots hold: bringing
- * its array into the cache while the root folds is help (with 2 ranks and 8 MiB the root alone was half as fast). */
+/* Not what this rank overwrites while others fold it. Nor, in a reduce, in which it has nothing else to do, more
+ * than its slots hold: bringing its array into the cache while the root folds is help (with 2 ranks and 8 MiB the
+ * root alone was half as fast). */
 static bool staged_may_offer(const cmo_op *op, const staged_state *s)
 {
     if (op->call.kind == CMO_REDUCE) return s->shm.rounds <= (uint64_t)op->comm->slots;
@@ -58,7 +60,8 @@ static void staged_begin(cmo_op *op, staged_state *s)
     s->sources = cmo_shm_sources(op);
     bool scans = call->kind == CMO_SCAN || call->kind == CMO_EXSCAN;
     s->stages = scans ? c->rank < c->size - 1 : call->kind != CMO_REDUCE || c->rank != call->root;
-    if (s->stages && staged_may_offer(op, s)) cmo_shm_offer_array(op, &s->shm.offer.in, call->in, call->count * cmo_dtype_size(call->dtype));
+    if (s->stages && staged_may_offer(op, s))
+        cmo_shm_offer_array(op, &s->shm.offer.in, call->in, call->count * cmo_dtype_size(call->dtype));
     if (!s->sources) cmo_shm_consumed(op, &s->shm, s->shm.rounds);
 }
 
@@ -81,7 +84,8 @@ static cmo_err staged_fold(const cmo_op *op, staged_state *s, uint64_t t)
         if (j == op->comm->rank) srcs[j] = (const unsigned char *)call->in + from * item;
         else CMO_TRY(cmo_shm_part(op, &s->shm, j, t, from * item, count * item, 0, &srcs[j]));
     }
-    cmo_kernel_for(call->dtype, call->op)((char *)call->out + from * item, srcs, s->sources, count, cmo_fold_divisor(call, s->sources));
+    cmo_kernel_for(call->dtype, call->op)((char *)call->out + from * item, srcs, s->sources, count,
+                                          cmo_fold_divisor(call, s->sources));
     return CMO_OK;
 }
 

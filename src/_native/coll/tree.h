@@ -1,5 +1,5 @@
-/* Binomial trees over ranks. A rank's place is its distance from the root: place = (rank - root) mod size. The parent of
- * a place is the place without its lowest set bit, so the subtree of a place is a run of places that starts with it.
+/* Binomial trees over ranks. A rank's place is its distance from the root: place = (rank - root) mod size. The parent
+ * of a place is the place without its lowest set bit, so the subtree of a place is a run of places that starts with it.
  *
  *     7 places:          0               place   width of its subtree
  *                      / | \               0     7
@@ -34,7 +34,10 @@ static inline int cmo_tree_rank(const cmo_tree *t, int place)
 
 static inline int cmo_tree_parent(const cmo_tree *t) { return cmo_tree_rank(t, t->place & (t->place - 1)); }
 static inline int cmo_tree_child_place(const cmo_tree *t, int child) { return t->place + (1 << child); }
-static inline int cmo_tree_child(const cmo_tree *t, int child) { return cmo_tree_rank(t, cmo_tree_child_place(t, child)); }
+static inline int cmo_tree_child(const cmo_tree *t, int child)
+{
+    return cmo_tree_rank(t, cmo_tree_child_place(t, child));
+}
 
 static inline int cmo_tree_child_width(const cmo_tree *t, int child)
 {
@@ -42,7 +45,8 @@ static inline int cmo_tree_child_width(const cmo_tree *t, int child)
     return rest < 1 << child ? rest : 1 << child;
 }
 
-/* Of the places [place, place + width), the ones that stand before the wrap-around: the first of one or two runs of ranks. */
+/* Of the places [place, place + width), the ones that stand before the wrap-around: the
+ * first of one or two runs of ranks. */
 static inline int cmo_tree_first_run(const cmo_tree *t, int place, int width)
 {
     int before = t->size - t->root - place;

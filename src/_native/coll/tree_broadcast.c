@@ -2,8 +2,9 @@
  *
  *      0 → 4, 0 → 2, 0 → 1       4 → 6, 4 → 5       2 → 3
  *
- * A message tells dtype and shape with it, and is passed on while it is still arriving. Depth log2(n), rounded up; a rank sends the
- * array to each of its children, the root to log2(n) of them, the one with the largest subtree first. No scratch. */
+ * A message tells dtype and shape with it, and is passed on while it is still arriving. Depth log2(n),
+ * rounded up; a rank sends the array to each of its children, the root to log2(n) of them, the one with the
+ * largest subtree first. No scratch. */
 #include "coll/algorithms.h"
 #include "coll/incoming.h"
 #include "coll/tree.h"
@@ -24,7 +25,8 @@ static void broadcast_send_own(cmo_op *op)
     const cmo_call *c = &op->call;
     uint64_t bytes = c->count * cmo_dtype_size(c->dtype);
     for (int i = s->tree.children - 1; i >= 0; i--)
-        cmo_post_send_shaped(op, &s->sends[i], cmo_tree_child(&s->tree, i), 0, c->out, bytes, bytes, c->dtype, c->ndim, c->shape);
+        cmo_post_send_shaped(op, &s->sends[i], cmo_tree_child(&s->tree, i), 0, c->out, bytes, bytes, c->dtype, c->ndim,
+                             c->shape);
 }
 
 /* The message from our parent has been announced: announce it to our children. */

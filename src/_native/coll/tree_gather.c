@@ -1,12 +1,13 @@
-/* Gather up a binomial tree (coll/tree.h). Seven ranks, root 2; places, and in brackets the blocks that a message carries:
+/* Gather up a binomial tree (coll/tree.h). Seven ranks, root 2; places, and in brackets the
+ * blocks that a message carries:
  *
  *      place  0  1  2  3  4  5  6        1 → 0 [3]     3 → 2 [5]     5 → 4 [0]
  *      rank   2  3  4  5  6  0  1        2 → 0 [4 5]   6 → 4 [1]     4 → 0 [6] [0 1]
  *
  * A subtree is a run of places, hence one run of ranks or, where the places wrap around, two: those go as two messages,
  * and so every run lands in the root's out where it belongs. A rank between root and leaves keeps its subtree's blocks
- * in scratch memory, its own first, and passes on what has come without a gap. Depth log2(n), rounded up; a block moves once
- * for each edge to the root and is copied nowhere else. Counts are known on every rank. */
+ * in scratch memory, its own first, and passes on what has come without a gap. Depth log2(n), rounded up; a block moves
+ * once for each edge to the root and is copied nowhere else. Counts are known on every rank. */
 #include "coll/algorithms.h"
 #include "coll/tree.h"
 
@@ -52,8 +53,10 @@ static cmo_err gather_prepare(cmo_op *op)
     if (!s->starts || !s->recvs) return cmo_fail(CMO_ENOMEM, "gather: %d blocks", n);
     for (int i = 0; i < n; i++) s->starts[i + 1] = s->starts[i] + cmo_block_count(c->counts, c->count, i) * s->size;
     if (s->tree.place == 0 || s->tree.children == 0) return CMO_OK;
-    uint64_t bytes = gather_run_of(s, s->tree.place, s->tree.width, 0).bytes + gather_run_of(s, s->tree.place, s->tree.width, 1).bytes;
-    if (!(s->scratch = malloc(bytes + 1))) return cmo_fail(CMO_ENOMEM, "gather: %llu bytes of other ranks", (unsigned long long)bytes);
+    uint64_t bytes = gather_run_of(s, s->tree.place, s->tree.width, 0).bytes +
+                     gather_run_of(s, s->tree.place, s->tree.width, 1).bytes;
+    if (!(s->scratch = malloc(bytes + 1)))
+        return cmo_fail(CMO_ENOMEM, "gather: %llu bytes of other ranks", (unsigned long long)bytes);
     return CMO_OK;
 }
 
@@ -78,10 +81,12 @@ static void gather_post_recvs(cmo_op *op)
     uint64_t offset = gather_own_bytes(op);
     for (int i = 0; i < s->tree.children; i++)
         for (int which = 0; which < 2; which++) {
-            gather_run run = gather_run_of(s, cmo_tree_child_place(&s->tree, i), cmo_tree_child_width(&s->tree, i), which);
+            gather_run run =
+                gather_run_of(s, cmo_tree_child_place(&s->tree, i), cmo_tree_child_width(&s->tree, i), which);
             uint8_t *to = s->tree.place ? s->scratch + offset : (uint8_t *)op->call.out + run.start;
             if (run.ranks)
-                cmo_post_recv(op, &s->recvs[2 * i + which], cmo_tree_child(&s->tree, i), (uint64_t)which, to, run.bytes);
+                cmo_post_recv(op, &s->recvs[2 * i + which], cmo_tree_child(&s->tree, i), (uint64_t)which, to,
+                              run.bytes);
             offset += run.bytes;
         }
 }

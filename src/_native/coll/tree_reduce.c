@@ -2,10 +2,11 @@
  *
  *      1 → 0, 3 → 2, 5 → 4       2 → 0, 6 → 4       4 → 0
  *
- * A rank adds what its children send, the nearest first, to its own: x[r] + (subtree r+1) + (subtree r+2) + …. The
- * expression depends on rank and root alone. It does so segment by segment, as soon as every child has sent that
- * segment, and passes the segment on. Depth log2(n), rounded up; a rank sends one vector and receives one from each child.
- * Scratch: a vector for each child, and one for the sum elsewhere than at the root; half types travel as float32. */
+ * A rank adds what its children send, the nearest first, to its own: x[r] + (subtree r+1) + (subtree r+2) + ….
+ * The expression depends on rank and root alone. It does so segment by segment, as soon as every child has
+ * sent that segment, and passes the segment on. Depth log2(n), rounded up; a rank sends one vector and
+ * receives one from each child. Scratch: a vector for each child, and one for the sum elsewhere than at the
+ * root; half types travel as float32. */
 #include "coll/algorithms.h"
 #include "coll/fold.h"
 #include "coll/tree.h"
@@ -36,7 +37,8 @@ static cmo_err reduce_prepare(cmo_op *op)
     s->recvs = calloc((size_t)s->tree.children + 1, sizeof *s->recvs);
     s->scratch = malloc(((uint64_t)s->tree.children + 1) * s->bytes + 1);
     if (!s->recvs || !s->scratch)
-        return cmo_fail(CMO_ENOMEM, "reduce: %d vectors of %llu bytes", s->tree.children + 1, (unsigned long long)s->bytes);
+        return cmo_fail(CMO_ENOMEM, "reduce: %d vectors of %llu bytes", s->tree.children + 1,
+                        (unsigned long long)s->bytes);
     return CMO_OK;
 }
 
@@ -95,7 +97,8 @@ cmo_err cmo_tree_reduce_step(cmo_op *op)
         cmo_post_recv(op, &s->recvs[i], cmo_tree_child(&s->tree, i), 0, reduce_from_child(s, i), s->bytes);
     if (s->tree.place) {
         bool leaf = s->tree.children == 0 && !s->fold.widens;
-        cmo_post_send(op, &s->send, cmo_tree_parent(&s->tree), 0, leaf ? op->call.in : reduce_sum(s), s->bytes, leaf ? s->bytes : 0);
+        cmo_post_send(op, &s->send, cmo_tree_parent(&s->tree), 0, leaf ? op->call.in : reduce_sum(s), s->bytes,
+                      leaf ? s->bytes : 0);
         if (leaf) s->reduced = s->bytes;
     }
     CO_WAIT_UNTIL(op, reduce_forward(op));

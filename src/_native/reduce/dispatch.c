@@ -52,7 +52,8 @@ static const struct {
 #undef CMO_X
 };
 
-/* The highest set that was compiled and runs here, no higher than the one called `limit` (NULL or an unknown name: no limit). */
+/* The highest set that was compiled and runs here, no higher than the one called `limit` (NULL
+ * or an unknown name: no limit). */
 static const struct cmo_isa *isa_highest(const char *limit)
 {
     const struct cmo_isa *best = &cmo_isa_baseline;
@@ -80,7 +81,8 @@ static const struct cmo_isa *isa_chosen(void)
     return isa;
 }
 
-/* The enumerators may come from outside, so both are checked; the comparison is unsigned because an enum may be signed. */
+/* The enumerators may come from outside, so both are checked; the comparison is unsigned
+ * because an enum may be signed. */
 static cmo_kernel isa_kernel(const struct cmo_isa *isa, cmo_dtype dtype, cmo_redop op)
 {
     if (isa == NULL || (unsigned)dtype >= CMO_NDTYPES || (unsigned)op >= CMO_NOPS)

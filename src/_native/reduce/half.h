@@ -46,9 +46,11 @@ static inline float half_from_f16(uint16_t half)
     const uint32_t magnitude = half & 0x7fffu;
     const uint32_t shifted = magnitude << HALF_FRACTION_SHIFT;
     const uint32_t normal = shifted + HALF_BIAS_SHIFT;
-    /* A subnormal is fraction · 2^-24. Read behind the exponent of 2^-14 it is 2^-14 too much, and the difference is exact. */
+    /* A subnormal is fraction · 2^-24. Read behind the exponent of 2^-14 it is 2^-14 too
+     * much, and the difference is exact. */
     const uint32_t smallest_normal = HALF_BIAS_SHIFT + (1u << 23);
-    const uint32_t subnormal = half_float_bits(half_bits_float(shifted + smallest_normal) - half_bits_float(smallest_normal));
+    const uint32_t subnormal =
+        half_float_bits(half_bits_float(shifted + smallest_normal) - half_bits_float(smallest_normal));
     const uint32_t special = shifted | HALF_F32_INF | half_select(magnitude > HALF_F16_INF, HALF_F32_QUIET, 0);
     const uint32_t finite = half_select(magnitude < 0x400u, subnormal, normal);
     return half_bits_float(sign | half_select(magnitude >= HALF_F16_INF, special, finite));
@@ -59,15 +61,17 @@ static inline uint16_t half_to_f16(float value)
     const uint32_t bits = half_float_bits(value);
     const uint32_t sign = (bits >> 16) & 0x8000u;
     const uint32_t magnitude = bits & 0x7fffffffu;
-    /* Adding just under half a unit of the last place kept, and one more where that place is odd, carries exactly when
-     * rounding up is due; a carry out of the largest fraction steps into the next exponent, and from 65504 into infinity. */
+    /* Adding just under half a unit of the last place kept, and one more where that place is odd, carries
+     * exactly when rounding up is due; a carry out of the largest fraction steps into the next exponent,
+     * and from 65504 into infinity. */
     const uint32_t odd = (magnitude >> HALF_FRACTION_SHIFT) & 1u;
     const uint32_t normal = (magnitude - HALF_BIAS_SHIFT + 0xfffu + odd) >> HALF_FRACTION_SHIFT;
     /* Below 2^-14 the unit is 2^-24, which is the unit of float32 at 0.5: the addition itself does the rounding. */
     const uint32_t subnormal = half_float_bits(half_bits_float(magnitude) + 0.5f) - half_float_bits(0.5f);
     const uint32_t nan = HALF_F16_INF | HALF_F16_QUIET | ((magnitude >> HALF_FRACTION_SHIFT) & 0x3ffu);
     const uint32_t finite = half_select(magnitude < HALF_BIAS_SHIFT + (1u << 23), subnormal, normal);
-    const uint32_t too_large = (127u + 16u) << 23; /* 2^16; what lies between 65520 and it has been rounded up already */
+    /* 2^16; what lies between 65520 and it has been rounded up already. */
+    const uint32_t too_large = (127u + 16u) << 23;
     const uint32_t special = half_select(magnitude > HALF_F32_INF, nan, HALF_F16_INF);
     return (uint16_t)(sign | half_select(magnitude >= too_large, special, finite));
 }

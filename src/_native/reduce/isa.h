@@ -1,8 +1,7 @@
 /* Private to reduce/ and its tests: the kernels as they were compiled for each instruction set.
  *
- * kernels.c is compiled once for each row below, each time into one table. A table whose instruction set the compiler was not
- * given is left without a name, so that every build links and the dispatcher passes over it.
- */
+ * kernels.c is compiled once for each row below, each time into one table. A table whose instruction set the compiler
+ * was not given is left without a name, so that every build links and the dispatcher passes over it. */
 #ifndef CMO_REDUCE_ISA_H
 #define CMO_REDUCE_ISA_H
 
@@ -30,7 +29,8 @@ struct cmo_isa {
 CMO_ISAS(CMO_X)
 #undef CMO_X
 
-/* The table called `isa`, or NULL where it was not compiled or this processor cannot run it. Any thread; never blocks. */
+/* The table called `isa`, or NULL where it was not compiled or this processor cannot run
+ * it. Any thread; never blocks. */
 const struct cmo_isa *cmo_isa_find(const char *isa);
 
 /* As cmo_kernel_for, from the table called `isa`; NULL also where there is no such table. */

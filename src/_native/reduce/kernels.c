@@ -10,9 +10,9 @@
  * To add an op: a row in reduce.h, its expression in the tables of the families that have it, its name in their rows at
  * the end. To add a dtype: a row in reduce.h, its representation with its family's expressions, a row at the end.
  *
- * Same bits everywhere: the expressions are elementwise, built with -ffp-contract=off and without -ffast-math. Open is
- * only which NaN comes out where two different NaNs meet in an addition or multiplication: compilers may swap the operands.
- */
+ * Same bits everywhere: the expressions are elementwise, built with -ffp-contract=off and without
+ * -ffast-math. Open is only which NaN comes out where two different NaNs meet in an addition or
+ * multiplication: compilers may swap the operands. */
 #include "half.h"
 #include "isa.h"
 
@@ -245,8 +245,9 @@ static void bf16_narrow(void *dst, const float *src, size_t count)
     X(R, min, NULL, ((a < b) | (a != a)) ? a : b)       \
     X(R, max, NULL, ((a > b) | (a != a)) ? a : b)
 
-/* The textbook product, as NumPy's: infinities are not recovered as C11 Annex G would. Each part product is rounded by itself:
- * GCC 12 for AVX-512 makes vfmaddsub of the alternating sum in spite of -ffp-contract=off, unless something stands between. */
+/* The textbook product, as NumPy's: infinities are not recovered as C11 Annex G would. Each part product is
+ * rounded by itself: GCC 12 for AVX-512 makes vfmaddsub of the alternating sum in spite of -ffp-contract=off,
+ * unless something stands between. */
 #define COMPLEX_OPS(X, R)                                               \
     X(R, prod, NULL,                                                    \
       (R){ROUNDED(a.re * b.re) - ROUNDED(a.im * b.im), ROUNDED(a.re * b.im) + ROUNDED(a.im * b.re)})

@@ -72,8 +72,8 @@ size_t cmo_dtype_size(cmo_dtype dtype);
 const char *cmo_dtype_name(cmo_dtype dtype);
 const char *cmo_redop_name(cmo_redop op);
 
-/* Half types to float32 and back, round to nearest even; dst and src do not overlap. For algorithms that carry partial sums of half
- * types between ranks in float32. */
+/* Half types to float32 and back, round to nearest even; dst and src do not overlap. For algorithms that carry partial
+ * sums of half types between ranks in float32. */
 void cmo_half_to_float(cmo_dtype dtype, float *dst, const void *src, size_t count);
 void cmo_float_to_half(cmo_dtype dtype, void *dst, const float *src, size_t count);
 

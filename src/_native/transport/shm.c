@@ -3,7 +3,8 @@
  * Invariant of a pipe: head and tail count bytes ever written and read, tail ≤ head ≤ tail + size. Only the sender
  * stores head (release, after the bytes), only the receiver stores tail (release, after having copied them out); each
  * reads the other's with acquire. So bytes in [tail, head) are the receiver's to read and the rest the sender's to
- * write. Each keeps the other's counter as it last saw it and looks again only when that does not suffice, since a look costs a cache line's journey. */
+ * write. Each keeps the other's counter as it last saw it and looks again only when that does not suffice, since a look
+ * costs a cache line's journey. */
 #include "transport/transport.h"
 #include "transport/window.h"
 
@@ -158,8 +159,8 @@ static void shm_drop(cmo_link *link)
     link->up = false;
 }
 
-/* What was written stays in the window for a reader that has not even looked for the pipe yet: the pipe's offset is left
- * where it is, and the memory lives as long as somebody maps the window. */
+/* What was written stays in the window for a reader that has not even looked for the pipe yet: the pipe's offset is
+ * left where it is, and the memory lives as long as somebody maps the window. */
 static void shm_close(cmo_net *net)
 {
     shm_net *n = (shm_net *)net;

@@ -147,7 +147,8 @@ static cmo_err sim_open(cmo_net *net, int peer, cmo_link **out)
 {
     sim_net *n = (sim_net *)net;
     cmo_sim *s = n->sim;
-    if (peer < 0 || peer >= s->size || peer == n->rank) return cmo_fail(CMO_EINVAL, "rank %d has no link to rank %d", n->rank, peer);
+    if (peer < 0 || peer >= s->size || peer == n->rank)
+        return cmo_fail(CMO_EINVAL, "rank %d has no link to rank %d", n->rank, peer);
     sim_end **slot = end_slot(s, n->rank, peer);
     if (!slot) return cmo_fail(CMO_ENOMEM, "a simulated link");
     if (!*slot) {
@@ -197,7 +198,8 @@ static cmo_err sim_write(cmo_link *link, const struct iovec *iov, int n, size_t 
     size_t at = (to->head + to->held) % to->room, left = bytes;
     for (int i = 0; left; i++) {
         const unsigned char *src = iov[i].iov_base;
-        size_t part = iov[i].iov_len < left ? iov[i].iov_len : left, front = to->room - at < part ? to->room - at : part;
+        size_t part = iov[i].iov_len < left ? iov[i].iov_len : left;
+        size_t front = to->room - at < part ? to->room - at : part;
         if (front) memcpy(to->ring + at, src, front);
         if (part > front) memcpy(to->ring, src + front, part - front);
         if (s->tap && part) s->tap(s->tap_ctx, from->rank, to->rank, src, part);
@@ -228,7 +230,8 @@ static cmo_err sim_read(cmo_link *link, const struct iovec *iov, int n, size_t *
     size_t bytes = cmo_sim_share(s, wanted < e->arrived ? wanted : e->arrived), left = bytes;
     for (int i = 0; left; i++) {
         unsigned char *dst = iov[i].iov_base;
-        size_t part = iov[i].iov_len < left ? iov[i].iov_len : left, front = e->room - e->head < part ? e->room - e->head : part;
+        size_t part = iov[i].iov_len < left ? iov[i].iov_len : left;
+        size_t front = e->room - e->head < part ? e->room - e->head : part;
         if (front) memcpy(dst, e->ring + e->head, front);
         if (part > front) memcpy(dst + front, e->ring, part - front);
         e->head = (e->head + part) % e->room;

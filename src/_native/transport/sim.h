@@ -40,7 +40,7 @@ cmo_err cmo_sim_net(cmo_sim *sim, int rank, cmo_net **out);
 /* ------------------------------------------------------------------ schedule */
 
 int64_t cmo_sim_now(void *sim);            /* nanoseconds from 0; the signature of cmo_world.now */
-int cmo_sim_take(cmo_sim *sim);            /* one of the ranks for which something has happened, drawn at random; -1: none */
+int cmo_sim_take(cmo_sim *sim);            /* a rank for which something has happened, drawn at random; -1: none */
 void cmo_sim_wake(cmo_sim *sim, int rank); /* let cmo_sim_take name it */
 cmo_err cmo_sim_alarm(cmo_sim *sim, int rank, int64_t at); /* wake it at that time */
 

@@ -82,7 +82,8 @@ struct cmo_sim {
 int64_t cmo_sim_delay(cmo_sim *s);             /* of the wire, this time */
 size_t cmo_sim_share(cmo_sim *s, size_t bytes); /* how many of the bytes that could move do */
 
-cmo_err cmo_sim_push(cmo_sim *s, sim_event e); /* its number is given here; cannot fail right after an event was taken out */
+/* The event's number is given here. Cannot fail right after an event was taken out. */
+cmo_err cmo_sim_push(cmo_sim *s, sim_event e);
 
 /* ------------------------------------------------------------------ sim.c */
 

@@ -26,7 +26,8 @@ static cmo_err tcp_open(cmo_net *net, int peer, cmo_link **out)
 {
     tcp_net *n = (tcp_net *)net;
     if (peer < 0 || peer >= n->size || peer == (int)n->own.src)
-        return cmo_fail(CMO_EINVAL, "there is no link over TCP from rank %u to rank %d of %d", n->own.src, peer, n->size);
+        return cmo_fail(CMO_EINVAL, "there is no link over TCP from rank %u to rank %d of %d", n->own.src, peer,
+                        n->size);
     tcp_link *l = &n->links[peer];
     if (l->state == IDLE) {
         l->state = WANTED;
@@ -242,7 +243,8 @@ cmo_err cmo_tcp_net(cmo_net **out, const cmo_tcp_config *c)
     cmo_err err = CMO_ENOMEM;
     tcp_net *n = calloc(1, sizeof *n);
     if (!n) return cmo_fail(CMO_ENOMEM, "a net");
-    *n = (tcp_net){.net = {.ops = &tcp_ops, .fd = -1}, .size = c->size, .timer = -1, .mac = c->mac, .mac_ctx = c->mac_ctx,
+    *n = (tcp_net){.net = {.ops = &tcp_ops, .fd = -1}, .size = c->size, .timer = -1, .mac = c->mac,
+                   .mac_ctx = c->mac_ctx,
                    .own = {.version = CMO_HANDSHAKE_VERSION, .src = (uint32_t)c->rank, .size = (uint32_t)c->size,
                            .generation = c->generation},
                    .handshake_ns = c->handshake_ns, .user_timeout_ns = c->user_timeout_ms * CMO_MILLISECOND,

@@ -27,7 +27,8 @@ typedef struct cmo_tcp_config {
 /* What is particular to this transport:
  *
  * - cmo_net.fd is an epoll descriptor; it wakes for deadlines too, so a sleeper needs no timer for our sake.
- * - A link, once broken or dropped, stays so in this net, and the peer is told: a stream never goes on with a gap in it.
+ * - A link, once broken or dropped, stays so in this net, and the peer is told: a stream
+ *   never goes on with a gap in it.
  * - A link that cannot be made is found by reading it, like one that breaks: `readable` is set, and read says
  *   CMO_EPEERLOST or CMO_EAUTH. Nobody listening is an error after a few attempts within a fraction of a second; no
  *   answer to connecting, after handshake_ns. A peer whose host has taken the connection, and that does not speak yet,

@@ -10,8 +10,8 @@
  * - The message that chooses is authenticated, so only the lower rank can have sent it. HELLO and ANSWER decide
  *   nothing; a stranger, who can send no more than those, changes nothing.
  * - What the higher rank closes when it takes the chosen one, the lower has given up before.
- * - A rank that tries several addresses at once closes all but the first on which an ANSWER proves the peer. It has sent
- *   PROOF on none of the others, so the peer has not chosen one of them.
+ * - A rank that tries several addresses at once closes all but the first on which an ANSWER proves the peer. It has
+ *   sent PROOF on none of the others, so the peer has not chosen one of them.
  * - What the lower rank closes when it chooses is, for the higher, an attempt that failed. It tries again and is told
  *   DUPLICATE: wait, the choice is on its way.
  * - As a client, the lower rank is UP only when WELCOME says that the higher has taken its choice. Should the

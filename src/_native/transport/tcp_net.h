@@ -20,11 +20,12 @@
 
 typedef enum {
     LISTENING,
-    CONNECTING, AWAIT_ANSWER, AWAIT_WELCOME,  /* made here */
-    AWAIT_HELLO, AWAIT_PROOF, REFUSING,       /* made to us; REFUSING: an ANSWER other than ACCEPTED is on its way out */
-    CHOSEN,                                   /* only our own last message is still to be sent */
+    CONNECTING, AWAIT_ANSWER, AWAIT_WELCOME, /* made here */
+    AWAIT_HELLO, AWAIT_PROOF,                /* made to us */
+    REFUSING,                                /* made to us: an ANSWER other than ACCEPTED is on its way out */
+    CHOSEN,                                  /* only our own last message is still to be sent */
     LIVE,
-    CLOSED                                    /* to be freed at the end of a poll: epoll may still have named it */
+    CLOSED                                   /* to be freed at the end of a poll: epoll may still have named it */
 } tcp_stage;
 
 typedef struct tcp_socket {
@@ -41,7 +42,8 @@ typedef struct tcp_socket {
     size_t got, expected, sent, queued;
     uint8_t hello[CMO_HELLO_BYTES], answer[CMO_ANSWER_BYTES];
 } tcp_socket;
-_Static_assert(CMO_ANSWER_BYTES <= CMO_HELLO_BYTES && CMO_PROOF_BYTES <= CMO_HELLO_BYTES, "every message fits in and out");
+_Static_assert(CMO_ANSWER_BYTES <= CMO_HELLO_BYTES && CMO_PROOF_BYTES <= CMO_HELLO_BYTES,
+               "every message fits in and out");
 
 enum { TCP_WHY_BYTES = 256 };
 
@@ -51,7 +53,7 @@ typedef struct tcp_link {
     int naddresses;
     const char *addresses;   /* in the net's text */
     tcp_socket *socket;      /* HAS_CHOSEN, UP: the connection chosen */
-    char *why;               /* DEAD: the reason; before, what came of this round's attempts; owned; NULL: nothing yet */
+    char *why;               /* DEAD: the reason; before, what came of this round's attempts. Owned; NULL: nothing */
     cmo_err err;             /* DEAD: the same as a code */
 
     /* WANTED: rounds of attempts, tcp_connect.c */

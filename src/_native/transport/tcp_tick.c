@@ -30,8 +30,8 @@ static void tcp_expire(tcp_net *n, tcp_socket *s)
     }
 }
 
-/* Break the links to hosts that acknowledge nothing. What is outstanding is data, or a probe of a closed window that was
- * followed by another one. */
+/* Break the links to hosts that acknowledge nothing. What is outstanding is data, or a probe of a closed window
+ * that was followed by another one. */
 static void tcp_check(tcp_net *n, int64_t now)
 {
     const bool away = now - n->check_at > n->check_ns; /* nobody polled: begin anew */

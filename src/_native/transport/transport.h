@@ -3,7 +3,8 @@
  * A net is one transport as one rank uses it; a link is its stream to and from one peer. Whoever owns the net (the
  * engine of a rank) is one thread at a time, and every function here is called by that thread only.
  *
- * A transport is a file that fills in cmo_net_ops, and a row in the conformance tests (tests/native/test_transport.c). */
+ * A transport is a file that fills in cmo_net_ops, and a row in the conformance tests
+ * (tests/native/test_transport.c). */
 #ifndef CMO_TRANSPORT_H
 #define CMO_TRANSPORT_H
 
@@ -23,12 +24,12 @@ typedef struct cmo_net_ops {
      * true. Never waits. The link is the net's; it lives until drop or close. */
     cmo_err (*open)(cmo_net *, int peer, cmo_link **link);
 
-    /* Do what can be done for links that are not up, announce links that peers have opened (cmo_net.on_link), and refresh `readable`. An error is one
-     * of the net as a whole; that of a link is found by reading it. */
+    /* Do what can be done for links that are not up, announce links that peers have opened (cmo_net.on_link), and
+     * refresh `readable`. An error is one of the net as a whole; that of a link is found by reading it. */
     cmo_err (*poll)(cmo_net *);
 
-    /* Move bytes now; *moved says how many, 0 where the stream is full or empty. iov is borrowed and left unchanged. CMO_EPEERLOST
-     * when the stream has ended, and nothing that the peer sent before is left to be read. */
+    /* Move bytes now; *moved says how many, 0 where the stream is full or empty. iov is borrowed and left unchanged.
+     * CMO_EPEERLOST when the stream has ended, and nothing that the peer sent before is left to be read. */
     cmo_err (*write)(cmo_link *, const struct iovec *iov, int n, size_t *moved);
     cmo_err (*read)(cmo_link *, const struct iovec *iov, int n, size_t *moved);
 
@@ -60,8 +61,8 @@ struct cmo_link {
  * world[i] is the world rank of neighbour i; `self` is our own place among them. */
 struct cmo_window;
 struct cmo_neighbour;
-cmo_err cmo_shm_net(cmo_net **out, struct cmo_window *own, const struct cmo_neighbour *neighbours, const int *world, int nlocal,
-                    int self, size_t pipe_bytes);
+cmo_err cmo_shm_net(cmo_net **out, struct cmo_window *own, const struct cmo_neighbour *neighbours, const int *world,
+                    int nlocal, int self, size_t pipe_bytes);
 
 /* tcp: see transport/tcp.h. sim: see transport/sim.h. */
 

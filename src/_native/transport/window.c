@@ -34,7 +34,8 @@ static size_t head_bytes(int nlocal)
 static size_t default_bytes(int nlocal)
 {
     size_t memory = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
-    size_t share = ((size_t)1 << 45) / (size_t)nlocal; /* all windows together stay within a quarter of the address space */
+    /* All windows together stay within a quarter of the address space. */
+    size_t share = ((size_t)1 << 45) / (size_t)nlocal;
     return round_up(memory < share ? memory : share, CMO_PAGE);
 }
 
@@ -178,7 +179,8 @@ cmo_err cmo_window_map(int fd, int nlocal, cmo_window_head **head, size_t *size)
         return cmo_fail(CMO_EPROTO, "a peer's window is not one: %lld bytes", (long long)st.st_size);
     void *base = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
     if (base == MAP_FAILED)
-        return cmo_fail(CMO_ENOMEM, "mapping %lld bytes: %s (is `ulimit -v` set?)", (long long)st.st_size, strerror(errno));
+        return cmo_fail(CMO_ENOMEM, "mapping %lld bytes: %s (is `ulimit -v` set?)", (long long)st.st_size,
+                        strerror(errno));
     *head = base;
     *size = (size_t)st.st_size;
     if ((*head)->magic == window_magic) return CMO_OK;

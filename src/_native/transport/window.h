@@ -1,10 +1,10 @@
 /* Memory that the ranks of one host share.
  *
- * Each rank owns a window: one unnamed file in memory (memfd), mapped once by every local rank, as large as the machine's memory but empty.
- * The owner, and nobody else, gives out pieces of its window, so allocation needs no lock between processes. A piece's
- * pages are reserved when it is given out (fallocate) and returned to the system when it is freed (a hole is punched);
- * running out is therefore an error at that moment and never a SIGBUS later. A piece is named between ranks by its
- * offset. Nothing here has a name in a file system, so nothing can be left behind. */
+ * Each rank owns a window: one unnamed file in memory (memfd), mapped once by every local rank, as large as the
+ * machine's memory but empty. The owner, and nobody else, gives out pieces of its window, so allocation needs no lock
+ * between processes. A piece's pages are reserved when it is given out (fallocate) and returned to the system when it
+ * is freed (a hole is punched); running out is therefore an error at that moment and never a SIGBUS later. A piece is
+ * named between ranks by its offset. Nothing here has a name in a file system, so nothing can be left behind. */
 #ifndef CMO_WINDOW_H
 #define CMO_WINDOW_H
 
@@ -35,8 +35,9 @@ typedef struct cmo_neighbour {
     int pidfd;             /* readable when its process has ended; owned; -1: none (ourselves) */
 } cmo_neighbour;
 
-/* Make a window for one of `nlocal` ranks. The file descriptor stays the window's; hand a duplicate to the others. `bytes` 0: as much as the machine has memory.
- * `private_memory`: plain memory of this process, for simulation and for ranks without neighbours on their host. */
+/* Make a window for one of `nlocal` ranks. The file descriptor stays the window's; hand a duplicate to the others.
+ * `bytes` 0: as much as the machine has memory. `private_memory`: plain memory of this process, for simulation and for
+ * ranks without neighbours on their host. */
 cmo_err cmo_window_create(cmo_window **out, int nlocal, size_t bytes, bool private_memory);
 void cmo_window_destroy(cmo_window *w); /* unmaps; pieces still held elsewhere become invalid here */
 int cmo_window_fd(const cmo_window *w); /* borrowed; -1 if private */
@@ -52,7 +53,8 @@ size_t cmo_window_used(const cmo_window *w); /* bytes given out now */
 cmo_err cmo_window_map(int fd, int nlocal, cmo_window_head **head, size_t *size);
 void cmo_window_unmap(cmo_window_head *head, size_t size);
 
-/* The address of `bytes` at `offset` of a neighbour's window; NULL where they do not lie in it, behind its first page. */
+/* The address of `bytes` at `offset` of a neighbour's window; NULL where they do not lie
+ * in it, behind its first page. */
 static inline void *cmo_window_bytes(const cmo_neighbour *n, uint64_t offset, uint64_t bytes)
 {
     if (offset < CMO_PAGE || offset > n->size || bytes > n->size - offset) return NULL;
@@ -65,7 +67,8 @@ static inline void *cmo_window_at(const cmo_neighbour *n, uint64_t offset, uint6
     return offset % CMO_LINE ? NULL : cmo_window_bytes(n, offset, bytes);
 }
 
-/* The other way round: do `bytes` at `address` lie in the window as it is mapped here, and where? The pointer may be any. */
+/* The other way round: do `bytes` at `address` lie in the window as it is mapped here, and
+ * where? The pointer may be any. */
 static inline bool cmo_window_offset(const cmo_neighbour *n, const void *address, uint64_t bytes, uint64_t *offset)
 {
     *offset = (uint64_t)((uintptr_t)address - (uintptr_t)n->head); /* of an address in front of the window: too large */
