@@ -209,12 +209,12 @@ cdef void learn_types():
     cdef int i
     for i in range(24):
         code_of_type[i] = -1
-    dtypes = [np.dtype(character) for character in np.typecodes["All"]]
     for code, name in enumerate(DTYPES):
         if name != "bfloat16":
-            for dtype in dtypes:
-                if dtype == np.dtype(name):  # both long and long long are int64
-                    code_of_type[dtype.num] = code
+            code_of_type[np.dtype(name).num] = code
+    for character in "lLqQ":  # one of long and long long is int64 by name, and the other is as well
+        dtype = np.dtype(character)
+        code_of_type[dtype.num] = DTYPES.index(f"{'int' if dtype.kind == 'i' else 'uint'}{8 * dtype.itemsize}")
 
 
 learn_types()

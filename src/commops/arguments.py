@@ -44,6 +44,8 @@ _MAX_TAG = 2**62
 
 def whole_number(value: object, name: str, meaning: str = "a whole number") -> int:
     """Return an int that was passed, as Python's or NumPy's."""
+    if type(value) is int:
+        return value
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be {meaning}, not {value!r}")
     return int(value)
@@ -84,7 +86,11 @@ def array_of(x: object, name: str = "x") -> Array:
         raise TypeError(f"{name} is a masked array, whose mask would be lost: pass {name}.filled(...)")
     if isinstance(x, np.ndarray | np.generic):
         return np.asarray(x)
-    hint = "" if x is None else f": use np.asarray({name})"
+    hint = ""
+    if isinstance(x, complex | float | int | list | tuple) or hasattr(x, "__array__"):
+        hint = f": use np.asarray({name})"
+    elif x is not None:
+        hint = "; other objects are exchanged with the …_object calls"
     raise TypeError(f"{name} must be a NumPy array, not {_shown(x)}{hint}")
 
 
@@ -144,6 +150,10 @@ def _overlaps_itself(array: Array) -> bool:
     return bool((np.diff(starts) < array.itemsize).any())
 
 
+def _same_memory(a: Array, b: Array) -> bool:
+    return a is b or (a.ctypes.data == b.ctypes.data and a.nbytes == b.nbytes)
+
+
 class Target:
     """Where a result goes: the array given as `out`, or a new one; packed, if the core cannot write there.
 
@@ -177,8 +187,7 @@ class Target:
         self.out = check_out(out, shape, dtype)
         direct = self.out.flags.c_contiguous
         if direct and source is not None and np.may_share_memory(self.out, source):
-            same = self.out.ctypes.data == source.ctypes.data and self.out.nbytes == source.nbytes
-            direct = in_place and same
+            direct = in_place and _same_memory(self.out, source)
         self.array = self.out if direct else np.empty(shape, dtype)
 
     def result(self) -> Array:
@@ -215,7 +224,10 @@ def counts_of(counts: Counts | None, size: int, name: str = "counts") -> Array |
 def rows_of(x: Array, call: str) -> int:
     """Return the length of axis 0."""
     if x.ndim == 0:
-        raise ValueError(f"{call}: x must have an axis 0 to be cut along, and it has shape ()")
+        raise ValueError(
+            f"{call}: x must have an axis 0, whose rows are blocks of the ranks, and it has shape ():"
+            " pass an array of shape (rows, ...)"
+        )
     return int(x.shape[0])
 
 

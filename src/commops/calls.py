@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -38,11 +38,14 @@ _KIND: dict[str, int] = native.KINDS
 _UINT8 = code_of(np.dtype(np.uint8))
 
 
-class Place(NamedTuple):
+class Place:
     """Who makes the call."""
 
-    rank: int
-    size: int
+    __slots__ = ("rank", "size")
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank = rank
+        self.size = size
 
 
 def call_of(

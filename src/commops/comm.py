@@ -85,8 +85,8 @@ class Comm(Collectives, Reductions, Objects):
     def close(self) -> None:
         """Leave the group. Need not be called by all ranks, and may be called again.
 
-        What was sent still goes out (it is waited for, a few seconds at most). Calls of this rank that go on, and
-        later ones, raise `RevokedError`; ranks that still wait for this one raise `PeerLostError`.
+        What was sent still goes out (it is waited for, a few seconds at most). Calls of this rank that go on,
+        and later ones, raise `RevokedError`; ranks that still wait for this one raise `PeerLostError`.
         """
         if self._closed:
             return
@@ -218,6 +218,8 @@ def _shape_of(shape: object) -> tuple[int, ...]:
         raise TypeError(f"shape must be a whole number or a sequence of them, not {shape!r}") from None
     if any(n < 0 for n in dims):
         raise ValueError(f"shape must not have negative dimensions: {dims}")
+    if any(n > sys.maxsize for n in dims) and 0 in dims:  # without a 0, it is memory that is missing
+        raise ValueError(f"shape must not have dimensions above {sys.maxsize}: {dims}")
     if len(dims) > _MAX_DIMS:
         raise ValueError(f"shape must have at most {_MAX_DIMS} dimensions, not {len(dims)}")
     return dims

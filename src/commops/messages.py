@@ -73,18 +73,18 @@ class Messages(Group):
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
-        self.isend(x, dest, tag).wait()
+        self._send(array_of(x), ARRAY, dest, tag).wait(-1.0)
 
     def isend(self, x: Array, dest: int, tag: int = 0) -> Work[None]:
         """Start a `send`."""
-        array = array_of(x)
-        return self._send(array, code_of(array.dtype), ARRAY, dest, tag)
+        return Work((self._send(array_of(x), ARRAY, dest, tag),), lambda: None)
 
-    def _send(self, array: Array, code: int, carries: int, dest: int, tag: int) -> Work[None]:
+    def _send(self, array: Array, carries: int, dest: int, tag: int) -> Any:
+        """Start a message; return the core's call."""
+        code = code_of(array.dtype)
         dest = rank_of(dest, self._at.size, "dest")
         tag = tag_of(tag, receives=False)
-        call = self._core.send(packed(array), code, array.shape, carries, dest, tag, self._timeout)
-        return Work((call,), _nothing)
+        return self._core.send(packed(array), code, array.shape, carries, dest, tag, self._timeout)
 
     def recv(
         self, out: Array | None = None, source: int = ANY, tag: int = ANY, *, status: bool = False
@@ -113,43 +113,23 @@ class Messages(Group):
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
-        return self.irecv(out, source, tag, status=status).wait()
+        allocate, finish = _receiving(out, status)
+        call = self._recv(allocate, source, tag)
+        call.wait(-1.0)
+        return finish(call)
 
     def irecv(
         self, out: Array | None = None, source: int = ANY, tag: int = ANY, *, status: bool = False
     ) -> Work[Any]:
         """Start a `recv`."""
-        if out is not None:
-            code_of(receiver_of(out).dtype, "out")
-
-        def allocate(
-            dtype: int, shape: tuple[int, ...], counts: None, carries: int, source: int, tag: int
-        ) -> Array:
-            if carries == OBJECT:
-                raise TypeError(
-                    f"the message from rank {source} with tag {tag} is a Python object: use recv_object"
-                )
-            expected = dtype_of(dtype)
-            if out is None:
-                return np.empty(shape, expected)
-            check_out(out, shape, expected)
-            return out if out.flags.c_contiguous else np.empty(shape, expected)
-
-        def finish(call: Any) -> Any:
-            array = call.result
-            if out is not None and array is not out:
-                out[...] = array
-                array = out
-            return (array, status_of(call.message())) if status else array
-
-        return self._recv(allocate, finish, source, tag)
-
-    def _recv(
-        self, allocate: Callable[..., Array], finish: Callable[[Any], Any], source: int, tag: int
-    ) -> Work[Any]:
-        source = source_of(source, self._at.size)
-        call = self._core.recv(allocate, source, tag_of(tag, receives=True), self._timeout)
+        allocate, finish = _receiving(out, status)
+        call = self._recv(allocate, source, tag)
         return Work((call,), lambda: finish(call))
+
+    def _recv(self, allocate: Callable[..., Array], source: int, tag: int) -> Any:
+        """Start a receive; return the core's call."""
+        source = source_of(source, self._at.size)
+        return self._core.recv(allocate, source, tag_of(tag, receives=True), self._timeout)
 
     def sendrecv(self, x: Array, dest: int, source: int, out: Array | None = None, tag: int = 0) -> Array:
         """Send an array to one rank and receive one from another, at the same time, with the same tag.
@@ -227,5 +207,29 @@ class Messages(Group):
         return None if message is None else status_of(message)
 
 
-def _nothing() -> None:
-    """Make the result of a call that has none."""
+def _receiving(out: Array | None, status: bool) -> tuple[Callable[..., Array], Callable[[Any], Any]]:
+    """Return what finds room for an array when its message has come, and what makes the result of a recv."""
+    if out is not None:
+        code_of(receiver_of(out).dtype, "out")
+
+    def allocate(
+        dtype: int, shape: tuple[int, ...], counts: None, carries: int, source: int, tag: int
+    ) -> Array:
+        if carries == OBJECT:
+            raise TypeError(
+                f"the message from rank {source} with tag {tag} is a Python object: use recv_object"
+            )
+        expected = dtype_of(dtype)
+        if out is None:
+            return np.empty(shape, expected)
+        check_out(out, shape, expected)
+        return out if out.flags.c_contiguous else np.empty(shape, expected)
+
+    def finish(call: Any) -> Any:
+        array = call.result
+        if out is not None and array is not out:
+            out[...] = array
+            array = out
+        return (array, status_of(call.message())) if status else array
+
+    return allocate, finish

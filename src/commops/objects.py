@@ -11,7 +11,7 @@ import numpy as np
 
 from commops.arguments import ANY, rank_of
 from commops.calls import alltoall_bytes, broadcast, gather_bytes, scatter
-from commops.dtypes import Array, code_of
+from commops.dtypes import Array
 from commops.messages import OBJECT, Messages, status_of
 from commops.pickling import pack, unpack
 from commops.work import Work
@@ -32,7 +32,6 @@ _OPS: dict[str, Callable[[Any, Any], Any]] = {
     "lor": lambda a, b: bool(a) or bool(b),
     "lxor": lambda a, b: bool(a) != bool(b),
 }
-_UINT8 = code_of(np.dtype(np.uint8))
 
 
 class Objects(Messages):
@@ -68,7 +67,7 @@ class Objects(Messages):
 
     def isend_object(self, obj: object, dest: int, tag: int = 0) -> Work[None]:
         """Start a `send_object`. The object is pickled at once."""
-        return self._send(pack(obj), _UINT8, OBJECT, dest, tag)
+        return Work((self._send(pack(obj), OBJECT, dest, tag),), lambda: None)
 
     def recv_object(self, source: int = ANY, tag: int = ANY, *, status: bool = False) -> Any:
         """Receive an object.
@@ -109,7 +108,8 @@ class Objects(Messages):
             obj = unpack(call.result)
             return (obj, status_of(call.message())) if status else obj
 
-        return self._recv(allocate, finish, source, tag)
+        call = self._recv(allocate, source, tag)
+        return Work((call,), lambda: finish(call))
 
     def broadcast_object(self, obj: object = None, root: int = 0) -> Any:
         """Give every rank root's object.

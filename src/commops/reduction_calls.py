@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,6 +30,7 @@ Op: TypeAlias = str | Function
 """Name of a reduction, or an associative function of two arrays."""
 
 _OP: dict[str, int] = native.OPS
+_BUILTINS = {sum: "sum", min: "min", max: "max"}
 
 
 def _number_of(op: object, dtype: np.dtype[Any], code: int) -> int:
@@ -44,13 +45,20 @@ def _number_of(op: object, dtype: np.dtype[Any], code: int) -> int:
     return number
 
 
+def _function_of(op: Function) -> Function:
+    """Return a function of two arrays. Python's own sum takes them too, for something else."""
+    if isinstance(op, Hashable) and op in _BUILTINS:
+        raise TypeError(f"op must not be Python's built-in {_BUILTINS[op]}: pass {_BUILTINS[op]!r}, its name")
+    return op
+
+
 def reduction(at: Place, kind: str, x: object, op: Op, out: object, root: object = 0) -> Call:
     """Check an allreduce, reduce, scan or exscan."""
     array = array_of(x)
     code = code_of(array.dtype)
     root = rank_of(root, at.size)
     if callable(op):
-        return _folded(at, kind, array, code, op, out, root)
+        return _folded(at, kind, array, code, _function_of(op), out, root)
     number = _number_of(op, array.dtype, code)
     if kind == "reduce" and at.rank != root:
         return call_of(
@@ -99,7 +107,7 @@ def reduce_scatter(at: Place, x: object, op: Op, out: object, counts: Counts | N
     shape = block_shape(array, at.size, rows, at.rank, "reduce_scatter")
     if callable(op):
         start = at.rank * shape[0] if rows is None else int(rows[: at.rank].sum())
-        return _folded_block(at, array, code, op, out, slice(start, start + shape[0]))
+        return _folded_block(at, array, code, _function_of(op), out, slice(start, start + shape[0]))
     number = _number_of(op, array.dtype, code)
     target = Target(out, shape, array.dtype, array)
     return call_of(

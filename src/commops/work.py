@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import numpy as np
+
 from commops._core import native
 from commops.errors import CommTimeoutError
 
@@ -58,8 +60,8 @@ class Work(Generic[T]):
 
         Raises
         ------
-        ValueError
-            If `timeout` is no such number.
+        TypeError, ValueError
+            If `timeout` is no number of seconds from 0 up.
         CommTimeoutError
             If `timeout` has passed. The call goes on.
         Exception
@@ -134,7 +136,9 @@ def _seconds(timeout: object) -> float:
     """Return a time-out as the core takes it, where a negative number means that there is none."""
     if timeout is None:
         return -1.0
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float | np.integer | np.floating):
+        raise TypeError(f"timeout must be a number of seconds, or None, not {timeout!r}")
+    if not timeout >= 0:  # also for NaN
         raise ValueError(f"timeout must be a number of seconds, 0 or more, or None, not {timeout!r}")
     return float(timeout)
 

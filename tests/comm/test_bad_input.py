@@ -22,7 +22,10 @@ swapped = np.zeros(3, np.dtype(">f8" if sys.byteorder == "little" else "<f8"))
 ARRAYS = [
     ([1, 2], TypeError, "x must be a NumPy array, not list: use np.asarray"),
     (3, TypeError, "x must be a NumPy array, not int"),
-    ("text", TypeError, "x must be a NumPy array, not str"),
+    ((1.5, 2), TypeError, "x must be a NumPy array, not tuple: use np.asarray"),
+    (1j, TypeError, "x must be a NumPy array, not complex: use np.asarray"),
+    ("text", TypeError, "x must be a NumPy array, not str; other objects are exchanged with the …_object"),
+    ({"w": np.zeros(3)}, TypeError, "x must be a NumPy array, not dict; other objects"),
     (np.ma.zeros(6), TypeError, "x is a masked array"),
     (np.zeros(3, object), TypeError, "x has dtype object"),
     (np.zeros(3, "U3"), TypeError, "x has dtype <U3"),
@@ -56,8 +59,13 @@ OTHERS: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] 
             (None, TypeError, "op must be a name or a function of two arrays, not NoneType"),
             (3, TypeError, "op must be a name or a function of two arrays, not int"),
             ("band", TypeError, "op 'band' has no meaning for dtype float64 of x"),
+            ("SUM", ValueError, "op must be one of sum, .*, not 'SUM'"),
+            (sum, TypeError, "op must not be Python's built-in sum: pass 'sum', its name"),
+            (max, TypeError, "op must not be Python's built-in max: pass 'max', its name"),
+            ([sum], TypeError, "op must be a name or a function of two arrays, not list"),
         ]
     ),
+    ("reduce_scatter", (x, min), {}, TypeError, "op must not be Python's built-in min"),
     ("scan", (ints,), {"op": "mean"}, TypeError, "op 'mean' has no meaning for dtype int64 of x"),
     (
         "reduce",
@@ -130,7 +138,13 @@ OTHERS: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] 
         for call in ("reduce_scatter", "alltoall")
     ),
     *(
-        (call, (np.array(1.0),), {}, ValueError, r"x must have an axis 0 .* shape \(\)")
+        (
+            call,
+            (np.array(1.0),),
+            {},
+            ValueError,
+            r"x must have an axis 0.* shape \(\): pass an array of shape",
+        )
         for call in ("reduce_scatter", "alltoall")
     ),
     *(

@@ -169,6 +169,7 @@ def test_too_much_is_a_memory_error_on_all_ranks(world: World) -> None:
         ((None,), TypeError, "shape must be a whole number or a sequence of them, not None"),
         (("abc",), TypeError, "shape must be a whole number or a sequence of them, not 'abc'"),
         ((-1,), ValueError, r"shape must not have negative dimensions: \(-1,\)"),
+        (((2**63, 0),), ValueError, "shape must not have dimensions above"),
         (((1,) * 65,), ValueError, "shape must have at most 64 dimensions, not 65"),
         ((3, "nosuch"), TypeError, "dtype must be a NumPy dtype, not 'nosuch'"),
         ((3, 8), TypeError, "dtype must be a NumPy dtype, not 8"),

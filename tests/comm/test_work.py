@@ -297,3 +297,20 @@ def test_the_timeout_of_a_call_is_the_communicators_when_it_is_made(world: World
         other.close()
 
     world.run(program)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [(-1, ValueError), (float("nan"), ValueError), ("1", TypeError), (True, TypeError), ([1.0], TypeError)],
+)
+def test_a_timeout_of_wait_is_a_number_of_seconds(world: World, timeout: Any, error: type[Exception]) -> None:
+    def program(comm: Comm, timeout: Any, error: type[Exception]) -> None:
+        work = comm.iallreduce(np.array(1))
+        for call in (work.wait, work.result, work.exception):
+            with pytest.raises(error, match="timeout must be a number of seconds"):
+                call(timeout)
+        for fine in (30, 30.0, np.float32(30), np.int64(30), float("inf"), None):
+            assert work.wait(fine) == comm.size
+            assert work.exception(fine) is None
+
+    world.run(program, timeout, error)
