@@ -114,6 +114,43 @@ def test_hosts_that_only_a_folder_joins_say_what_to_set(
         )
 
 
+@pytest.mark.parametrize("server", [0, 1])
+def test_a_host_that_knows_its_own_name_as_loopback(
+    ranks: Ranks, hosts: tuple[str, str], server: int
+) -> None:
+    # As Debian has it in /etc/hosts; the others find its real address in the DNS.
+    source = """
+    import socket
+    real = socket.getaddrinfo
+    def lookup(host, *rest, **more):
+        if host in (b"node", "node"):
+            host = "127.0.1.1" if serves else address
+        return real(host, *rest, **more)
+    socket.getaddrinfo = lookup
+    socket.gethostname = lambda: "node" if serves else "other"
+    """
+    places = [hosts[server], hosts[1 - server], hosts[server]]
+    each = [{"namespace": place, "serves": place == hosts[server]} for place in places]
+    names = {"url": "tcp://node:4078", "token": "secret", "address": f"10.77.0.{server + 1}"}
+    told = ranks.run(3, textwrap.dedent(source) + EXCHANGE, each, **names)
+    assert [result[0] for result in results(told)] == [6.0] * 3
+
+
+def test_the_end_of_a_rank_on_another_host_is_noticed(ranks: Ranks, hosts: tuple[str, str]) -> None:
+    die = """
+    import signal
+    from commops.rendezvous.meeting import Meeting
+    if rank == 1:
+        Meeting._agree = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    """
+    each = [{"namespace": hosts[rank % 2]} for rank in range(4)]
+    names = {"url": "tcp://10.77.0.1:4079", "token": "secret", "timeout": 15.0}
+    job = ranks.job(4, textwrap.dedent(die) + JOIN, each, **names)
+    for kind, text in failures([job[rank].told() for rank in (0, 2, 3)], within=5):
+        assert kind == "RendezvousError"
+        assert text.startswith(f"rank 1 (process {job[1].pid} on ")
+
+
 def test_a_token_that_does_not_fit(ranks: Ranks, hosts: tuple[str, str]) -> None:
     each = [{"namespace": name, "token": name} for name in hosts]
     told = failures(ranks.run(2, JOIN, each, url="tcp://10.77.0.1:4077", timeout=1.0), within=3.5)

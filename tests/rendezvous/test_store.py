@@ -306,6 +306,24 @@ class TestDeleteAndCount:
         assert store.count("none") == 0
 
 
+class TestDiscard:
+    def test_removes_what_is_there_and_says_how_much(self, store: Store) -> None:
+        for key in ("one", "two", "three"):
+            store.set(key, b"")
+        assert store.discard(["one", "absent", "three", "one"]) == 2
+        assert store.count() == 1
+        assert store.get("two", timeout=0) == b""
+
+    def test_of_nothing(self, store: Store) -> None:
+        store.set("key", b"")
+        assert store.discard([]) == 0
+        assert store.count() == 1
+
+    def test_one_string_is_refused(self, store: Store) -> None:
+        with pytest.raises(TypeError, match="several strings"):
+            store.discard("key")
+
+
 class TestCompareAndSet:
     def test_makes_a_key_only_once(self, store: Store) -> None:
         assert store.compare_and_set("key", None, b"first") == b"first"

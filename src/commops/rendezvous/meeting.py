@@ -104,14 +104,15 @@ class Meeting:
         AuthenticationError
             If ranks have different tokens.
         """
-        self._publish(card)
         try:
-            plan = self._decide(card) if self._rank == 0 else self._await_plan(card)
+            self._publish(card)
+            try:
+                plan = self._decide(card) if self._rank == 0 else self._await_plan(card)
+            finally:
+                self._withdraw()
         except BaseException:
             self._renounce()
             raise
-        finally:
-            self._withdraw()
         try:
             if plan.error:
                 raise (AuthenticationError if plan.authentication else RendezvousError)(plan.error)
@@ -137,13 +138,13 @@ class Meeting:
     # ---- 1: cards
 
     def _publish(self, card: Card) -> None:
+        if self._rank != 0:  # whose end others notice by the store's, or by nothing
+            self._will = _trouble(card.nonce)
+            text = f"rank {self._rank} ({card.who}) ended while the ranks joined"
+            self._store.bequeath(self._will, self._complaint(text), timeout=self._left())
         value = card.pack(self._token)
         stored = self._replace_forfeit(value)
         if stored == value:
-            if self._rank != 0:  # whose end others notice by the store's, or by nothing
-                self._will = _trouble(card.nonce)
-                text = f"rank {self._rank} ({card.who}) ended while the ranks joined"
-                self._store.bequeath(self._will, self._complaint(text), timeout=self._left())
             return
         try:
             other = Card.unpack(self._token, stored, self._rank)
