@@ -84,7 +84,7 @@ def test_addresses_that_swallow_packets_do_not_hold_up_a_message(
             comm.send(comm.recv(source={sender}) + 1, dest={sender})
             result = None
     """
-    # So patient with each address that a rank which tried them one after the other would not get through in time.
+    # So patient with each address that whoever tried them one after the other would not get through in time.
     each = [{"namespace": name, "env": {"COMMOPS_HANDSHAKE_MS": "400000"}} for name in hosts]
     told = ranks.run(
         2, JOIN + textwrap.dedent(source), each, url="tcp://10.80.0.1:4078", token="t", timeout=15.0
