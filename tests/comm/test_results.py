@@ -83,30 +83,32 @@ def test_broadcast_returns_x_itself_also_of_a_subclass(world: World) -> None:
     world.run(program)
 
 
-@pytest.mark.parametrize("start", [0, 1, 3, 5])
-def test_out_may_overlap_x_in_part(world: World, start: int) -> None:
-    def program(comm: Comm, start: int) -> None:
+@pytest.mark.parametrize("block", [2, 50_000])
+@pytest.mark.parametrize("start", [-2, -1, 1, 3])
+def test_out_may_overlap_x_in_part(world: World, start: int, block: int) -> None:
+    def program(comm: Comm, start: int, block: int) -> None:
         n, rank = comm.size, comm.rank
-        values = np.arange(2.0, 2.0 + 2 * n)
-        own = slice(2 * rank, 2 * rank + 2)
+        values = np.arange(2.0, 2.0 + block * n)
+        own = slice(block * rank, block * (rank + 1))
         right, left = (rank + 1) % n, (rank - 1) % n
+        whole, all_of_all = block * n, block * n * n
         for call, length, want in (
-            (lambda x, out: comm.allreduce(x, out=out), 2 * n, values * n),
-            (lambda x, out: comm.allreduce(x, np.add, out), 2 * n, values * n),
-            (lambda x, out: comm.iallreduce(x, out=out).wait(), 2 * n, values * n),
-            (lambda x, out: comm.reduce(x, root=1, out=out), 2 * n, values * n if rank == 1 else None),
-            (lambda x, out: comm.scan(x, out=out), 2 * n, values * (rank + 1)),
-            (lambda x, out: comm.reduce_scatter(x, out=out), 2, values[own] * n),
-            (lambda x, out: comm.reduce_scatter(x, np.add, out), 2, values[own] * n),
-            (lambda x, out: comm.allgather(x, out), 2 * n * n, np.tile(values, n)),
-            (lambda x, out: comm.gather(x, 0, out), 2 * n * n, np.tile(values, n) if rank == 0 else None),
-            (lambda x, out: comm.alltoall(x, out), 2 * n, np.tile(values[own], n)),
-            (lambda x, out: comm.alltoall(x, out, [2] * n), 2 * n, np.tile(values[own], n)),
-            (lambda x, out: comm.scatter(x, 0, out), 2, values[own]),
-            (lambda x, out: comm.sendrecv(x, right, left, out), 2 * n, values),
+            (lambda x, out: comm.allreduce(x, out=out), whole, values * n),
+            (lambda x, out: comm.allreduce(x, np.add, out), whole, values * n),
+            (lambda x, out: comm.iallreduce(x, out=out).wait(), whole, values * n),
+            (lambda x, out: comm.reduce(x, root=1, out=out), whole, values * n if rank == 1 else None),
+            (lambda x, out: comm.scan(x, out=out), whole, values * (rank + 1)),
+            (lambda x, out: comm.reduce_scatter(x, out=out), block, values[own] * n),
+            (lambda x, out: comm.reduce_scatter(x, np.add, out), block, values[own] * n),
+            (lambda x, out: comm.allgather(x, out), all_of_all, np.tile(values, n)),
+            (lambda x, out: comm.gather(x, 0, out), all_of_all, np.tile(values, n) if rank == 0 else None),
+            (lambda x, out: comm.alltoall(x, out), whole, np.tile(values[own], n)),
+            (lambda x, out: comm.alltoall(x, out, [block] * n), whole, np.tile(values[own], n)),
+            (lambda x, out: comm.scatter(x, 0, out), block, values[own]),
+            (lambda x, out: comm.sendrecv(x, right, left, out), whole, values),
         ):
-            memory = np.full(5 + 2 * n * n, -1.0)
-            x, out = memory[2 : 2 + 2 * n], memory[start : start + length]
+            memory = np.full(5 + all_of_all, -1.0)
+            x, out = memory[2 : 2 + whole], memory[2 + start : 2 + start + length]
             x[:] = values
             got = call(x, out)
             assert (got is None) == (want is None)
@@ -114,4 +116,4 @@ def test_out_may_overlap_x_in_part(world: World, start: int) -> None:
                 assert got is out
                 assert np.array_equal(out, want)
 
-    world.run(program, start)
+    world.run(program, start, block)
