@@ -37,20 +37,8 @@ def hosts() -> Iterator[tuple[str, str]]:
         try:
             for name in names:
                 ip("netns", "add", name)
-            ip(
-                "link",
-                "add",
-                "cable",
-                "netns",
-                names[0],
-                "type",
-                "veth",
-                "peer",
-                "name",
-                "cable",
-                "netns",
-                names[1],
-            )
+            peer = ("peer", "name", "cable", "netns", names[1])
+            ip("link", "add", "cable", "netns", names[0], "type", "veth", *peer)
         except OSError as error:
             pytest.skip(f"no network namespaces here: {error}")
         for number, (name, other) in enumerate((names, names[::-1]), 1):
@@ -60,10 +48,9 @@ def hosts() -> Iterator[tuple[str, str]]:
             for swallowed in range(_SWALLOWED):
                 ip("-n", name, "address", "add", f"10.8{number}.{swallowed}.1/32", "dev", "lo")
             routes.append((other, f"10.8{number}.0.0/16"))
-        for (
-            name,
-            network,
-        ) in routes:  # nobody has the address of the next hop: nothing arrives, nor is it refused
+        # To a machine that is not there: with its hardware address given, no host can know.
+        for name, network in routes:
+            ip("-n", name, "neighbour", "add", "10.80.0.99", "lladdr", "02:00:00:00:00:99", "dev", "cable")
             ip("-n", name, "route", "add", network, "via", "10.80.0.99", "dev", "cable", "onlink")
         yield names
     finally:
