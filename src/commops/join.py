@@ -36,14 +36,15 @@ def init(
     Under ``commops run``, `commops.launch`, torchrun, srun, or an mpirun of Open MPI, MPICH or Intel MPI, no
     argument is needed. Started alone, and without arguments, the process is the only rank.
 
-    Either every rank returns from this or none does: what goes wrong on one is an error on all. A process may
-    join several jobs, one after the other or at once.
+    Either every rank returns from this or none does: what goes wrong on one is an error on all, at once
+    wherever it can be told. A process may join several jobs, one after the other or at once.
 
     Parameters
     ----------
     rendezvous : str or Store, optional
-        Where the ranks meet: ``tcp://host:port`` (rank 0 serves it), ``file:///folder``, ``redis://host:port/prefix``,
-        ``unix:name`` (ranks of one machine; rank 0 serves it) or a `Store`. Also ``COMMOPS_RENDEZVOUS``.
+        Where the ranks meet: ``tcp://host:port`` (rank 0 serves it), ``file:///folder`` (made for the moment
+        if it is missing), ``redis://host:port/prefix``, ``unix:name`` (ranks of one machine; rank 0 serves
+        it) or a `Store`. Also ``COMMOPS_RENDEZVOUS``.
     rank, size : int, optional
         This process's number and the number of ranks, where no launcher says.
     transport : {"auto", "shm", "tcp"}

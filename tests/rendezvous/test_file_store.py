@@ -201,9 +201,10 @@ def test_files_of_the_users_own_stay(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "store")) == ["lock", "notes"]
 
 
-def test_a_folder_that_somebody_tidied_up_before_its_first_use_is_made_again(tmp_path: Path) -> None:
+def test_a_folder_that_somebody_tidied_up_is_made_again(tmp_path: Path) -> None:
     with FileStore(tmp_path / "store") as store:
-        FileStore(tmp_path / "store").close()
+        with FileStore(tmp_path / "store") as other:
+            assert other.count() == 0
         assert os.listdir(tmp_path) == []
         store.set("key", b"value")
         assert store.get("key", timeout=0) == b"value"
@@ -220,11 +221,11 @@ def test_a_lock_file_that_was_removed_locks_nothing(tmp_path: Path, file_store: 
     assert file_store.get("key") == b"after"
 
 
-def test_a_folder_that_went_away_is_an_error(tmp_path: Path) -> None:
+def test_whoever_reads_in_a_folder_that_went_away_does_not_wait(tmp_path: Path) -> None:
     with FileStore(tmp_path / "store") as store:
         store.add("n")
         shutil.rmtree(tmp_path / "store")
-        for call in (lambda: store.set("key", b""), lambda: store.get("key", 20), store.count):
+        for call in (lambda: store.get("key", 20), lambda: store.wait(["key"], 20)):
             with pytest.raises(RendezvousError, match="No such file"):
                 call()
 

@@ -29,7 +29,9 @@ _HEAD = struct.Struct("!8sI")
 _KEY_FILE = "key-"
 _TEMPORARY = "new-"
 _LOCK = "lock"
-_MADE = b"made by commops\n"  # in the lock file of a folder that goes with its last key
+_OWN = (
+    0o1700  # mode of a folder that goes with its last key. The sticky bit, of no other use here, is our mark
+)
 
 
 class FileStore(Store):
@@ -59,21 +61,8 @@ class FileStore(Store):
     def __init__(self, directory: str | os.PathLike[str], *, timeout: float = DEFAULT_TIMEOUT) -> None:
         super().__init__(timeout=timeout)
         self._folder = Path(os.path.abspath(directory))
-        self._used = False  # whether a lock of this folder was ever had
         with self._explained():
             self._make_folder()
-            if not self._folder.exists():
-                self._make_folder()  # somebody has tidied up just then
-            mode = self._folder.stat().st_mode
-            if not stat.S_ISDIR(mode):
-                raise RendezvousError(
-                    f"{self!r}: that is a file; name a folder (it is made if it is missing)"
-                )
-            if mode & stat.S_IWOTH:
-                raise RendezvousError(
-                    f"{self!r}: everyone on this machine may write to that folder; "
-                    "name one of your own (it is made if it is missing)"
-                )
 
     def __repr__(self) -> str:
         return f"FileStore({os.fspath(self._folder)!r})"
@@ -144,34 +133,48 @@ class FileStore(Store):
     def _close(self) -> None:
         """Tidy up if nobody has a key here. No file stays open between calls."""
         with contextlib.suppress(OSError):
-            descriptor = self._lock_file(0)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # whoever has it now is not done
-                if self._is_current(descriptor) and os.listdir(self._folder) == [_LOCK]:
-                    made = os.pread(descriptor, len(_MADE), 0) == _MADE
-                    (self._folder / _LOCK).unlink()
-                    if made:
-                        self._folder.rmdir()
-            finally:
-                self._unlock(descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                self._remove_lock()
+            if self._folder.stat().st_mode & 0o1777 == _OWN:
+                self._folder.rmdir()  # or not, if anything is in it
+
+    def _remove_lock(self) -> None:
+        """Remove the lock file if nothing else is there; whoever has the lock now tidies up later."""
+        descriptor = self._lock_file(0)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._is_current(descriptor) and os.listdir(self._folder) == [_LOCK]:
+                (self._folder / _LOCK).unlink()
+        finally:
+            self._unlock(descriptor)
 
     # ---- files
 
     def _make_folder(self) -> None:
-        try:
-            self._folder.mkdir(mode=0o700)
-        except FileExistsError:
-            return
-        except FileNotFoundError as error:
+        """Make the folder if it is missing, and see whether it will do."""
+        while True:
+            with contextlib.suppress(FileExistsError):
+                try:
+                    self._folder.mkdir(mode=_OWN)
+                except FileNotFoundError as error:
+                    raise RendezvousError(
+                        f"{self!r}: there is no folder {os.fspath(self._folder.parent)!r} to make it in; "
+                        "make that, or name another place"
+                    ) from error
+            try:
+                mode = self._folder.stat().st_mode
+                break
+            except FileNotFoundError:
+                if self._folder.is_symlink():
+                    raise  # to nothing
+                # Otherwise somebody has tidied up just then.
+        if not stat.S_ISDIR(mode):
+            raise RendezvousError(f"{self!r}: that is a file; name a folder (it is made if it is missing)")
+        if mode & stat.S_IWOTH:
             raise RendezvousError(
-                f"{self!r}: there is no folder {os.fspath(self._folder.parent)!r} to make it in; make "
-                "that, or name another place"
-            ) from error
-        descriptor = self._lock_file(os.O_CREAT)
-        try:
-            os.write(descriptor, _MADE)
-        finally:
-            self._unlock(descriptor)
+                f"{self!r}: everyone on this machine may write to that folder; "
+                "name one of your own (it is made if it is missing)"
+            )
 
     def _path(self, key: str) -> Path:
         return self._folder / (_KEY_FILE + hashlib.sha256(encode_key(key)).hexdigest())
@@ -228,14 +231,11 @@ class FileStore(Store):
             try:
                 descriptor = self._lock_file(os.O_CREAT)
             except FileNotFoundError:
-                if self._used:
-                    raise
-                self._make_folder()  # whoever was here before has tidied up
+                self._make_folder()  # somebody has tidied up
                 continue
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._is_current(descriptor):
-                    self._used = True
                     return descriptor
             except BlockingIOError:
                 pass

@@ -279,10 +279,12 @@ class Meeting:
         return answer
 
     def _await_bytes(self) -> bytes:
+        waiting = Deadline(self._left() * _EARLY)
         try:
-            return self._store.get("world", timeout=self._left() * _EARLY)
+            return self._store.get("world", timeout=waiting.remaining())
         except RendezvousError:
-            self._store.count(timeout=_GRACE)  # is the store still there?
+            if waiting.remaining() > 0:  # not in vain, but without a store
+                raise
         # Others who wait in vain take their cards away when their time is over, so look before that.
         missing = [rank for rank in range(self._size) if self._look_up(f"rank/{rank}") is None]
         try:

@@ -60,7 +60,8 @@ class StoreServer:
 
     Everything happens in one daemon thread around a selector. Of a peer that has not proved the token, 76
     bytes are read at most, and it is dropped after `HANDSHAKE_TIMEOUT`; whoever sends what is no frame, or
-    speaks out of turn, is dropped at once. A request that must wait costs nothing while it does.
+    speaks out of turn, is dropped at once. A request that must wait costs nothing while it does. What a
+    client has bequeathed is stored when its connection ends, however that comes about.
 
     Parameters
     ----------
@@ -226,6 +227,7 @@ class StoreServer:
         if len(response) > handshake.RESPONSE_SIZE:
             raise ProtocolError("a client must wait for the verdict")
         if not handshake.accepts_response(self._token, connection.nonce, response):
+            self._note_refusal(connection)
             self._send_away(connection, handshake.Refusal.TOKEN)
             return
         connection.inbox.clear()
@@ -233,12 +235,14 @@ class StoreServer:
         del self._strangers[connection]
         self._answer(connection, handshake.verdict(self._token, connection.nonce, response))
 
-    def _send_away(self, connection: _Connection, refusal: handshake.Refusal) -> None:
-        with contextlib.suppress(OSError):
+    def _note_refusal(self, connection: _Connection) -> None:
+        with contextlib.suppress(OSError):  # it may be gone
             name = self.endpoint.peer(connection.sock)
             if name not in self._refusals and len(self._refusals) >= _MOST_NAMES:
                 name = "elsewhere"
             self._refusals[name] = self._refusals.get(name, 0) + 1
+
+    def _send_away(self, connection: _Connection, refusal: handshake.Refusal) -> None:
         # Far smaller than a socket's buffer: it is sent at once or the peer is gone.
         with contextlib.suppress(OSError):
             connection.sock.send(handshake.greet(self._token, bytes(32), refusal))
