@@ -70,23 +70,23 @@ static void test_a_wrong_beginning_is_seen_at_its_first_byte(void)
 
 static void test_answer_round_trip(void)
 {
-    for (uint32_t status = 0; status < CMO_NVERDICTS + 5; status++) {
+    for (uint32_t status = 0; status < CMO_NANSWERS + 5; status++) {
         cmo_answer a = {.version = CMO_HANDSHAKE_VERSION, .status = status}, b;
         uint8_t bytes[CMO_ANSWER_BYTES];
         fill(a.nonce, sizeof a.nonce);
         fill(a.mac, sizeof a.mac);
         cmo_answer_write(bytes, &a);
         const cmo_err err = cmo_answer_parse(&b, bytes);
-        CHECK(err == (status < CMO_NVERDICTS ? CMO_OK : CMO_EPROTO));
+        CHECK(err == (status < CMO_NANSWERS ? CMO_OK : CMO_EPROTO));
         CHECK(b.version == a.version && b.status == status);
         CHECK(!memcmp(a.nonce, b.nonce, sizeof a.nonce) && !memcmp(a.mac, b.mac, sizeof a.mac));
     }
     /* Another version can say that it is another version, and nothing else. */
-    cmo_answer a = {.version = CMO_HANDSHAKE_VERSION + 1, .status = CMO_VERDICT_WRONG_VERSION}, b;
+    cmo_answer a = {.version = CMO_HANDSHAKE_VERSION + 1, .status = CMO_ANSWER_WRONG_VERSION}, b;
     uint8_t bytes[CMO_ANSWER_BYTES];
     cmo_answer_write(bytes, &a);
     CHECK(cmo_answer_parse(&b, bytes) == CMO_OK);
-    a.status = CMO_VERDICT_ACCEPTED;
+    a.status = CMO_ANSWER_ACCEPTED;
     cmo_answer_write(bytes, &a);
     CHECK(cmo_answer_parse(&b, bytes) == CMO_EPROTO);
 }
@@ -118,27 +118,27 @@ static void test_judgement(void)
     const cmo_hello good = {.version = CMO_HANDSHAKE_VERSION, .src = 4, .dst = 2, .size = 5, .generation = 9,
                             .job = "job"};
     cmo_hello h = good;
-    CHECK(cmo_hello_judge(&h, &own) == CMO_VERDICT_ACCEPTED);
+    CHECK(cmo_hello_judge(&h, &own) == CMO_ANSWER_ACCEPTED);
 #define WITH(field, value, verdict)                     \
     do {                                                \
         h = good;                                       \
         h.field = value;                                \
         CHECK(cmo_hello_judge(&h, &own) == (verdict));  \
     } while (0)
-    WITH(version, 0, CMO_VERDICT_WRONG_VERSION);
-    WITH(version, CMO_HANDSHAKE_VERSION + 1, CMO_VERDICT_WRONG_VERSION);
-    WITH(job[15], 1, CMO_VERDICT_WRONG_JOB);
-    WITH(job[0], 'b', CMO_VERDICT_WRONG_JOB);
-    WITH(size, 4, CMO_VERDICT_WRONG_SIZE);
-    WITH(generation, 8, CMO_VERDICT_WRONG_GENERATION);
-    WITH(dst, 3, CMO_VERDICT_NOT_YOU);
-    WITH(dst, UINT32_MAX, CMO_VERDICT_NOT_YOU);
-    WITH(src, 2, CMO_VERDICT_BAD_SOURCE);
-    WITH(src, 5, CMO_VERDICT_BAD_SOURCE);
-    WITH(src, UINT32_MAX, CMO_VERDICT_BAD_SOURCE);
-    WITH(src, 0x80000000, CMO_VERDICT_BAD_SOURCE);
+    WITH(version, 0, CMO_ANSWER_WRONG_VERSION);
+    WITH(version, CMO_HANDSHAKE_VERSION + 1, CMO_ANSWER_WRONG_VERSION);
+    WITH(job[15], 1, CMO_ANSWER_WRONG_JOB);
+    WITH(job[0], 'b', CMO_ANSWER_WRONG_JOB);
+    WITH(size, 4, CMO_ANSWER_WRONG_SIZE);
+    WITH(generation, 8, CMO_ANSWER_WRONG_GENERATION);
+    WITH(dst, 3, CMO_ANSWER_NOT_YOU);
+    WITH(dst, UINT32_MAX, CMO_ANSWER_NOT_YOU);
+    WITH(src, 2, CMO_ANSWER_BAD_SOURCE);
+    WITH(src, 5, CMO_ANSWER_BAD_SOURCE);
+    WITH(src, UINT32_MAX, CMO_ANSWER_BAD_SOURCE);
+    WITH(src, 0x80000000, CMO_ANSWER_BAD_SOURCE);
 #undef WITH
-    for (uint32_t v = 0; v < CMO_NVERDICTS + 2; v++) CHECK(*cmo_verdict_text(v));
+    for (uint32_t v = 0; v < CMO_NANSWERS + 2; v++) CHECK(*cmo_answer_text(v));
 }
 
 /* Change any one bit of what both have said, and both codes are made over something else. */
@@ -199,10 +199,10 @@ static void test_hostile_bytes(void)
         CHECK(as_answer == CMO_OK || as_answer == CMO_EPROTO);
         CHECK(as_hello || as_answer); /* never both */
         if (!as_hello) {
-            const cmo_verdict v = cmo_hello_judge(&h, &own);
-            CHECK(v < CMO_NVERDICTS && (v != CMO_VERDICT_ACCEPTED || (h.src < 4 && h.src != 1 && h.dst == 1)));
+            const cmo_answer_status v = cmo_hello_judge(&h, &own);
+            CHECK(v < CMO_NANSWERS && (v != CMO_ANSWER_ACCEPTED || (h.src < 4 && h.src != 1 && h.dst == 1)));
         }
-        if (!as_answer) CHECK(a.status < CMO_NVERDICTS);
+        if (!as_answer) CHECK(a.status < CMO_NANSWERS);
         CHECK(cmo_welcome_parse(small) == CMO_EPROTO);
         free(bytes);
         free(small);

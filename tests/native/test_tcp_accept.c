@@ -128,7 +128,7 @@ typedef struct client {
 /* Say HELLO as `src`, a few bytes at a time, and hear what is answered. */
 static uint32_t client_hello(world *w, client *c, int rank, cmo_hello h)
 {
-    cmo_answer a = {.status = CMO_NVERDICTS};
+    cmo_answer a = {.status = CMO_NANSWERS};
     uint8_t text[CMO_SIGNED_BYTES], code[CMO_MAC_BYTES];
     c->token = 42;
     c->fd = stranger(w, rank);
@@ -166,7 +166,7 @@ static void test_frames_in_one_segment_with_the_proof(void)
     for (int src = 0; src < 3; src += 2) { /* as a lower rank and as a higher one */
         w.net[1]->on_link = count_announcement;
         w.net[1]->ctx = announced;
-        CHECK(client_hello(&w, &c, 1, client_rank(src, 1, 3)) == CMO_VERDICT_ACCEPTED);
+        CHECK(client_hello(&w, &c, 1, client_rank(src, 1, 3)) == CMO_ANSWER_ACCEPTED);
         client_proof(&c, last);
         memcpy(last + CMO_PROOF_BYTES, "frame", 5);
         CHECK(send(c.fd, last, sizeof last, MSG_NOSIGNAL) == sizeof last);
@@ -175,10 +175,10 @@ static void test_frames_in_one_segment_with_the_proof(void)
         cmo_link *l = open_link(&w, 1, src);
         CHECK(l->up && l->readable);
         CHECK(read_bytes(l, got, sizeof got, &moved) == CMO_OK && moved == 5 && !memcmp(got, "frame", 5));
-        CHECK(client_hello(&w, &late, 1, client_rank(src, 1, 3)) == CMO_VERDICT_DUPLICATE);
+        CHECK(client_hello(&w, &late, 1, client_rank(src, 1, 3)) == CMO_ANSWER_DUPLICATE);
         close(late.fd);
         w.net[1]->ops->drop(l);
-        CHECK(client_hello(&w, &late, 1, client_rank(src, 1, 3)) == CMO_VERDICT_GONE);
+        CHECK(client_hello(&w, &late, 1, client_rank(src, 1, 3)) == CMO_ANSWER_GONE);
         close(late.fd);
         CHECK(is_closed(&w, c.fd));
         close(c.fd);
@@ -195,7 +195,7 @@ static void test_a_reset_right_after_the_proof(void)
         uint8_t last[CMO_PROOF_BYTES];
         const struct linger reset = {.l_onoff = 1};
         CHECK(world_open(&w, 3, AF_INET));
-        CHECK(client_hello(&w, &c, 1, client_rank(src, 1, 3)) == CMO_VERDICT_ACCEPTED);
+        CHECK(client_hello(&w, &c, 1, client_rank(src, 1, 3)) == CMO_ANSWER_ACCEPTED);
         client_proof(&c, last);
         CHECK(send(c.fd, last, sizeof last, MSG_NOSIGNAL) == sizeof last);
         CHECK(setsockopt(c.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset) == 0);
@@ -211,9 +211,9 @@ static void test_hellos_that_are_refused(void)
     world w;
     client c;
     CHECK(world_open(&w, 3, AF_INET));
-    const struct { int src, dst, size; cmo_verdict verdict; } cases[] = {
-        {1, 1, 3, CMO_VERDICT_BAD_SOURCE}, {3, 1, 3, CMO_VERDICT_BAD_SOURCE}, {-1, 1, 3, CMO_VERDICT_BAD_SOURCE},
-        {0, 2, 3, CMO_VERDICT_NOT_YOU},    {0, 1, 4, CMO_VERDICT_WRONG_SIZE},
+    const struct { int src, dst, size; cmo_answer_status verdict; } cases[] = {
+        {1, 1, 3, CMO_ANSWER_BAD_SOURCE}, {3, 1, 3, CMO_ANSWER_BAD_SOURCE}, {-1, 1, 3, CMO_ANSWER_BAD_SOURCE},
+        {0, 2, 3, CMO_ANSWER_NOT_YOU},    {0, 1, 4, CMO_ANSWER_WRONG_SIZE},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         CHECK(client_hello(&w, &c, 1, client_rank(cases[i].src, cases[i].dst, cases[i].size)) == cases[i].verdict);
@@ -222,7 +222,7 @@ static void test_hellos_that_are_refused(void)
     }
     cmo_hello h = client_rank(0, 1, 3);
     h.version++;
-    CHECK(client_hello(&w, &c, 1, h) == CMO_VERDICT_WRONG_VERSION);
+    CHECK(client_hello(&w, &c, 1, h) == CMO_ANSWER_WRONG_VERSION);
     close(c.fd);
     world_close(&w);
 }
@@ -236,7 +236,7 @@ static void test_claiming_to_be_a_rank_does_not_keep_it_out(void)
     cmo_link *higher = open_link(&w, 1, 0);
     for (int i = 0; i < 8; i++) {
         const int victim = i % 2;
-        CHECK(client_hello(&w, &c[i], victim, client_rank(!victim, victim, 2)) == CMO_VERDICT_ACCEPTED || higher->up);
+        CHECK(client_hello(&w, &c[i], victim, client_rank(!victim, victim, 2)) == CMO_ANSWER_ACCEPTED || higher->up);
     }
     check_talk(&w, 0, 1);
     for (int i = 0; i < 8; i++) {

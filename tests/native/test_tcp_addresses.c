@@ -220,7 +220,7 @@ static void test_nobody_is_asked_twice_while_all_are_asked(void)
 }
 
 /* Answer, as a rank that holds `token`, the connection that waits at `listener`. */
-static int answer_by_hand(world *w, int listener, uint64_t token, cmo_verdict verdict)
+static int answer_by_hand(world *w, int listener, uint64_t token, cmo_answer_status verdict)
 {
     uint8_t hello[CMO_HELLO_BYTES], answer[CMO_ANSWER_BYTES], text[CMO_SIGNED_BYTES];
     cmo_answer a = {.version = CMO_HANDSHAKE_VERSION, .status = verdict, .nonce = "a nonce"};
@@ -256,12 +256,12 @@ static void test_a_stranger_at_one_address_does_not_outweigh_the_peer_at_another
     CHECK(cmo_tcp_net(&w.net[0], &c) == CMO_OK);
     cmo_link *l = open_link(&w, 0, 1);
     for (int round = 0; round < 7; round++) { /* more than a peer that is not there would have */
-        is_closed_over_there(&w, answer_by_hand(&w, other, 43, CMO_VERDICT_ACCEPTED));
-        is_closed_over_there(&w, answer_by_hand(&w, w.listener[1], 42, CMO_VERDICT_DUPLICATE));
+        is_closed_over_there(&w, answer_by_hand(&w, other, 43, CMO_ANSWER_ACCEPTED));
+        is_closed_over_there(&w, answer_by_hand(&w, w.listener[1], 42, CMO_ANSWER_DUPLICATE));
         CHECKF(read_bytes(l, &moved, 1, &moved) == CMO_OK, "%s", cmo_reason());
     }
-    is_closed_over_there(&w, answer_by_hand(&w, other, 43, CMO_VERDICT_ACCEPTED));
-    is_closed_over_there(&w, answer_by_hand(&w, w.listener[1], 42, CMO_VERDICT_GONE));
+    is_closed_over_there(&w, answer_by_hand(&w, other, 43, CMO_ANSWER_ACCEPTED));
+    is_closed_over_there(&w, answer_by_hand(&w, w.listener[1], 42, CMO_ANSWER_GONE));
     CHECK(read_bytes(l, &moved, 1, &moved) == CMO_EPEERLOST);
     reason_has("has given up");
     close(other);
@@ -285,7 +285,7 @@ static void test_other_attempts_end_when_the_peer_is_found(void)
         CHECK(cmo_tcp_net(&w.net[from], &c) == CMO_OK);
         cmo_link *l = open_link(&w, from, to);
         UNTIL(&w, (silent_look(&silent), silent.accepted[0]));
-        int fd = answer_by_hand(&w, w.listener[to], 42, CMO_VERDICT_ACCEPTED);
+        int fd = answer_by_hand(&w, w.listener[to], 42, CMO_ANSWER_ACCEPTED);
         uint8_t bytes[CMO_HELLO_BYTES];
         CHECK(receive(&w, silent.accepted[0], bytes, sizeof bytes));
         CHECK(is_closed(&w, silent.accepted[0]));

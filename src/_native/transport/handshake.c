@@ -51,15 +51,15 @@ bool cmo_hello_begins(const uint8_t *in, size_t n)
     return !memcmp(in, hello_magic, n < MAGIC_BYTES ? n : MAGIC_BYTES);
 }
 
-cmo_verdict cmo_hello_judge(const cmo_hello *h, const cmo_hello *own)
+cmo_answer_status cmo_hello_judge(const cmo_hello *h, const cmo_hello *own)
 {
-    if (h->version != own->version) return CMO_VERDICT_WRONG_VERSION;
-    if (memcmp(h->job, own->job, CMO_JOB_BYTES)) return CMO_VERDICT_WRONG_JOB;
-    if (h->size != own->size) return CMO_VERDICT_WRONG_SIZE;
-    if (h->generation != own->generation) return CMO_VERDICT_WRONG_GENERATION;
-    if (h->dst != own->src) return CMO_VERDICT_NOT_YOU;
-    if (h->src >= own->size || h->src == own->src) return CMO_VERDICT_BAD_SOURCE;
-    return CMO_VERDICT_ACCEPTED;
+    if (h->version != own->version) return CMO_ANSWER_WRONG_VERSION;
+    if (memcmp(h->job, own->job, CMO_JOB_BYTES)) return CMO_ANSWER_WRONG_JOB;
+    if (h->size != own->size) return CMO_ANSWER_WRONG_SIZE;
+    if (h->generation != own->generation) return CMO_ANSWER_WRONG_GENERATION;
+    if (h->dst != own->src) return CMO_ANSWER_NOT_YOU;
+    if (h->src >= own->size || h->src == own->src) return CMO_ANSWER_BAD_SOURCE;
+    return CMO_ANSWER_ACCEPTED;
 }
 
 void cmo_answer_write(uint8_t out[CMO_ANSWER_BYTES], const cmo_answer *a)
@@ -79,7 +79,7 @@ cmo_err cmo_answer_parse(cmo_answer *out, const uint8_t in[CMO_ANSWER_BYTES])
     memcpy(out->nonce, in + 16, CMO_NONCE_BYTES);
     memcpy(out->mac, in + 48, CMO_MAC_BYTES);
     /* Another version refuses us, with that status; it cannot accept what it does not know. */
-    if (out->version != CMO_HANDSHAKE_VERSION ? out->status != CMO_VERDICT_WRONG_VERSION : out->status >= CMO_NVERDICTS)
+    if (out->version != CMO_HANDSHAKE_VERSION ? out->status != CMO_ANSWER_WRONG_VERSION : out->status >= CMO_NANSWERS)
         return cmo_fail(CMO_EPROTO, "an answer of version %u has the status %u", out->version, out->status);
     return CMO_OK;
 }
@@ -92,14 +92,14 @@ cmo_err cmo_welcome_parse(const uint8_t in[CMO_WELCOME_BYTES])
     return CMO_OK;
 }
 
-const char *cmo_verdict_text(uint32_t status)
+const char *cmo_answer_text(uint32_t status)
 {
     static const char *const texts[] = {
 #define CMO_X(e, text) text,
-        CMO_VERDICTS(CMO_X)
+        CMO_ANSWER_STATUSES(CMO_X)
 #undef CMO_X
     };
-    return status < CMO_NVERDICTS ? texts[status] : "it refuses for an unknown reason";
+    return status < CMO_NANSWERS ? texts[status] : "it refuses for an unknown reason";
 }
 
 static void signed_bytes(uint8_t *out, const uint8_t *label, const uint8_t *hello, const uint8_t *answer)

@@ -1,5 +1,5 @@
 /* How two ranks prove to each other who they are before anything else is said. Layout, parsing and the rules that need
- * no state; pure functions, fuzzed. What is done with the answers is in tcp.c.
+ * no state; pure functions, fuzzed. What each side does with the messages is in tcp_handshake.c.
  *
  *     client                                            server
  *       | HELLO   who I am, whom I want, nonce_c           |
@@ -45,23 +45,23 @@ enum {
 };
 
 /* X(enumerator, what the one who is refused is told) */
-#define CMO_VERDICTS(X)                                                          \
-    X(ACCEPTED, "accepted")                                                      \
-    X(WRONG_VERSION, "it speaks another version of the protocol")                \
-    X(WRONG_JOB, "it belongs to another job")                                    \
-    X(WRONG_SIZE, "it counts another number of ranks")                           \
-    X(WRONG_GENERATION, "it is in another generation of the job")                \
-    X(NOT_YOU, "it is another rank")                                             \
-    X(BAD_SOURCE, "it does not take this rank's number for that of a peer")      \
-    X(DUPLICATE, "it has chosen another connection between the two ranks")       \
+#define CMO_ANSWER_STATUSES(X)                                                    \
+    X(ACCEPTED, "accepted")                                                       \
+    X(WRONG_VERSION, "it speaks another version of the protocol")                 \
+    X(WRONG_JOB, "it belongs to another job")                                     \
+    X(WRONG_SIZE, "it counts another number of ranks")                            \
+    X(WRONG_GENERATION, "it is in another generation of the job")                 \
+    X(NOT_YOU, "it is another rank")                                              \
+    X(BAD_SOURCE, "it does not take this rank's number for that of a peer")       \
+    X(DUPLICATE, "it has chosen another connection between the two ranks")        \
     X(GONE, "it has given up the connection between the two ranks")
 
 typedef enum {
-#define CMO_X(e, text) CMO_VERDICT_##e,
-    CMO_VERDICTS(CMO_X)
+#define CMO_X(e, text) CMO_ANSWER_##e,
+    CMO_ANSWER_STATUSES(CMO_X)
 #undef CMO_X
-    CMO_NVERDICTS
-} cmo_verdict;
+    CMO_NANSWERS
+} cmo_answer_status;
 
 typedef struct cmo_hello {
     uint32_t version, src, dst, size, generation;
@@ -88,9 +88,9 @@ bool cmo_hello_begins(const uint8_t *in, size_t n);
 
 /* What a server whose own HELLO would be `own` (src is its rank; dst and nonce do not matter) says to `h`, as far as
  * that depends on the two alone: ACCEPTED, or why not. */
-cmo_verdict cmo_hello_judge(const cmo_hello *h, const cmo_hello *own);
+cmo_answer_status cmo_hello_judge(const cmo_hello *h, const cmo_hello *own);
 
-const char *cmo_verdict_text(uint32_t status); /* for any number */
+const char *cmo_answer_text(uint32_t status); /* for any number */
 
 /* The bytes that the server's and the client's code are made over. `answer` holds the ANSWER; its code is not read. */
 void cmo_server_signed(uint8_t out[CMO_SIGNED_BYTES], const uint8_t *hello, const uint8_t *answer);

@@ -27,12 +27,13 @@ typedef struct cmo_tcp_config {
 /* What is particular to this transport:
  *
  * - cmo_net.fd is an epoll descriptor; it wakes for deadlines too, so a sleeper needs no timer for our sake.
- * - A link, once broken or dropped, stays so in this net, and the peer is told: a stream
- *   never goes on with a gap in it.
+ * - A link, once broken or dropped, stays so in this net, and the peer is told: a stream never goes on with a gap.
  * - A link that cannot be made is found by reading it, like one that breaks: `readable` is set, and read says
  *   CMO_EPEERLOST or CMO_EAUTH. Nobody listening is an error after a few attempts within a fraction of a second; no
  *   answer to connecting, after handshake_ns. A peer whose host has taken the connection, and that does not speak yet,
  *   is not lost but busy: how long to wait for it, the owner decides.
+ * - The addresses of a peer are tried in their order, few at a time, the next one before those that do not answer have
+ *   run out of time (tcp_connect.c).
  * - write never fails on a link that broke while bytes were still to be read: it moves nothing, and reading tells.
  * - on_link is called for links made by the peer, also where open had been called here too. */
 cmo_err cmo_tcp_net(cmo_net **out, const cmo_tcp_config *config);

@@ -74,10 +74,10 @@ static void tcp_on_hello(tcp_net *n, tcp_socket *s)
         return;
     }
     a.status = cmo_hello_judge(&h, &n->own);
-    if (a.status == CMO_VERDICT_ACCEPTED) {
+    if (a.status == CMO_ANSWER_ACCEPTED) {
         s->link = &n->links[h.src];
-        if (s->link->state == DEAD) a.status = CMO_VERDICT_GONE;
-        else if (s->link->state >= HAS_CHOSEN) a.status = CMO_VERDICT_DUPLICATE;
+        if (s->link->state == DEAD) a.status = CMO_ANSWER_GONE;
+        else if (s->link->state >= HAS_CHOSEN) a.status = CMO_ANSWER_DUPLICATE;
     }
     cmo_answer_write(s->answer, &a);
     if (!tcp_server_code(n, s, a.mac)) {
@@ -86,7 +86,7 @@ static void tcp_on_hello(tcp_net *n, tcp_socket *s)
     }
     cmo_answer_write(s->answer, &a);
     tcp_send(s, s->answer, sizeof s->answer);
-    if (a.status == CMO_VERDICT_ACCEPTED) {
+    if (a.status == CMO_ANSWER_ACCEPTED) {
         tcp_expect(s, AWAIT_PROOF, CMO_PROOF_BYTES);
     } else {
         s->stage = REFUSING;
@@ -105,18 +105,18 @@ static void tcp_on_answer(tcp_net *n, tcp_socket *s)
         return;
     }
     s->proven = tcp_server_code(n, s, code) && cmo_mac_equal(code, a.mac);
-    const bool peer = a.status == CMO_VERDICT_ACCEPTED || a.status == CMO_VERDICT_DUPLICATE ||
-                      a.status == CMO_VERDICT_GONE; /* else: not the rank that we want, whoever it is */
+    const bool peer = a.status == CMO_ANSWER_ACCEPTED || a.status == CMO_ANSWER_DUPLICATE ||
+                      a.status == CMO_ANSWER_GONE; /* else: not the rank that we want, whoever it is */
     if (!peer) {
         s->proven = false;
-        cmo_tcp_fail(n, s, CMO_EPEERLOST, cmo_verdict_text(a.status));
+        cmo_tcp_fail(n, s, CMO_EPEERLOST, cmo_answer_text(a.status));
     } else if (!s->proven || !tcp_client_code(n, s, code)) {
         s->proven = false;
         cmo_tcp_fail(n, s, CMO_EAUTH, "its code does not fit");
-    } else if (a.status == CMO_VERDICT_GONE) {
+    } else if (a.status == CMO_ANSWER_GONE) {
         cmo_tcp_break(l, CMO_EPEERLOST, "rank %d has given up its connection to this rank", l->link.peer);
-    } else if (a.status == CMO_VERDICT_DUPLICATE) {
-        cmo_tcp_fail(n, s, CMO_OK, cmo_verdict_text(a.status)); /* it is there, so there will be another attempt */
+    } else if (a.status == CMO_ANSWER_DUPLICATE) {
+        cmo_tcp_fail(n, s, CMO_OK, cmo_answer_text(a.status)); /* it is there, so there will be another attempt */
     } else {
         tcp_send(s, code, sizeof code);
         tcp_expect(s, AWAIT_WELCOME, CMO_WELCOME_BYTES);

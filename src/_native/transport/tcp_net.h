@@ -37,10 +37,10 @@ typedef struct tcp_socket {
     uint32_t watched;       /* epoll events asked for */
     struct tcp_link *link;  /* client: always; server: whom an acceptable HELLO claims to be */
     cmo_address address;    /* of the other end */
-    int64_t born, deadline;
-    uint8_t in[CMO_HELLO_BYTES], out[CMO_HELLO_BYTES];
-    size_t got, expected, sent, queued;
-    uint8_t hello[CMO_HELLO_BYTES], answer[CMO_ANSWER_BYTES];
+    int64_t born, deadline; /* until LIVE; CMO_NEVER: as long as it takes */
+    uint8_t in[CMO_HELLO_BYTES], out[CMO_HELLO_BYTES];             /* the message that comes, and the one that goes */
+    size_t got, expected, sent, queued;                            /* their bytes so far, and in all */
+    uint8_t hello[CMO_HELLO_BYTES], answer[CMO_ANSWER_BYTES];      /* as they went over the wire: codes cover them */
 } tcp_socket;
 _Static_assert(CMO_ANSWER_BYTES <= CMO_HELLO_BYTES && CMO_PROOF_BYTES <= CMO_HELLO_BYTES,
                "every message fits in and out");
@@ -59,9 +59,10 @@ typedef struct tcp_link {
     /* WANTED: rounds of attempts, tcp_connect.c */
     cmo_err final;           /* this round: an error that another round would not change */
     cmo_node plan;           /* in the net's planned: an address, or a round, is to be begun at plan_at */
-    int64_t plan_at, give_up_at;
+    int64_t plan_at;
+    int64_t give_up_at;      /* until when connecting may go unanswered; later if anybody has answered */
     const char *next;        /* in addresses: those that this round has not tried */
-    int attempts;            /* connections that we have made to the peer, and not closed */
+    int attempts;            /* connections that we have begun with the peer, and not closed */
     int rounds, failures;    /* rounds begun; rounds in a row in which nothing at all was to be found */
     bool silent;             /* this round: somebody has accepted and said nothing; the peer, if it is busy */
 
@@ -73,18 +74,20 @@ typedef struct tcp_link {
 
 typedef struct tcp_net {
     cmo_net net;
-    int size, timer;
+    int size;
+    int timer;              /* a timerfd, in the net's epoll descriptor */
     tcp_link *links;        /* [size] */
     char *text;             /* all addresses */
-    cmo_hello own;
+    cmo_hello own;          /* what we say of ourselves; dst and nonce are those of a connection */
     bool (*mac)(void *ctx, const uint8_t *data, size_t n, uint8_t out[32]);
     void *mac_ctx;
-    int64_t handshake_ns, user_timeout_ns, check_ns;
+    int64_t handshake_ns, user_timeout_ns; /* see cmo_tcp_config */
+    int64_t check_ns;       /* between two of tcp_check; 0: there are none */
     int socket_bytes;
-    cmo_node listening, pending, live, closed; /* sockets */
-    cmo_node planned;       /* links */
+    cmo_node listening, pending, live, closed; /* sockets: every one is in one of these, by its stage */
+    cmo_node planned;       /* links with an attempt to be begun */
     int strangers;          /* inbound sockets in pending */
-    bool accepting;
+    bool accepting;         /* whether epoll tells of new connections */
     int64_t accept_at;      /* when to accept again, out of descriptors; CMO_NEVER: when a stranger has gone */
     int64_t check_at;       /* of the next tcp_check; CMO_NEVER: no link is up */
     int64_t due;            /* what the timer is set to */
@@ -92,7 +95,7 @@ typedef struct tcp_net {
 
 static inline tcp_net *net_of(const tcp_link *l) { return (tcp_net *)l->link.net; }
 static inline bool is_lower(const tcp_net *n, const tcp_link *l) { return (int)n->own.src < l->link.peer; }
-static inline const char *why_of(const tcp_link *l) { return l->why ? l->why : "there is no memory to say why"; }
+static inline const char *why_of(const tcp_link *l) { return l->why ? l->why : "no more is known"; }
 static inline tcp_socket *socket_at(cmo_node *node) { return CMO_ENTRY(node, tcp_socket, node); }
 
 /* tcp_socket.c */

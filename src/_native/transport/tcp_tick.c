@@ -1,4 +1,4 @@
-/* What the passing of time does: deadlines, rounds that are due, and hosts that have fallen silent.
+/* What the passing of time does: deadlines, attempts that are due, and hosts that have fallen silent.
  *
  * Patience. A rank polls when it is in a call and may compute for minutes between two. So a peer whose kernel has
  * accepted a connection is waited for, and a message that came in time is heard even if nobody polled before its
@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 
+/* The deadline of a socket that is not live has passed. */
 static void tcp_expire(tcp_net *n, tcp_socket *s)
 {
     /* What came while nobody polled counts as in time. */

@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const uint64_t window_magic = UINT64_C(0x31776f646e69776f);
+static const uint64_t window_magic = UINT64_C(0x31776f646e69776f); /* "owindow1" */
 
 typedef struct window_hole { /* free bytes, in order of offset; kept in private memory, so no peer can corrupt it */
     uint64_t offset, bytes;
