@@ -51,6 +51,10 @@ struct cmo_comm {
         uint64_t seq, progress;
         int64_t at, patience;   /* when to look again, and how long after that */
     } watched;
+    struct {                    /* members of this host that have closed */
+        uint64_t seen, heard;   /* of how many this rank knows; of how many it has taken note */
+        int64_t at;             /* when to take note of those seen */
+    } parted;
 
     cmo_err failed;             /* CMO_OK, or why nothing works any more */
     char failed_text[CMO_TEXT];

@@ -246,6 +246,7 @@ static cmo_err comm_usable(cmo_op *op, cmo_comm *comm, const cmo_call *call)
     cmo_engine_enter(comm->engine);
     cmo_failure_look(comm);
     cmo_failure_late(comm, call);
+    if (!comm->engine->threadless) cmo_engine_poll(comm->engine); /* what others have told may have waited for a driver */
     for (int i = 0; i < 1000 && !comm->engine->threadless && !cmo_failure_settled(comm); i++) {
         cmo_engine_poll(comm->engine);
         usleep(1000);

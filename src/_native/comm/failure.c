@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const int64_t settle_time = CMO_SECOND; /* how long a failure waits for the others to say where they are */
+static const int64_t settle_time = CMO_SECOND;   /* how long a failure waits for the others to say where they are */
+static const int64_t parting_time = CMO_SECOND / 4; /* for what a rank of this host sent before it closed to come */
 
 static cmo_comm *outermost(cmo_comm *c) { return c->outer ? c->outer : c; }
 static cmo_comm *with_pieces(cmo_comm *c) { return c->local_comm ? c->local_comm : c; }
@@ -127,6 +128,7 @@ void cmo_failure_late(cmo_comm *comm, const cmo_call *call)
     own->past[own->seq % CMO_PAST] = (cmo_past){.seq = own->seq, .count = call->count, .root = call->root, .kind = (uint8_t)call->kind,
                                                 .op = (uint8_t)call->op, .dtype = (uint8_t)call->dtype};
     tell_remote(c);
+    c->settle = cmo_engine_now(c->engine) + settle_time; /* for those who have waited to hear this */
 }
 
 /* ------------------------------------------------------------------ hearing */
@@ -207,18 +209,45 @@ static void member_left(cmo_comm *c, int rank)
     }
 }
 
+/* A world rank has closed the communicator, and its parts with it. */
+static void has_closed(cmo_comm *c, int world)
+{
+    cmo_comm *parts[] = {c, c->local_comm, c->cross_comm};
+    for (int i = 0; i < 3; i++) {
+        int rank = parts[i] ? cmo_comm_rank_of(parts[i], world) : -1;
+        if (rank >= 0) member_left(parts[i], rank);
+    }
+}
+
 void cmo_bye_heard(cmo_channel *channel, const cmo_header *h)
 {
-    cmo_engine *e = channel->engine;
-    cmo_comm *c = cmo_engine_find(e, h->comm);
+    cmo_comm *c = cmo_engine_find(channel->engine, h->comm);
     if (h->comm == CMO_WORLD_ID) channel->parted = true; /* ours may be gone already */
-    int rank = c ? cmo_comm_rank_of(c, channel->peer) : -1;
-    if (rank < 0) return;
-    member_left(c, rank);
-    int local = c->local_comm ? cmo_comm_rank_of(c->local_comm, channel->peer) : -1;
-    int cross = c->cross_comm ? cmo_comm_rank_of(c->cross_comm, channel->peer) : -1;
-    if (local >= 0) member_left(c->local_comm, local);
-    if (cross >= 0) member_left(c->cross_comm, cross);
+    if (c) has_closed(c, channel->peer);
+}
+
+/* Will this rank's BYE come, behind all that it has sent? Who has never sent anything may have no way to send one. */
+static bool says_bye(const cmo_engine *e, int world)
+{
+    return e->channel[world] && e->channel[world]->rx_header.kind;
+}
+
+/* Members of this host that have closed, as their memory says, and will not say so otherwise. */
+static void look_who_closed(cmo_comm *c, cmo_comm *p)
+{
+    uint64_t nleft = atomic_load_explicit(&p->piece[p->local]->nleft, memory_order_acquire);
+    int64_t now = cmo_engine_now(c->engine);
+    if (nleft == p->parted.heard) return;
+    if (nleft != p->parted.seen) {
+        p->parted.seen = nleft;
+        p->parted.at = now + parting_time;
+    } else if (now >= p->parted.at) {
+        p->parted.heard = nleft;
+        for (int i = 0; i < p->nlocal; i++)
+            if (i != p->local && !says_bye(c->engine, p->world[p->locals[i]]) &&
+                atomic_load_explicit(&p->piece[i]->closed, memory_order_acquire))
+                has_closed(c, p->world[p->locals[i]]);
+    }
 }
 
 /* Where a member stands whose memory we share. */
@@ -270,7 +299,8 @@ void cmo_failure_look(cmo_comm *comm)
         take_verdict(p, p->piece[abort - 1]);
         return;
     }
-    if (!atomic_load_explicit(&p->piece[p->local]->nleft, memory_order_acquire)) return; /* nobody has: the rule, and one look */
+    if (!atomic_load_explicit(&p->piece[p->local]->nleft, memory_order_acquire)) return; /* nobody has: the rule */
+    look_who_closed(c, p);
     cmo_op *op = current(c);
     while (op && op->comm != p) op = op->child;
     while (op && op->child && op->child->comm == p) op = op->child;

@@ -238,6 +238,8 @@ void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shap
     *early = NULL;
     if (comm) {
         int source = cmo_comm_rank_of(comm, c->peer);
+        /* Others disagree, and this one may have been in no call yet in which to say what it called; it is waited for. */
+        if (source >= 0 && comm->failed && h->kind == CMO_ASK) match_disagrees(comm, h, source);
         if (source < 0 || comm->failed || comm->closed) return;
         if (h->space == CMO_COLLECTIVE && match_disagrees(comm, h, source)) return;
         CMO_EACH(n, &comm->posted) {
