@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,12 @@ CALLS: dict[str, tuple[Any, str]] = {
     "root": (lambda c: c.gather(np.zeros(6), 2), "gather(6 × float64, root=2)"),
     "object": (lambda c: c.allgather_object("text"), "allgather("),
     "broadcast": (lambda c: c.broadcast(np.zeros(6), 0), "broadcast(6 × float64, root=0)"),
+    "long": (lambda c: c.broadcast(np.zeros(700_000), 0), "broadcast(700000 × float64, root=0)"),
+    "elsewhere": (lambda c: c.broadcast(np.zeros(700_000), 1), "broadcast(700000 × float64, root=1)"),
+    "reduce": (lambda c: c.reduce(np.zeros(70_000), root=1), "reduce(70000 × float64, op=sum, root=1)"),
+    "scan": (lambda c: c.scan(np.zeros(6)), "scan(6 × float64, op=sum)"),
+    "scatter": (lambda c: c.scatter(np.zeros(c.size), out=np.zeros(1)), "scatter(1 × float64, root=0)"),
+    "blocks": (lambda c: c.reduce_scatter(np.zeros(c.size)), "reduce_scatter(1 × float64, op=sum)"),
     "alltoall": (lambda c: c.alltoall(np.zeros(6 * c.size)), "alltoall(6 × float64)"),
 }
 PAIRS = [
@@ -69,6 +76,10 @@ PAIRS = [
     ("object", "barrier"),
     ("broadcast", "gather"),
     ("gather", "huge"),
+    ("long", "elsewhere"),
+    ("reduce", "scan"),
+    ("scatter", "blocks"),
+    ("root", "scatter"),
 ]
 
 
@@ -78,8 +89,8 @@ def test_different_calls_are_shown_on_every_rank(
     fresh: Fresh, layout: Layout, usual: str, other: str
 ) -> None:
     odd = layout.size - 1
-    # Where all wait and no message between them shows the difference, the deadline does.
-    ends = fresh(layout, timeout=4).outcomes(one_calls, odd, CALLS[usual][0], CALLS[other][0], 3)
+    # Long before the deadline: also where all wait, and no message between them shows the difference.
+    ends = fresh(layout, timeout=3600).outcomes(one_calls, odd, CALLS[usual][0], CALLS[other][0], 3)
     for text in errors(ends, commops.MismatchError):
         for rank in range(layout.size):
             assert f"rank {rank}: {CALLS[other if rank == odd else usual][1]}" in text
@@ -98,6 +109,78 @@ def test_a_rank_that_calls_something_else_later_hears_of_it_too(fresh: Fresh) ->
     for layout in LAYOUTS:
         for text in errors(fresh(layout).outcomes(program), commops.MismatchError):
             assert "rank 0: allreduce(4 × float64, op=sum); rank 1: allreduce(3 × float64, op=sum)" in text
+
+
+def test_a_root_that_is_done_hears_of_it_in_its_next_call(fresh: Fresh) -> None:
+    def program(comm: Comm) -> None:
+        if comm.rank == 0:
+            comm.broadcast(np.zeros(3))
+            time.sleep(1)  # the others have given up by now, or give up when it calls
+            comm.barrier()
+        else:
+            comm.gather(np.zeros(3), root=1)
+            comm.barrier()
+
+    for layout in LAYOUTS:
+        for text in errors(fresh(layout, timeout=3600).outcomes(program), commops.MismatchError):
+            assert "rank 0: broadcast(3 × float64, root=0); rank 1: gather(3 × float64, root=1)" in text
+
+
+def test_a_root_that_is_done_may_close_after_different_calls(fresh: Fresh) -> None:
+    def program(comm: Comm) -> None:
+        if comm.rank == 0:
+            comm.broadcast(np.zeros(3))
+            comm.close()
+        else:
+            comm.gather(np.zeros(3), root=1)
+            comm.barrier()
+
+    for layout in LAYOUTS:
+        ends = fresh(layout, timeout=3600).outcomes(program)
+        if ends[0] is None:  # else the others were there before it
+            del ends[0]
+        errors(ends, commops.CommError)
+
+
+@pytest.mark.parametrize("layout", [Layout("aaa", "tcp"), Layout("abaab")], ids=str)
+def test_who_comes_late_makes_no_other_call(fresh: Fresh, layout: Layout) -> None:
+    def program(comm: Comm) -> None:
+        n = comm.size
+        calls: list[Callable[[], Any]] = [
+            lambda: comm.gather(np.ones(2), n - 1),
+            lambda: comm.allreduce(np.ones(200_000)),
+            lambda: comm.alltoall(np.arange(n)),
+        ]
+        for late in (0, n - 1):
+            for call in calls:
+                if comm.rank == late:
+                    time.sleep(0.6)  # the others wait long enough to ask
+                call()
+        assert comm.allreduce(np.array(1)) == n
+
+    fresh(layout).run(program)
+
+
+@pytest.mark.parametrize("layout", [Layout("aaa", "tcp"), Layout("aab")], ids=str)
+def test_threads_may_use_communicators_in_any_order(fresh: Fresh, layout: Layout) -> None:
+    def program(comm: Comm) -> list[int]:
+        groups = [comm.dup(), comm.dup()]
+        totals = [0, 0]
+
+        def use(which: int) -> None:
+            if which == comm.rank % 2:
+                time.sleep(0.8)
+            totals[which] = sum(int(groups[which].allreduce(np.array(which + 1))) for _ in range(3))
+
+        threads = [threading.Thread(target=use, args=(which,)) for which in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return totals
+
+    n = layout.size
+    assert fresh(layout).run(program) == [[3 * n, 6 * n]] * n
 
 
 def test_after_a_failure_the_communicator_stays_broken_and_says_why(fresh: Fresh) -> None:
@@ -281,6 +364,20 @@ def test_a_rank_that_closes_early(fresh: Fresh, layout: Layout) -> None:
     for text in errors(ends, commops.PeerLostError):
         assert "rank 1 has closed the communicator" in text
     assert all(end.error.ranks == (1,) for end in ends)
+
+
+def test_who_waits_for_a_rank_of_its_host_that_has_closed_hears_of_it_though_they_never_met(
+    fresh: Fresh,
+) -> None:
+    def program(comm: Comm) -> None:
+        if comm.rank == 1:
+            comm.close()
+        elif comm.rank == 0:
+            comm.recv(source=1)
+
+    for layout in (Layout("aaa", "shm"), Layout("aab")):
+        ends = fresh(layout, timeout=3600).outcomes(program)
+        assert "rank 1 has closed the communicator" in errors([ends[0]], commops.PeerLostError)[0]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
