@@ -366,8 +366,9 @@ cdef class Engine:
     def __cinit__(self, int rank, int size, list hosts, Window window, list neighbours, *, bint share, list listeners,
                   list addresses, bytes job, object token, uint32_t generation=0):
         """`hosts`: a number per rank. `neighbours`: (window fd, doorbell fd, pidfd) of each rank of this host, in rank
-        order, our own with window fd and pidfd -1; the descriptors are taken, those of windows even if this raises. `listeners`: listening sockets, taken;
-        `addresses`: a string per rank; both empty where every rank is on this host and memory is shared."""
+        order, our own with window fd and pidfd -1; the descriptors are taken, those of windows even if this raises.
+        `listeners`: listening sockets, taken; `addresses`: a string per rank; both empty where every rank is on this
+        host and memory is shared."""
         cdef cmo_world world
         cdef cmo_tcp_config tcp
         cdef cmo_net *net = NULL
@@ -452,7 +453,8 @@ cdef class Engine:
         if self.engine == NULL:
             raise errors.RevokedError("the communicator is closed")
         if self.forks != forks:
-            raise errors.CommError("this communicator was made by another process: call commops.init() after a fork, not before")
+            raise errors.CommError("this communicator was made by another process: call commops.init() after a fork,"
+                                   " not before")
         return 0
 
     def world(self):
@@ -627,8 +629,8 @@ cdef class Comm:
     def allreduce(self, x, op, out, double timeout):
         """Make the allreduce of an ordinary array into `out`, or into a new array if that is None, and return it.
 
-        Ordinary is what needs no packing and no second look. Of anything else, and of what is wrong, nothing is done
-        and None is returned: commops.reduction_calls then looks at it."""
+        Ordinary is what needs no packing and no second look, so that the smallest calls cost little in Python. With
+        anything else, or anything wrong, nothing is done and None is returned: commops.reduction_calls has a look."""
         cdef cmo_op state
         cdef cmo_call request
         cdef char *data
@@ -671,12 +673,13 @@ cdef class Comm:
             call.finish(err)
         return 0
 
-    def start(self, int kind, int op, int dtype, int root, array, out, uint64_t count, counts, recv_counts, bint exchange,
-              tuple shape, alloc, double timeout):
+    def start(self, int kind, int op, int dtype, int root, array, out, uint64_t count, counts, recv_counts,
+              bint exchange, tuple shape, alloc, double timeout):
         """Make a collective and return its Call at once."""
         cdef cmo_err err
         self.usable()
-        cdef Call call = self.prepare(kind, op, dtype, root, array, out, count, counts, recv_counts, exchange, shape, alloc)
+        cdef Call call = self.prepare(kind, op, dtype, root, array, out, count, counts, recv_counts, exchange, shape,
+                                      alloc)
         self.launch(call)
         self.engine.inside += 1
         with nogil:
@@ -757,7 +760,7 @@ cdef class Comm:
         return self.engine.window
 
     def offer(self, int64_t color, int64_t key):
-        """This rank's contribution to a child communicator: bytes to be allgathered (also where reserving memory failed)."""
+        """This rank's contribution to a child communicator, also where reserving memory failed: bytes for an allgather."""
         cdef cmo_member member
         self.usable()
         cdef cmo_engine *engine = self.engine.engine

@@ -75,14 +75,21 @@ class Work(Generic[T]):
         return self._result
 
     def result(self, timeout: float | None = None) -> T:
-        """Do the same as `wait`."""
+        """Do the same as `wait`, with the same errors."""
         return self.wait(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the end of the call and return what it raises, or None.
 
+        Parameters
+        ----------
+        timeout : float, optional
+            As for `wait`.
+
         Raises
         ------
+        TypeError, ValueError
+            If `timeout` is no number of seconds from 0 up.
         CommTimeoutError
             If `timeout` seconds have passed. The call goes on.
         """
