@@ -1,6 +1,7 @@
 /* Point to point: random messages between random pairs, sizes around the limits of eager sending, receives by name and by wildcard,
  * posted before and after the messages come; order per (source, tag); shapes; probes; refusals. SEED=n replays one world. */
 #include "check.h"
+#include "comm/internal.h"
 #include "sim_world.h"
 
 #include <stdlib.h>
@@ -192,6 +193,22 @@ static void test_a_refused_message_stays(uint64_t bytes)
     free(yes.data);
 }
 
+/* A frame that says "one element" and brings eight: the receiver has made room for one. */
+static void test_a_message_without_a_shape_is_one_element(void)
+{
+    world_settings settings = world_plain(2, WORLD_OWN_HOSTS, 1);
+    world *w = world_create(&settings);
+    mailbox box = {0};
+    unsigned char payload[64] = {0};
+    box.task = add_task(w, 1, TASK_RECV, receive_of(&box, 0, 7));
+    cmo_header h = {.kind = CMO_EAGER, .space = CMO_POINT, .comm = CMO_WORLD_ID, .tag = 7, .dtype = CMO_F64,
+                    .length = sizeof payload};
+    cmo_channel_control(cmo_channel_to(world_comm(w, 0)->engine, 1), &h, payload, sizeof payload);
+    CHECK(world_run(w));
+    CHECK(box.task->err == CMO_EPROTO && !box.data);
+    world_destroy(w);
+}
+
 static void test_a_receive_without_a_message_meets_its_deadline(void)
 {
     world_settings settings = world_plain(2, WORLD_OWN_HOSTS, 1);
@@ -216,6 +233,7 @@ int main(void)
     test_a_probe_tells_and_takes_nothing(64);
     test_a_refused_message_stays(8);
     test_a_refused_message_stays(64);
+    test_a_message_without_a_shape_is_one_element();
     test_a_receive_without_a_message_meets_its_deadline();
     return check_report();
 }

@@ -1,0 +1,207 @@
+/* What ranks tell each other beside their messages: failures, goodbyes and questions for communicators that are still to
+ * be made or closed already; and that nothing which is told is believed unread. */
+#include "base/clock.h"
+#include "check.h"
+#include "coll/coll.h"
+#include "coll_case.h"
+#include "comm/internal.h"
+
+#include <string.h>
+
+/* ------------------------------------------------------------------ news for a communicator that is still to be made */
+
+typedef struct pair { /* of ranks on hosts of their own, and a child of their communicator that rank 0 has made first */
+    world *w;
+    cmo_member members[2];
+    cmo_comm *child[2];
+    int64_t messages;
+} pair;
+
+/* A message from rank 0 to rank 1: what rank 0 has sent before has come when it has. */
+static void pass_message(pair *p)
+{
+    static const uint64_t none = 0;
+    world_task *send = world_add(p->w, 0), *receive = world_add(p->w, 1);
+    send->what = TASK_SEND;
+    send->message = (cmo_message){.peer = 1, .tag = ++p->messages, .dtype = CMO_U8, .ndim = 1, .shape = &none};
+    receive->what = TASK_PROBE;
+    receive->message = (cmo_message){.peer = 0, .tag = p->messages};
+    CHECK(world_run(p->w));
+}
+
+static pair make_pair(void)
+{
+    world_settings settings = world_plain(2, WORLD_OWN_HOSTS, 1);
+    settings.timeout = 60;
+    pair p = {.w = world_create(&settings)};
+    CHECK(p.w != NULL);
+    for (int r = 0; r < 2; r++) CHECK(cmo_comm_offer(world_comm(p.w, r), 0, 0, &p.members[r]) == CMO_OK);
+    pass_message(&p); /* they have met */
+    CHECK(cmo_comm_build(world_comm(p.w, 0), p.members, &p.child[0]) == CMO_OK);
+    return p;
+}
+
+static void make_other(pair *p) { CHECK(cmo_comm_build(world_comm(p->w, 1), p->members, &p->child[1]) == CMO_OK); }
+
+static cmo_call gather_to(int root)
+{
+    static uint8_t in, out[2];
+    return (cmo_call){.kind = CMO_GATHER, .dtype = CMO_U8, .root = root, .in = &in, .out = out, .count = 1};
+}
+
+/* Let a rank look around for some seconds. */
+static void linger(const pair *p, int rank)
+{
+    for (int i = 0; i < 4; i++) {
+        cmo_engine_poll(p->child[rank]->engine);
+        cmo_sim_sleep(world_sim(p->w), cmo_sim_now(world_sim(p->w)) + CMO_SECOND / 2);
+    }
+}
+
+/* How a call of rank 1 in the child ends that nobody answers. */
+static cmo_err call_ends(const pair *p, int root)
+{
+    static cmo_op op;
+    cmo_comm *child = p->child[1];
+    cmo_call call = gather_to(root);
+    memset(&op, 0, sizeof op);
+    cmo_err err = cmo_call_start(&op, child, &call, 60);
+    if (!err) linger(p, 1);
+    bool ended = err || op.signal == CMO_OP_ENDED;
+    if (!ended) cmo_comm_close(child);
+    return err ? err : ended ? op.err : CMO_AGAIN;
+}
+
+static void test_a_failure_waits_for_its_communicator(void)
+{
+    pair p = make_pair();
+    cmo_comm_fail(p.child[0], CMO_EPEERLOST, "for the test");
+    pass_message(&p);
+    make_other(&p);
+    CHECK(call_ends(&p, 1) == CMO_EPEERLOST);
+    world_destroy(p.w);
+}
+
+static void test_a_goodbye_waits_for_its_communicator(void)
+{
+    pair p = make_pair();
+    cmo_comm_close(p.child[0]);
+    pass_message(&p);
+    make_other(&p);
+    CHECK(call_ends(&p, 1) == CMO_EPEERLOST);
+    world_destroy(p.w);
+}
+
+static void test_a_question_waits_for_its_communicator(void)
+{
+    static cmo_op op;
+    pair p = make_pair();
+    cmo_call call = gather_to(0);
+    memset(&op, 0, sizeof op);
+    CHECK(cmo_call_start(&op, p.child[0], &call, 60) == CMO_OK);
+    linger(&p, 0);
+    pass_message(&p);
+    make_other(&p);
+    CHECK(call_ends(&p, 1) == CMO_EMISMATCH);
+    world_destroy(p.w);
+}
+
+static void test_a_question_to_who_has_closed_is_answered(void)
+{
+    static cmo_op op;
+    pair p = make_pair();
+    make_other(&p);
+    cmo_engine *e = world_comm(p.w, 1)->engine;
+    e->channel[0]->gone = true; /* as if there were no connection by which to say goodbye */
+    cmo_comm_close(p.child[1]);
+    e->channel[0]->gone = false;
+    cmo_call call = gather_to(0);
+    memset(&op, 0, sizeof op);
+    CHECK(cmo_call_start(&op, p.child[0], &call, 60) == CMO_OK);
+    linger(&p, 0);
+    pass_message(&p);
+    for (int i = 0; i < 3; i++) { /* the answer is on its way */
+        cmo_engine_poll(e);
+        cmo_sim_sleep(world_sim(p.w), cmo_sim_now(world_sim(p.w)) + CMO_SECOND);
+        cmo_engine_poll(p.child[0]->engine);
+    }
+    CHECK(op.signal == CMO_OP_ENDED && op.err == CMO_EPEERLOST);
+    world_destroy(p.w);
+}
+
+/* ------------------------------------------------------------------ what a rank tells */
+
+static cmo_told some_position(uint64_t seq)
+{
+    cmo_told told = {.heard = true, .in_call = true, .seq = seq};
+    for (uint64_t s = seq < CMO_PAST ? 1 : seq - CMO_PAST + 1; s <= seq; s++)
+        told.past[s % CMO_PAST] = (cmo_past){.seq = s, .fingerprint = s * UINT64_C(0x9e3779b97f4a7c15), .count = s << 40,
+                                             .root = 7, .kind = CMO_GATHER, .op = CMO_OP_SUM, .dtype = CMO_F64};
+    return told;
+}
+
+static void test_what_is_told_is_read_back(void)
+{
+    for (uint64_t seq = 0; seq < 20; seq++) {
+        cmo_told told = some_position(seq), got;
+        uint8_t bytes[CMO_TOLD_BYTES], again[CMO_TOLD_BYTES];
+        cmo_told_write(bytes, &told);
+        CHECK(cmo_told_parse(&got, bytes, sizeof bytes) == CMO_OK);
+        cmo_told_write(again, &got);
+        CHECK(!memcmp(bytes, again, sizeof bytes));
+        CHECK(got.heard && got.in_call && got.seq == seq);
+        for (int k = 0; k < CMO_PAST; k++)
+            CHECK(got.past[k].seq == told.past[k].seq && got.past[k].fingerprint == told.past[k].fingerprint &&
+                  got.past[k].count == told.past[k].count && got.past[k].root == told.past[k].root &&
+                  got.past[k].kind == told.past[k].kind && got.past[k].dtype == told.past[k].dtype);
+    }
+}
+
+static void test_what_nobody_tells_is_refused(void)
+{
+    const struct {
+        int at, value;
+    } wrong[] = {
+        {8, 2}, {15, 1},                                           /* in_call is neither 0 nor 1 */
+        {16 + 28, CMO_NKINDS}, {16 + 29, CMO_NOPS}, {16 + 30, CMO_NDTYPES}, {16 + 31, 1}, {16 + 27, 0x80},
+        {16, 1}, {16, 24}, {16 + 32, 1}, {0, 15}, {0, 200},        /* calls of another place, of the future, long past */
+    };
+    cmo_told told = some_position(17), got;
+    uint8_t bytes[CMO_TOLD_BYTES + 1];
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        cmo_told_write(bytes, &told);
+        bytes[wrong[i].at] = (uint8_t)wrong[i].value;
+        CHECKF(cmo_told_parse(&got, bytes, CMO_TOLD_BYTES) == CMO_EPROTO, "byte %d is %d", wrong[i].at, wrong[i].value);
+    }
+    cmo_told_write(bytes, &told);
+    CHECK(cmo_told_parse(&got, bytes, 0) == CMO_EPROTO);
+    CHECK(cmo_told_parse(&got, bytes, CMO_TOLD_BYTES - 1) == CMO_EPROTO);
+    CHECK(cmo_told_parse(&got, bytes, CMO_TOLD_BYTES + 1) == CMO_EPROTO);
+}
+
+static void test_what_is_read_of_any_bytes_can_be_used(void)
+{
+    uint64_t state = 1;
+    for (int i = 0; i < 20000; i++) {
+        cmo_told told = some_position(coll_random(&state, 40)), got;
+        uint8_t bytes[CMO_TOLD_BYTES];
+        cmo_told_write(bytes, &told);
+        for (int k = 0; k < 3; k++) bytes[coll_random(&state, sizeof bytes)] = (uint8_t)coll_random(&state, 256);
+        if (cmo_told_parse(&got, bytes, sizeof bytes) != CMO_OK) continue;
+        for (int k = 0; k < CMO_PAST; k++)
+            CHECK(got.past[k].kind < CMO_NKINDS && got.past[k].op < CMO_NOPS && got.past[k].dtype < CMO_NDTYPES &&
+                  got.past[k].root >= 0 && got.past[k].seq <= got.seq);
+    }
+}
+
+int main(void)
+{
+    test_a_failure_waits_for_its_communicator();
+    test_a_goodbye_waits_for_its_communicator();
+    test_a_question_waits_for_its_communicator();
+    test_a_question_to_who_has_closed_is_answered();
+    test_what_is_told_is_read_back();
+    test_what_nobody_tells_is_refused();
+    test_what_is_read_of_any_bytes_can_be_used();
+    return check_report();
+}
