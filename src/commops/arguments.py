@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,7 +18,6 @@ from commops.dtypes import Array
 __all__ = [
     "ANY",
     "Counts",
-    "Target",
     "array_of",
     "block_shape",
     "check_out",
@@ -30,6 +29,7 @@ __all__ = [
     "rows_of",
     "source_of",
     "tag_of",
+    "target_of",
     "whole_number",
 ]
 
@@ -154,8 +154,15 @@ def _same_memory(a: Array, b: Array) -> bool:
     return a is b or (a.ctypes.data == b.ctypes.data and a.nbytes == b.nbytes)
 
 
-class Target:
-    """Where a result goes: the array given as `out`, or a new one; packed, if the core cannot write there.
+def target_of(
+    out: object,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    source: Array | None = None,
+    *,
+    in_place: bool = False,
+) -> tuple[Array, Callable[[Any], Array]]:
+    """Find where a result goes: to `out`, or to a new array.
 
     Parameters
     ----------
@@ -167,35 +174,30 @@ class Target:
         What the core reads meanwhile. An `out` that overlaps it is written at the end.
     in_place : bool
         Whether the core can write to an `out` that is the very same array as `source`.
+
+    Returns
+    -------
+    array : ndarray
+        What the core is to write to.
+    finish : callable
+        Returns the result, where the caller wanted it, when the core has written; whatever it is given.
     """
+    if out is None:
+        new = np.empty(shape, dtype)
+        return new, lambda _: new
+    wanted = check_out(out, shape, dtype)
+    direct = wanted.flags.c_contiguous
+    if direct and source is not None and np.may_share_memory(wanted, source):
+        direct = in_place and _same_memory(wanted, source)
+    if direct:
+        return wanted, lambda _: wanted
+    apart = np.empty(shape, dtype)
 
-    __slots__ = ("array", "out")
+    def copy(_: Any) -> Array:
+        wanted[...] = apart
+        return wanted
 
-    def __init__(
-        self,
-        out: object,
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-        source: Array | None = None,
-        *,
-        in_place: bool = False,
-    ) -> None:
-        self.out: Array | None = None
-        if out is None:
-            self.array = np.empty(shape, dtype)
-            return
-        self.out = check_out(out, shape, dtype)
-        direct = self.out.flags.c_contiguous
-        if direct and source is not None and np.may_share_memory(self.out, source):
-            direct = in_place and _same_memory(self.out, source)
-        self.array = self.out if direct else np.empty(shape, dtype)
-
-    def result(self) -> Array:
-        """Return the result, where the caller wanted it."""
-        if self.out is None or self.out is self.array:
-            return self.array
-        self.out[...] = self.array
-        return self.out
+    return apart, copy
 
 
 # ------------------------------------------------------------------ blocks along axis 0

@@ -16,7 +16,6 @@ import numpy as np
 from commops._core import native
 from commops.arguments import (
     Counts,
-    Target,
     array_of,
     block_shape,
     check_out,
@@ -26,6 +25,7 @@ from commops.arguments import (
     rank_of,
     receiver_of,
     rows_of,
+    target_of,
 )
 from commops.dtypes import Array, code_of, dtype_of
 
@@ -92,10 +92,8 @@ def broadcast(at: Place, x: object, root: object) -> Call:
         )  # fmt: skip
     if isinstance(x, np.generic):
         raise TypeError(f"x must be an array that can receive root's, or None, not {x!r}")
-    target = Target(receiver_of(x, "x"), array.shape, array.dtype)
-    return call_of(
-        "broadcast", lambda _: target.result(), dtype=code, root=root, out=target.array, count=array.size
-    )  # fmt: skip
+    target, finish = target_of(receiver_of(x, "x"), array.shape, array.dtype)
+    return call_of("broadcast", finish, dtype=code, root=root, out=target, count=array.size)
 
 
 def scatter(at: Place, x: object, root: object, out: object, counts: Counts | None) -> Call:
@@ -107,10 +105,8 @@ def scatter(at: Place, x: object, root: object, out: object, counts: Counts | No
             return call_of("scatter", lambda got: got, root=root, allocate=_new)
         block = receiver_of(out)
         code = code_of(block.dtype, "out")
-        target = Target(block, block.shape, block.dtype)
-        return call_of(
-            "scatter", lambda _: target.result(), dtype=code, root=root, out=target.array, count=block.size
-        )
+        target, finish = target_of(block, block.shape, block.dtype)
+        return call_of("scatter", finish, dtype=code, root=root, out=target, count=block.size)
     if x is None:
         raise TypeError("x must be an array at root, not None")
     array = array_of(x)
@@ -124,10 +120,10 @@ def scatter(at: Place, x: object, root: object, out: object, counts: Counts | No
             )
         rows = None
     code = code_of(array.dtype)
-    target = Target(out, shape, array.dtype, array)
+    target, finish = target_of(out, shape, array.dtype, array)
     return call_of(
-        "scatter", lambda _: target.result(), dtype=code, root=root, send=packed(array), out=target.array,
-        count=target.array.size, counts=elements_of(rows, array.shape), shape=array.shape,
+        "scatter", finish, dtype=code, root=root, send=packed(array), out=target, count=target.size,
+        counts=elements_of(rows, array.shape), shape=array.shape,
     )  # fmt: skip
 
 
@@ -151,13 +147,12 @@ def gather(at: Place, kind: str, x: object, root: object, out: object, counts: C
         return call_of(
             kind, lambda _: None, dtype=code, root=root, send=packed(array), count=array.size, counts=elements
         )
-    target = Target(out, shape, array.dtype)
+    target, finish = target_of(out, shape, array.dtype)
     send = packed(array)
-    if out is not None and np.may_share_memory(target.array, send):
+    if out is not None and np.may_share_memory(target, send):
         send = send.copy()  # smaller than the result, which is written while x is still being read
     return call_of(
-        kind, lambda _: target.result(), dtype=code, root=root, send=send, out=target.array, count=array.size,
-        counts=elements,
+        kind, finish, dtype=code, root=root, send=send, out=target, count=array.size, counts=elements,
     )  # fmt: skip
 
 
@@ -173,11 +168,9 @@ def alltoall(
         raise ValueError("alltoall: recv_counts is given, so send_counts must be too")
     block_shape(array, at.size, send_rows, 0, "alltoall", "send_counts")
     if send_rows is None:
-        target = Target(out, array.shape, array.dtype, array)
-        return call_of(
-            "alltoall", lambda _: target.result(), dtype=code, send=packed(array), out=target.array,
-            count=array.size // at.size,
-        )  # fmt: skip
+        target, finish = target_of(out, array.shape, array.dtype, array)
+        count = array.size // at.size
+        return call_of("alltoall", finish, dtype=code, send=packed(array), out=target, count=count)
     if out is not None:
         if recv_rows is not None:
             rows = int(recv_rows.sum())
@@ -189,10 +182,11 @@ def alltoall(
         stand_in = np.zeros(array.shape[0], np.uint8)
         arguments, counted = _alltoall_counted(stand_in, _UINT8, None, send_rows, recv_rows)
 
-        def finish(got: Array) -> Array:
-            return Target(out, (counted(got).shape[0], *array.shape[1:]), array.dtype).result()
+        def shaped(got: Array) -> Array:
+            shape = (counted(got).shape[0], *array.shape[1:])
+            return np.empty(shape, array.dtype) if out is None else check_out(out, shape, array.dtype)
 
-        return arguments, finish
+        return arguments, shaped
     return _alltoall_counted(array, code, out, send_rows, recv_rows)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from commops._core import native
 from commops.arguments import (
     Counts,
-    Target,
     array_of,
     block_shape,
     check_out,
@@ -18,6 +17,7 @@ from commops.arguments import (
     elements_of,
     packed,
     rank_of,
+    target_of,
 )
 from commops.calls import Call, Place, call_of
 from commops.dtypes import Array, code_of
@@ -64,21 +64,22 @@ def reduction(at: Place, kind: str, x: object, op: Op, out: object, root: object
         return call_of(
             kind, lambda _: None, op=number, dtype=code, root=root, send=packed(array), count=array.size
         )
-    target = Target(out, array.shape, array.dtype, array, in_place=True)
+    target, finish = target_of(out, array.shape, array.dtype, array, in_place=True)
     if kind == "exscan" and at.rank == 0:
-        identity = _identity(op, array.dtype)
-
-        def finish(_: object) -> Array:
-            target.array[...] = identity
-            return target.result()
-    else:
-
-        def finish(_: object) -> Array:
-            return target.result()
-
+        finish = _filled(target, _identity(op, array.dtype), finish)
     return call_of(
-        kind, finish, op=number, dtype=code, root=root, send=packed(array), out=target.array, count=array.size
+        kind, finish, op=number, dtype=code, root=root, send=packed(array), out=target, count=array.size
     )
+
+
+def _filled(target: Array, value: Any, finish: Callable[[Any], Array]) -> Callable[[Any], Array]:
+    """Put a value where the core has nothing to write. At the end: it may be x as well, which is sent."""
+
+    def fill(answer: object) -> Array:
+        target[...] = value
+        return finish(answer)
+
+    return fill
 
 
 def _identity(op: str, dtype: np.dtype[Any]) -> Any:
@@ -109,10 +110,10 @@ def reduce_scatter(at: Place, x: object, op: Op, out: object, counts: Counts | N
         start = at.rank * shape[0] if rows is None else int(rows[: at.rank].sum())
         return _folded_block(at, array, code, _function_of(op), out, slice(start, start + shape[0]))
     number = _number_of(op, array.dtype, code)
-    target = Target(out, shape, array.dtype, array)
+    target, finish = target_of(out, shape, array.dtype, array)
     return call_of(
-        "reduce_scatter", lambda _: target.result(), op=number, dtype=code, send=packed(array),
-        out=target.array, count=target.array.size, counts=elements_of(rows, array.shape),
+        "reduce_scatter", finish, op=number, dtype=code, send=packed(array), out=target, count=target.size,
+        counts=elements_of(rows, array.shape),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commops.arguments import ANY, Target, counts_of, receiver_of, source_of, tag_of
+from commops.arguments import ANY, counts_of, receiver_of, source_of, tag_of, target_of
 
 from .cases import Array
 
@@ -87,10 +87,10 @@ def test_a_result_is_written_where_x_is_only_if_they_are_the_same(
 ) -> None:
     memory = np.arange(40.0)
     x, out = memory[12 : 12 + length], memory[at : at + length * abs(step)][::step]
-    target = Target(out, x.shape, x.dtype, x, in_place=in_place)
+    target, finish = target_of(out, x.shape, x.dtype, x, in_place=in_place)
     before = x.copy()
-    target.array[...] = -1.0
+    target[...] = -1.0
     same = in_place and step > 0 and at == 12
-    assert np.array_equal(x, before) or (same and target.array is out)
-    assert target.result() is out
+    assert np.array_equal(x, before) or (same and target is out)
+    assert finish(None) is out
     assert (out == -1.0).all()
