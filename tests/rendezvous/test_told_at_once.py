@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import uuid
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from .ranks import JOIN, Ranks, failures, results
 
 LONG = 15.0  # seconds that nobody should have to wait
 SOON = 5.0
+
+
+# However busy the machine is, whoever tries again does so in time.
+PATIENT = "import commops.rendezvous.meeting as meeting; meeting._SECOND_TRY = 10.0\n"
 
 
 @pytest.fixture(params=["file", "tcp", "unix"])
@@ -62,6 +67,7 @@ def test_whoever_comes_again_with_better_arguments_is_welcome(ranks: Ranks, url:
             assert rank == 1
     """
     good = source.replace('("smh", "auto")', '("auto",)')
+    good = PATIENT + textwrap.dedent(good)
     rest = [ranks.start(good, url=url, rank=rank, size=3, timeout=LONG) for rank in (0, 2)]
     told = ranks.start(source, url=url, rank=1, size=3, timeout=LONG).told()
     assert results([told, *(rank.told() for rank in rest)]) == [3, 3, 3]
@@ -71,7 +77,7 @@ def test_a_mistake_that_an_earlier_job_made_does_no_harm(ranks: Ranks, tmp_path:
     url = f"file://{tmp_path / 'store'}"
     old = ranks.start(JOIN, url=url, rank=1, size=2, transport="smh").told()
     assert old.error == "ValueError"
-    source = JOIN + "comm.close()"
+    source = PATIENT + JOIN + "comm.close()"
     job = [ranks.start(source, url=url, rank=rank, size=2) for rank in (1, 0)]
     results([rank.told() for rank in job])
 
