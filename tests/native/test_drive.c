@@ -3,12 +3,11 @@
  * one process, so ThreadSanitizer sees the hand-over of calls and of the driver's role. */
 #include "check.h"
 #include "coll/coll.h"
-#include "comm/engine.h"
-
-#include "base/clock.h"
+#include "comm/internal.h"
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -212,8 +211,139 @@ static void test_threads_of_every_rank_call_at_once(bool shares_memory)
     for (int r = 0; r < RANKS; r++) cmo_window_destroy(ranks[r].window);
 }
 
+/* ------------------------------------------------------------------ nobody sleeps while there is something to do
+ *
+ * A sleep ends by itself after a slice of time, so what fails to end it shows as a wait that takes so long, and nothing
+ * worse. These tests count what a wake-up that is missing makes happen, and look at no clock. */
+
+typedef struct mover { /* something moves in every poll, until the last one */
+    uint64_t progress;
+    int polls, sleeps;
+} mover;
+
+static cmo_err move(void *ctx)
+{
+    mover *m = ctx;
+    m->progress++;
+    return ++m->polls < 200 ? CMO_AGAIN : CMO_OK;
+}
+
+static void move_slept(void *ctx, const struct epoll_event *events, int n)
+{
+    (void)events, (void)n;
+    ((mover *)ctx)->sleeps++;
+}
+
+static void test_a_wait_does_not_sleep_after_a_poll_that_moved_something(void)
+{
+    mover m = {0};
+    _Atomic uint32_t asleep = 0;
+    cmo_waiter waiter = {.epoll = -1, .asleep = &asleep, .progress = &m.progress};
+    CHECK(cmo_wait(&waiter, move, move_slept, &m, CMO_NEVER) == CMO_OK);
+    CHECK(m.polls == 200 && m.sleeps == 0);
+}
+
+static bool count_slices(void *counter) /* a cmo_world.interrupted: asked when a sleep has ended by itself */
+{
+    atomic_fetch_add((_Atomic int *)counter, 1);
+    return false;
+}
+
+/* An engine of one rank. */
+static cmo_engine *lone_engine(cmo_window **window, bool threadless, _Atomic int *slices)
+{
+    static const int host[1];
+    cmo_engine *e = NULL;
+    CHECK(cmo_window_create(window, 1, 1 << 20, true) == CMO_OK);
+    cmo_neighbour self = {cmo_window_base(*window), cmo_window_size(*window),
+                          threadless ? -1 : eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), -1};
+    cmo_world world = {.size = 1, .host = host, .window = *window, .neighbours = &self, .nlocal = 1, .share = true,
+                       .collectives = &cmo_coll, .keeps_mappings = true, .threadless = threadless,
+                       .interrupted = slices ? count_slices : NULL, .interrupt_ctx = slices};
+    CHECK(cmo_tunables_read(&world.tunables) == CMO_OK);
+    CHECK(cmo_engine_create(&e, &world) == CMO_OK);
+    return e;
+}
+
+/* Else whoever polls goes to sleep, and the next call of the queue waits for nothing. */
+static void test_what_moved_in_a_pass_counts_at_its_end(void)
+{
+    enum { CALLS = 4 };
+    cmo_window *window;
+    cmo_engine *e = lone_engine(&window, true, NULL);
+    static cmo_op ops[CALLS];
+    cmo_call barrier = {.kind = CMO_BARRIER};
+    for (int i = 0; i < CALLS; i++) CHECK(cmo_call_start(&ops[i], cmo_engine_world(e), &barrier, 60) == CMO_OK);
+    while (ops[CALLS - 1].signal != CMO_OP_ENDED) {
+        uint64_t before = e->progress;
+        CHECK(cmo_engine_poll(e)); /* each call can end at once */
+        CHECK(e->progress > before);
+    }
+    cmo_engine_destroy(e);
+    cmo_window_destroy(window);
+}
+
+static void *receive_nothing(void *engine)
+{
+    cmo_op op = {0};
+    cmo_status status;
+    uint64_t got;
+    cmo_message receive = {.peer = 0, .allocate = take, .allocate_ctx = &got};
+    CHECK(cmo_recv_start(&op, cmo_engine_world(engine), &receive, -1, &status) == CMO_OK);
+    CHECK(cmo_op_wait(&op, -1) == CMO_OK);
+    return NULL;
+}
+
+/* A thread drives and sleeps, since its message does not come. Others hand it calls, or must change something. */
+static void test_a_driver_that_sleeps_is_woken(void (*use)(cmo_engine *))
+{
+    enum { TIMES = 60 };
+    cmo_window *window;
+    _Atomic int slices = 0;
+    cmo_engine *e = lone_engine(&window, false, &slices);
+    pthread_t driver;
+    pthread_create(&driver, NULL, receive_nothing, e);
+    int before = -1;
+    for (int i = 0; i < TIMES; i++) {
+        do sched_yield();
+        while (!atomic_load(e->asleep));
+        if (i == 0) before = atomic_load(&slices);
+        use(e);
+    }
+    int ran_out = atomic_load(&slices) - before;
+    CHECKF(ran_out < TIMES / 2, "%d of %d sleeps ended only by themselves", ran_out, TIMES);
+    cmo_op op = {0};
+    uint64_t one = 1, word = 0;
+    cmo_message send = {.peer = 0, .dtype = CMO_U64, .ndim = 1, .shape = &one, .buffer = &word, .bytes = sizeof word};
+    CHECK(cmo_send_start(&op, cmo_engine_world(e), &send, 60) == CMO_OK);
+    CHECK(cmo_op_wait(&op, -1) == CMO_OK);
+    pthread_join(driver, NULL);
+    cmo_engine_destroy(e);
+    cmo_window_destroy(window);
+}
+
+static void hand_a_call(cmo_engine *e)
+{
+    cmo_op op = {0};
+    cmo_call barrier = {.kind = CMO_BARRIER};
+    CHECK(cmo_call_start(&op, cmo_engine_world(e), &barrier, 60) == CMO_OK);
+    while (atomic_load(&op.signal) != CMO_OP_ENDED) sched_yield();
+    pthread_mutex_lock(&e->lock); /* who has ended it is done with it */
+    pthread_mutex_unlock(&e->lock);
+}
+
+static void change_something(cmo_engine *e)
+{
+    cmo_engine_enter(e);
+    cmo_engine_leave(e);
+}
+
 int main(void)
 {
+    test_a_wait_does_not_sleep_after_a_poll_that_moved_something();
+    test_what_moved_in_a_pass_counts_at_its_end();
+    test_a_driver_that_sleeps_is_woken(hand_a_call);
+    test_a_driver_that_sleeps_is_woken(change_something);
     test_threads_of_every_rank_call_at_once(true);
     test_threads_of_every_rank_call_at_once(false); /* the same ranks, by messages through the pipes of their windows */
     return check_report();
