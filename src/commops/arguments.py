@@ -132,16 +132,18 @@ def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Arra
 
 def _overlaps_itself(array: Array) -> bool:
     """Say whether two elements of an array share memory."""
-    axes = sorted((abs(stride), n) for stride, n in zip(array.strides, array.shape, strict=True) if n > 1)
     if array.size == 0:
         return False
+    axes = sorted((abs(stride), n) for stride, n in zip(array.strides, array.shape, strict=True) if n > 1)
     extent = array.itemsize  # bytes from the first to the last of what the axes so far span
     nested = True
     for stride, n in axes:
         nested = nested and stride >= extent
         extent += stride * (n - 1)
-    if nested or (axes and axes[0][0] == 0):  # all that slices and transposes make; a repeated axis
-        return not nested
+    if nested:  # as all are that slices and transposes make
+        return False
+    if axes[0][0] == 0:  # an axis that repeats
+        return True
     # Strides that somebody made up: look where each element starts.
     starts = np.zeros(1, np.int64)
     for stride, n in axes:
