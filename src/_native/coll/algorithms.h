@@ -26,7 +26,7 @@ cmo_err cmo_shm_alltoall_step(cmo_op *op);          void cmo_shm_alltoall_finish
 /* Several ranks on each of several hosts. */
 cmo_err cmo_hosts_barrier_step(cmo_op *op);                                                     /* coll/hosts.c */
 cmo_err cmo_hosts_broadcast_step(cmo_op *op);
-cmo_err cmo_hosts_allreduce_step(cmo_op *op);       void cmo_hosts_reduce_finish(cmo_op *op);   /* coll/hosts_reduce.c */
+cmo_err cmo_hosts_allreduce_step(cmo_op *op);       void cmo_hosts_reduce_finish(cmo_op *op); /* coll/hosts_reduce.c */
 cmo_err cmo_hosts_reduce_step(cmo_op *op);
 cmo_err cmo_hosts_allgather_step(cmo_op *op);       void cmo_hosts_allgather_finish(cmo_op *op);
 
