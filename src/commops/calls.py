@@ -111,19 +111,14 @@ def scatter(at: Place, x: object, root: object, out: object, counts: Counts | No
         raise TypeError("x must be an array at root, not None")
     array = array_of(x)
     shape = block_shape(array, at.size, rows, at.rank, "scatter")
-    if rows is not None and 0 in array.shape[1:]:
-        # Counts travel in elements, so a rank could not tell how many of these rows are its own.
-        if (rows != rows[0]).any():
-            raise ValueError(
-                f"scatter: rows of shape {array.shape[1:]} have no elements,"
-                f" and counts {rows.tolist()} differ"
-            )
-        rows = None
+    counts = elements_of(rows, array.shape)
+    if rows is not None and 0 in array.shape[1:]:  # the core wants rows where these have no elements
+        counts = np.ascontiguousarray(rows) if at.size > 1 else None
     code = code_of(array.dtype)
     target, finish = target_of(out, shape, array.dtype, array)
     return call_of(
         "scatter", finish, dtype=code, root=root, send=packed(array), out=target, count=target.size,
-        counts=elements_of(rows, array.shape), shape=array.shape,
+        counts=counts, shape=array.shape,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from commops import Comm
 
-from .cases import CALLS, DTYPES, REDUCING, SHAPED, Array, Case, difference, make, start
+from .cases import BLOCKED, CALLS, DTYPES, REDUCING, SHAPED, Array, Case, difference, make, start
 from .layouts import ALL, EVERY, FEW, SMALL, Layout
 from .strategies import OPS, cases, examples
 from .world import World
@@ -69,6 +69,21 @@ def test_arrays_from_small_to_large(world: World, nbytes: int) -> None:
                 blocking=blocking,
             )
             for call in CALLS
+            for blocking in (True, False)
+        ],
+    )
+
+
+def test_blocks_of_rows_without_elements_have_their_rows(world: World) -> None:
+    size = world.size
+    rows = (tuple((2 * rank + 3) % 5 for rank in range(size)),) * size
+    check_all(
+        world,
+        [
+            Case(call, root=size - 1, shape=shape, rows=rows, counted=True, out=out, blocking=blocking)
+            for call in BLOCKED
+            for shape in ((0,), (3, 0), (0, 2))
+            for out in ("none", "C")
             for blocking in (True, False)
         ],
     )

@@ -17,6 +17,11 @@ cmo_err cmo_layout_elements(const cmo_layout *layout, uint64_t *elements)
     return CMO_OK;
 }
 
+cmo_err cmo_row_elements(cmo_dtype dtype, int ndim, const uint64_t *shape, uint64_t *elements)
+{
+    return cmo_layout_elements(&(cmo_layout){.dtype = dtype, .ndim = ndim - 1, .shape = shape + 1}, elements);
+}
+
 cmo_err cmo_incoming(void *ctx, const cmo_layout *layout, void **address)
 {
     const cmo_op *op = ctx;

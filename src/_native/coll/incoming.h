@@ -8,6 +8,9 @@
  * otherwise gives call.out if dtype and number of elements are the call's, and CMO_EMISMATCH, with both, if not. */
 cmo_err cmo_incoming(void *op, const cmo_layout *layout, void **address);
 
+/* Elements of one row of an array with this shape, of ndim ≥ 1; CMO_EPROTO where they, or their bytes, do not fit. */
+cmo_err cmo_row_elements(cmo_dtype dtype, int ndim, const uint64_t *shape, uint64_t *elements);
+
 /* Elements of an array of this shape; CMO_EPROTO where they, or their bytes, do not fit 64 bits. */
 cmo_err cmo_layout_elements(const cmo_layout *layout, uint64_t *elements);
 

@@ -6,7 +6,8 @@
  *     read by    0 0 0     2 2  2 3 3 3 4 4 4
  *
  * Only the root knows how much there is. The others wait for its announcement, whose record tells dtype and shape, and ask where the array
- * shall go. A scatter whose blocks differ has the size of each, 8 bytes a rank, at the head of its stream. A stream that fits goes in the
+ * shall go. A scatter whose blocks differ has the size of each, 8 bytes a rank, at the head of its stream: in elements, or
+ * where a row has none, in rows. A stream that fits goes in the
  * announcement itself. The root returns as soon as it has copied everything in: the protocol keeps the slots until they have been read.
  * A large array in the root's window is read there (coll/shm_direct.c): then only the counts, if any, are in the stream's rounds, and the root
  * returns when all have read.
@@ -27,6 +28,7 @@ typedef struct rooted_state {
     cmo_dtype dtype;
     uint64_t total;    /* elements of the array in the stream */
     bool equal;        /* all ranks' parts are alike */
+    uint64_t rows;     /* of this rank's part, where a row has no elements */
     bool learnt;       /* lo, hi and out are known */
     uint64_t direct;   /* where the root's array is, if it offers it; 0: in the stream */
     unsigned char *out;
@@ -60,8 +62,11 @@ static cmo_err rooted_begin(cmo_op *op, rooted_state *s)
     if (call->kind == CMO_BROADCAST) {
         CMO_TRY(rooted_measure(op, s, call->dtype, call->count, false));
     } else {
-        CMO_TRY(rooted_measure(op, s, call->dtype, cmo_block_start(call->counts, call->count, c->size), call->counts));
-        size_t item = cmo_dtype_size(call->dtype);
+        uint64_t item = cmo_dtype_size(call->dtype), row = 1;
+        if (call->ndim) CMO_TRY(cmo_row_elements(call->dtype, call->ndim, call->shape, &row));
+        if (!row) item = 0; /* the counts are rows */
+        uint64_t total = item ? cmo_block_start(call->counts, call->count, c->size) : 0;
+        CMO_TRY(rooted_measure(op, s, call->dtype, total, call->counts));
         uint64_t start = cmo_block_start(call->counts, call->count, c->rank) * item;
         uint64_t bytes = cmo_block_count(call->counts, call->count, c->rank) * item;
         s->lo += start;
@@ -135,10 +140,13 @@ static cmo_err rooted_read_record(const cmo_op *op, rooted_state *s)
 {
     const cmo_record *record = cmo_shm_record(op, op->call.root);
     const bool scatters = op->call.kind == CMO_SCATTER;
-    uint64_t total = record->count;
-    unsigned dtype = record->dtype;
+    uint64_t total = record->count, row = 1;
+    unsigned dtype = record->dtype, ndim = record->ndim;
     s->equal = !(record->flags & CMO_RECORD_COUNTS);
     if (dtype >= CMO_NDTYPES) return cmo_fail(CMO_EPROTO, "rank %d announces an array of unknown type %u", op->call.root, dtype);
+    if (ndim > CMO_RECORD_DIMS) return cmo_fail(CMO_EPROTO, "rank %d announces %u dimensions", op->call.root, ndim);
+    if (scatters && ndim) CMO_TRY(cmo_row_elements((cmo_dtype)dtype, (int)ndim, record->shape, &row));
+    if (!row) total = 0; /* it is of rows */
     if (scatters && s->equal && __builtin_mul_overflow(total, (uint64_t)op->comm->size, &total))
         return cmo_fail(CMO_EPROTO, "rank %d announces blocks of more than 2^64 elements", op->call.root);
     CMO_TRY(rooted_measure(op, s, (cmo_dtype)dtype, total, scatters && !s->equal));
@@ -156,9 +164,12 @@ static cmo_err rooted_read_record(const cmo_op *op, rooted_state *s)
 static cmo_err rooted_read_counts(const cmo_op *op, rooted_state *s, const unsigned char *round, uint64_t from, uint64_t to)
 {
     const uint64_t item = cmo_dtype_size(s->dtype), rank = (uint64_t)op->comm->rank;
+    const bool in_rows = s->bytes == s->head; /* or there are no rows: then no counts but 0 */
     for (uint64_t at = from; at < to && at <= rank * sizeof(uint64_t); at += sizeof(uint64_t)) {
         uint64_t count;
         memcpy(&count, round + (at - from), sizeof count);
+        s->rows = count;
+        if (in_rows) continue;
         if (count > (s->bytes - s->hi) / item) return cmo_fail(CMO_EPROTO, "rank %d scatters blocks that are more than its array", op->call.root);
         s->lo = s->hi;
         s->hi += count * item;
@@ -180,7 +191,7 @@ static cmo_err rooted_learn(cmo_op *op, rooted_state *s)
         uint64_t rows = shape[0], row;
         shape[0] = 1;
         CMO_TRY(cmo_layout_elements(&layout, &row));
-        shape[0] = row ? own / row : rows / (uint64_t)op->comm->size; /* rows without elements leave no trace in the counts */
+        shape[0] = row ? own / row : s->equal ? rows / (uint64_t)op->comm->size : s->rows;
     }
     CMO_TRY(cmo_layout_elements(&layout, &elements));
     if (elements != own) return cmo_fail(CMO_EPROTO, "rank %d announces a shape that does not fit its array", op->call.root);

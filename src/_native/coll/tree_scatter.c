@@ -4,14 +4,14 @@
  *      rank   2  3  4  5  6  0  1        4 → 6 [1]   4 → 5 [0]           2 → 3 [5]
  *
  * Only the root knows the array. On each edge a first message, the manifest, tells what the subtree must know: dtype, shape,
- * and the counts of its places. The blocks follow, as one message for each run of ranks (as in coll/tree_gather.c), and are
+ * and the rows of its places. The blocks follow, as one message for each run of ranks (as in coll/tree_gather.c), and are
  * passed on while they arrive. A leaf's block goes straight into its out; a rank between root and leaves keeps its
  * subtree's blocks in scratch memory. Depth log2(n), rounded up; a block moves once for each edge from the root.
  *
- *      manifest, in 64-bit words    | dtype | ndim | equal | shape[ndim] | counts[places of the subtree] |
+ *      manifest, in 64-bit words    | dtype | ndim | shape[ndim] | rows[places of the subtree] |
  *
- * shape is the whole array's. `equal`: all blocks have shape[0] / size rows, which their counts do not tell where a row
- * has no elements. A manifest comes from a peer, so every word of it is checked. */
+ * shape is the whole array's; the blocks are told in rows, because a row may have no elements. A manifest comes from a
+ * peer, so every word of it is checked. */
 #include "coll/algorithms.h"
 #include "coll/incoming.h"
 #include "coll/tree.h"
@@ -19,8 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MANIFEST_DTYPE, MANIFEST_NDIM, MANIFEST_EQUAL, MANIFEST_SHAPE }; /* words */
-enum { SCATTER_MANIFEST = 0, SCATTER_RUN = 1 };                         /* steps of the messages: a run is 1 or 2 */
+enum { MANIFEST_DTYPE, MANIFEST_NDIM, MANIFEST_SHAPE }; /* words */
+enum { SCATTER_MANIFEST = 0, SCATTER_RUN = 1 };         /* steps of the messages: a run is 1 or 2 */
 
 typedef struct tree_scatter {
     cmo_tree tree;
@@ -37,7 +37,15 @@ _Static_assert(sizeof(tree_scatter) <= CMO_STATE_HEAP, "see coll/algorithms.h");
 
 static int manifest_ndim(const tree_scatter *s) { return (int)s->manifest[MANIFEST_NDIM]; }
 static const uint64_t *manifest_shape(const tree_scatter *s) { return s->manifest + MANIFEST_SHAPE; }
-static const uint64_t *manifest_counts(const tree_scatter *s) { return manifest_shape(s) + manifest_ndim(s); }
+static const uint64_t *manifest_rows(const tree_scatter *s) { return manifest_shape(s) + manifest_ndim(s); }
+
+/* Rows of a rank's block, from the root's call. */
+static uint64_t scatter_rows(const cmo_op *op, uint64_t row, int rank)
+{
+    const cmo_call *c = &op->call;
+    if (row) return cmo_block_count(c->counts, c->count, rank) / row;
+    return c->counts ? c->counts[rank] : c->shape[0] / (uint64_t)op->comm->size;
+}
 
 /* The root's manifest, from its call. An array without a shape counts as one of one dimension. */
 static cmo_err scatter_describe(cmo_op *op)
@@ -49,11 +57,11 @@ static cmo_err scatter_describe(cmo_op *op)
     if (!s->manifest) return cmo_fail(CMO_ENOMEM, "scatter: %d blocks", n);
     s->manifest[MANIFEST_DTYPE] = (uint64_t)c->dtype;
     s->manifest[MANIFEST_NDIM] = (uint64_t)ndim;
-    s->manifest[MANIFEST_EQUAL] = c->counts == NULL;
-    uint64_t *counts = s->manifest + MANIFEST_SHAPE + ndim;
-    for (int place = 0; place < n; place++) counts[place] = cmo_block_count(c->counts, c->count, cmo_tree_rank(&s->tree, place));
-    if (c->ndim) memcpy(s->manifest + MANIFEST_SHAPE, c->shape, (size_t)ndim * sizeof *c->shape);
-    else s->manifest[MANIFEST_SHAPE] = cmo_block_start(c->counts, c->count, n);
+    uint64_t *shape = s->manifest + MANIFEST_SHAPE, *rows = shape + ndim, row;
+    if (c->ndim) memcpy(shape, c->shape, (size_t)ndim * sizeof *c->shape);
+    else shape[0] = cmo_block_start(c->counts, c->count, n);
+    CMO_TRY(cmo_row_elements(c->dtype, ndim, shape, &row));
+    for (int place = 0; place < n; place++) rows[place] = scatter_rows(op, row, cmo_tree_rank(&s->tree, place));
     return CMO_OK;
 }
 
@@ -87,9 +95,11 @@ static cmo_err scatter_prepare(cmo_op *op)
     s->sends = calloc(3 * (size_t)children + 1, sizeof *s->sends);
     s->manifests = calloc(manifests, sizeof *s->manifests);
     if (!s->starts || !s->sends || !s->manifests) return cmo_fail(CMO_ENOMEM, "scatter: %d blocks", width);
-    uint64_t size = cmo_dtype_size((cmo_dtype)s->manifest[MANIFEST_DTYPE]), bytes;
+    cmo_dtype dtype = (cmo_dtype)s->manifest[MANIFEST_DTYPE];
+    uint64_t row, bytes;
+    CMO_TRY(cmo_row_elements(dtype, manifest_ndim(s), manifest_shape(s), &row));
     for (int i = 0; i < width; i++)
-        if (__builtin_mul_overflow(manifest_counts(s)[i], size, &bytes) ||
+        if (__builtin_mul_overflow(manifest_rows(s)[i], row * cmo_dtype_size(dtype), &bytes) ||
             __builtin_add_overflow(s->starts[i], bytes, &s->starts[i + 1]))
             return cmo_fail(CMO_EPROTO, "scatter: blocks of more than 2^64 bytes are announced");
     return CMO_OK;
@@ -99,18 +109,12 @@ static cmo_err scatter_prepare(cmo_op *op)
 static cmo_err scatter_own_place(cmo_op *op, void **address)
 {
     const tree_scatter *s = op->state;
-    uint64_t shape[CMO_MAX_DIMS], count = manifest_counts(s)[0];
+    uint64_t shape[CMO_MAX_DIMS];
     int ndim = manifest_ndim(s);
     memcpy(shape, manifest_shape(s), (size_t)ndim * sizeof *shape);
-    cmo_layout row = {.dtype = (cmo_dtype)s->manifest[MANIFEST_DTYPE], .ndim = ndim - 1, .shape = shape + 1};
-    uint64_t elements;
-    CMO_TRY(cmo_layout_elements(&row, &elements));
-    if (elements ? count % elements : count)
-        return cmo_fail(CMO_EPROTO, "scatter: a block of %llu elements, in rows of %llu", (unsigned long long)count,
-                        (unsigned long long)elements);
-    if (elements) shape[0] = count / elements;
-    else shape[0] = s->manifest[MANIFEST_EQUAL] ? shape[0] / (uint64_t)op->comm->size : 0;
-    return cmo_incoming(op, &(cmo_layout){.dtype = row.dtype, .ndim = ndim, .shape = shape}, address);
+    shape[0] = manifest_rows(s)[0];
+    cmo_layout layout = {.dtype = (cmo_dtype)s->manifest[MANIFEST_DTYPE], .ndim = ndim, .shape = shape};
+    return cmo_incoming(op, &layout, address);
 }
 
 /* First and last byte of run `which` of the places [place, place + width), in order of places from ours on. */
@@ -146,7 +150,7 @@ static uint64_t *scatter_post_child(cmo_op *op, int child, uint64_t *words)
     *words = (uint64_t)(prefix + width);
     uint64_t bytes = *words * sizeof *manifest;
     memcpy(manifest, s->manifest, (size_t)prefix * sizeof *manifest);
-    memcpy(manifest + prefix, manifest_counts(s) + (1 << child), (size_t)width * sizeof *manifest);
+    memcpy(manifest + prefix, manifest_rows(s) + (1 << child), (size_t)width * sizeof *manifest);
     cmo_post_send_shaped(op, &s->sends[3 * child], rank, SCATTER_MANIFEST, manifest, bytes, bytes, CMO_U64, 1, words);
     for (int which = 0; which < 2; which++) {
         scatter_run run = scatter_run_of(s, place, width, which);

@@ -66,7 +66,8 @@ typedef struct cmo_call {
     const void *in;              /* borrowed until the call has ended, like all below */
     void *out;
     uint64_t count;
-    const uint64_t *counts;      /* [size] elements of each rank's block; NULL: all blocks have `count` */
+    const uint64_t *counts;      /* [size] elements of each rank's block; NULL: all blocks have `count`. SCATTER of an
+                                    array whose rows have no elements: rows, which elements cannot tell */
     const uint64_t *recv_counts; /* ALLTOALL with counts: elements that come from each rank */
     bool exchange;               /* GATHER, ALLGATHER, ALLTOALL: what others send is not known here. The counts travel
                                     first, then `allocate` is asked for `out` (at root only for GATHER). `count` (or counts[] for ALLTOALL) is what this rank sends. */
