@@ -1,10 +1,10 @@
-"""The C core, bound: buffers in, results out. What calls mean is decided in commops.comm."""
+"""The C core, bound: buffers in, results out. What calls mean is decided in commops.comm and the modules around it."""
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 cimport numpy as cnp
 
@@ -16,184 +16,6 @@ import numpy as np
 from commops import errors
 
 cnp.import_array()
-
-cdef extern from "<stdbool.h>":
-    ctypedef int cbool "bool"
-
-cdef extern from "<pthread.h>" nogil:
-    int pthread_atfork(void (*)() noexcept, void (*)() noexcept, void (*)() noexcept)
-
-cdef extern from * nogil:
-    const char *COMMOPS_VERSION  # of the build
-
-cdef extern from "commops.h" nogil:
-    ctypedef enum cmo_err:
-        CMO_OK, CMO_AGAIN, CMO_EINVAL, CMO_ETYPE, CMO_ENOMEM, CMO_ESYS, CMO_ETIMEOUT, CMO_EPEERLOST, CMO_EMISMATCH
-        CMO_EREVOKED, CMO_EAUTH, CMO_EPROTO, CMO_EINTERRUPT
-    const char *cmo_reason()
-    cmo_err cmo_fail(cmo_err err, const char *format, ...)
-
-    ctypedef enum cmo_kind:
-        CMO_ALLREDUCE, CMO_NKINDS
-    ctypedef enum cmo_redop:
-        CMO_NOPS
-    ctypedef enum cmo_dtype:
-        CMO_NDTYPES
-    const char *cmo_kind_name(cmo_kind)
-    const char *cmo_redop_name(cmo_redop)
-    const char *cmo_dtype_name(cmo_dtype)
-    size_t cmo_dtype_size(cmo_dtype)
-    const char *cmo_isa_name()
-    ctypedef void (*cmo_kernel)(void *, const void *const *, int, size_t, uint64_t)
-    cmo_kernel cmo_kernel_for(cmo_dtype, cmo_redop)
-
-    ctypedef struct cmo_tunables:
-        int64_t slots, slot_bytes, pipe_bytes, handshake_ms, user_timeout_ms, socket_bytes
-    ctypedef struct cmo_tunable_row:
-        const char *name
-        const char *env
-        const char *doc
-        int64_t default "def"
-        int64_t least, greatest
-    const cmo_tunable_row cmo_tunable_rows[]
-    const int cmo_ntunables
-    cmo_err cmo_tunables_read(cmo_tunables *)
-
-    ctypedef struct cmo_window:
-        pass
-    ctypedef struct cmo_window_head:
-        pass
-    ctypedef struct cmo_neighbour:
-        cmo_window_head *head
-        size_t size
-        int doorbell, pidfd
-    cmo_err cmo_window_create(cmo_window **, int, size_t, cbool)
-    void cmo_window_destroy(cmo_window *)
-    int cmo_window_fd(const cmo_window *)
-    cmo_window_head *cmo_window_base(const cmo_window *)
-    size_t cmo_window_size(const cmo_window *)
-    size_t cmo_window_used(const cmo_window *)
-    cmo_err cmo_window_alloc(cmo_window *, size_t, uint64_t *)
-    void cmo_window_free(cmo_window *, uint64_t, size_t)
-    cmo_err cmo_window_map(int, int, cmo_window_head **, size_t *)
-    void cmo_window_unmap(cmo_window_head *, size_t)
-
-    ctypedef struct cmo_net_ops:
-        void (*close)(cmo_net *)
-    ctypedef struct cmo_net:
-        const cmo_net_ops *ops
-    ctypedef struct cmo_tcp_config:
-        int rank, size
-        uint32_t generation
-        uint8_t job[16]
-        const int *listeners
-        int nlisteners
-        const char *const *addresses
-        cbool (*mac)(void *, const uint8_t *, size_t, uint8_t *) noexcept
-        void *mac_ctx
-        int64_t handshake_ns, user_timeout_ms, socket_bytes
-    cmo_err cmo_tcp_net(cmo_net **, const cmo_tcp_config *)
-
-    ctypedef struct cmo_layout:
-        cmo_dtype dtype
-        int ndim
-        const uint64_t *shape
-        const uint64_t *counts
-        int ncounts
-        uint32_t extra
-        int source
-        int64_t tag
-    ctypedef cmo_err (*cmo_allocate)(void *, const cmo_layout *, void **) noexcept
-    ctypedef struct cmo_call:
-        cmo_kind kind
-        cmo_redop op
-        cmo_dtype dtype
-        int root
-        const void *in_ "in"
-        void *out
-        uint64_t count
-        const uint64_t *counts
-        const uint64_t *recv_counts
-        cbool exchange
-        int ndim
-        const uint64_t *shape
-        cmo_allocate allocate
-        void *allocate_ctx
-
-    ctypedef struct cmo_op:
-        uint32_t signal
-        void (*on_done)(void *) noexcept
-        void *on_done_ctx
-        cmo_err err
-        int lost
-
-    ctypedef struct cmo_engine:
-        pass
-    ctypedef struct cmo_comm:
-        int rank, size, nhosts, local, nlocal
-        int *world
-        int *host
-        uint8_t *lost
-        cmo_err failed
-    ctypedef struct cmo_collectives:
-        pass
-    const cmo_collectives cmo_coll
-    ctypedef struct cmo_world:
-        int rank, size
-        uint32_t generation
-        const int *host
-        cmo_window *window
-        const cmo_neighbour *neighbours
-        int nlocal
-        cbool share
-        cmo_net *remote
-        const cmo_collectives *collectives
-        cmo_tunables tunables
-        cbool (*interrupted)(void *) noexcept
-        void *interrupt_ctx
-    cmo_err cmo_engine_create(cmo_engine **, const cmo_world *)
-    void cmo_engine_close(cmo_engine *)
-    void cmo_engine_destroy(cmo_engine *)
-    cmo_comm *cmo_engine_world(cmo_engine *)
-    void cmo_engine_enter(cmo_engine *)
-    void cmo_engine_leave(cmo_engine *)
-    cmo_err cmo_call_blocking(cmo_op *, cmo_comm *, const cmo_call *, double)
-    cmo_err cmo_call_start(cmo_op *, cmo_comm *, const cmo_call *, double)
-    cmo_err cmo_op_wait(cmo_op *, double)
-
-    enum:
-        CMO_OP_ENDED, CMO_ANY, CMO_MAX_DIMS
-    ctypedef struct cmo_message:
-        int peer
-        int64_t tag
-        cmo_dtype dtype
-        uint32_t extra
-        int ndim
-        const uint64_t *shape
-        const void *buffer
-        uint64_t bytes
-        cmo_allocate allocate
-        void *allocate_ctx
-    ctypedef struct cmo_status:
-        int source
-        int64_t tag
-        uint64_t bytes
-        cmo_dtype dtype
-        uint32_t extra
-        int ndim
-        uint64_t shape[64]
-    cmo_err cmo_send_start(cmo_op *, cmo_comm *, const cmo_message *, double)
-    cmo_err cmo_recv_start(cmo_op *, cmo_comm *, const cmo_message *, double, cmo_status *)
-    cmo_err cmo_probe_start(cmo_op *, cmo_comm *, int, int64_t, double, cmo_status *)
-    cmo_err cmo_probe_now(cmo_comm *, int, int64_t, cmo_status *)
-    ctypedef struct cmo_member:
-        int64_t color, key
-        uint64_t piece_offset
-        int64_t error
-    cmo_err cmo_comm_offer(cmo_comm *, int64_t, int64_t, cmo_member *)
-    cmo_err cmo_comm_build(cmo_comm *, const cmo_member *, cmo_comm **)
-    void cmo_comm_close(cmo_comm *)
-
 
 KINDS = {cmo_kind_name(<cmo_kind>i).decode(): i for i in range(CMO_NKINDS)}
 OPS = {cmo_redop_name(<cmo_redop>i).decode(): i for i in range(CMO_NOPS)}
@@ -559,6 +381,51 @@ cdef int fill(cmo_call *call, uint64_t *dims, int kind, int op, int dtype, int r
     return 0
 
 
+# ---- plain arrays: exactly ndarray, contiguous, aligned, in native byte order, of one of NumPy's own dtypes
+
+cdef int64_t TAGS = <int64_t>1 << 62
+
+
+cdef inline int plain_dtype(x) noexcept:
+    """The core's number of the dtype of a plain array; -1 for anything else."""
+    if not (cnp.PyArray_CheckExact(x) and cnp.PyArray_ISCARRAY_RO(x)):
+        return -1
+    cdef int number = cnp.PyArray_TYPE(x)
+    return code_of_type[number] if number < 24 else -1
+
+
+cdef inline bint plain_out(out, x, const cnp.npy_intp *dims) noexcept:
+    """Can it receive a result of x's dtype and this shape?"""
+    return (cnp.PyArray_CheckExact(out) and cnp.PyArray_ISCARRAY(out) and cnp.PyArray_TYPE(out) == cnp.PyArray_TYPE(x)
+            and cnp.PyArray_NDIM(out) == cnp.PyArray_NDIM(x)
+            and memcmp(cnp.PyArray_DIMS(out), dims, cnp.PyArray_NDIM(x) * sizeof(cnp.npy_intp)) == 0)
+
+
+cdef inline bint overlap(x, y) noexcept:
+    cdef char *a = <char *>cnp.PyArray_DATA(x)
+    cdef char *b = <char *>cnp.PyArray_DATA(y)
+    return a < b + cnp.PyArray_NBYTES(y) and b < a + cnp.PyArray_NBYTES(x)
+
+
+cdef struct PlainTarget:
+    cmo_dtype dtype
+    int ndim
+    const uint64_t *shape
+    void *data
+    cbool refused
+
+
+cdef cmo_err plain_target(void *ctx, const cmo_layout *layout, void **address) noexcept nogil:
+    """Receive into the array of a plain_recv, or leave the message where it is."""
+    cdef PlainTarget *target = <PlainTarget *>ctx
+    if (layout.dtype != target.dtype or layout.ndim != target.ndim or layout.extra != 0
+            or memcmp(layout.shape, target.shape, layout.ndim * sizeof(uint64_t)) != 0):
+        target.refused = True
+        return cmo_fail(CMO_EINVAL, b"the array does not fit")
+    address[0] = target.data
+    return CMO_OK
+
+
 cdef class Comm:
     """A communicator of the core."""
 
@@ -621,44 +488,163 @@ cdef class Comm:
             call = self.prepare(kind, op, dtype, root, array, out, count, counts, recv_counts, exchange, shape, alloc)
             call.finish(self.block(&call.op, &call.call, timeout))
             return call.array
-        memset(&state, 0, sizeof(state))
         memset(&request, 0, sizeof(request))
         fill(&request, dims, kind, op, dtype, root, array, out, count, counts, recv_counts, exchange, shape)
         self.finish(&state, self.block(&state, &request, timeout))
 
-    def allreduce(self, x, op, out, double timeout):
-        """Make the allreduce of an ordinary array into `out`, or into a new array if that is None, and return it.
+    def plain(self, int kind, x, op, root, out, double timeout):
+        """Make a collective of plain arrays, in equal blocks, and return its result.
 
-        Ordinary is what needs no packing and no second look, so that the smallest calls cost little in Python. With
-        anything else, or anything wrong, nothing is done and None is returned: commops.reduction_calls has a look."""
+        Plain is what needs no packing and no second look: contiguous arrays of NumPy's own dtypes, `op` by its name. Of
+        anything else, and of what is wrong, nothing is done and NotImplemented is returned: commops.calls and
+        commops.reduction_calls then look at it. Not for exscan, nor for broadcast and scatter."""
         cdef cmo_op state
-        cdef cmo_call request
-        cdef char *data
-        cdef char *result
-        cdef size_t nbytes
-        cdef int dtype
-        if not (cnp.PyArray_CheckExact(x) and cnp.PyArray_ISCARRAY_RO(x) and type(op) is str):
-            return None
-        number = OPS.get(op)
-        dtype = cnp.PyArray_TYPE(x)
-        dtype = code_of_type[dtype] if dtype < 24 else -1
-        if dtype < 0 or number is None or cmo_kernel_for(<cmo_dtype>dtype, <cmo_redop><int>number) == NULL:
-            return None
-        if out is None:
-            out = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
-        elif not (cnp.PyArray_CheckExact(out) and cnp.PyArray_ISCARRAY(out) and cnp.PyArray_SAMESHAPE(out, x)
-                  and cnp.PyArray_TYPE(out) == cnp.PyArray_TYPE(x)):
-            return None
-        data, result, nbytes = <char *>cnp.PyArray_DATA(x), <char *>cnp.PyArray_DATA(out), cnp.PyArray_NBYTES(x)
-        if data != result and data < result + nbytes and result < data + nbytes:
-            return None
+        cdef cmo_call call
+        cdef cnp.npy_intp dims[64]
+        cdef int dtype = plain_dtype(x), at
+        cdef bint elementwise = kind == CMO_ALLREDUCE or kind == CMO_REDUCE or kind == CMO_SCAN
+        if dtype < 0 or type(root) is not int:
+            return NotImplemented
         self.usable()
-        memset(&state, 0, sizeof(state))
-        memset(&request, 0, sizeof(request))
-        request.kind, request.op, request.dtype = CMO_ALLREDUCE, <cmo_redop><int>number, <cmo_dtype>dtype
-        request.in_, request.out, request.count = data, result, cnp.PyArray_SIZE(x)
-        self.finish(&state, self.block(&state, &request, timeout))
+        at = root if 0 <= root < self.comm.size else -1
+        memset(&call, 0, sizeof(call))
+        if elementwise or kind == CMO_REDUCE_SCATTER:
+            number = OPS.get(op) if type(op) is str else None
+            if number is None or cmo_kernel_for(<cmo_dtype>dtype, <cmo_redop><int>number) == NULL:
+                return NotImplemented
+            call.op = <cmo_redop><int>number
+        call.count = cnp.PyArray_SIZE(x)
+        if at < 0 or not self.plain_shape(kind, x, &call.count, dims):
+            return NotImplemented
+        if (kind == CMO_REDUCE or kind == CMO_GATHER) and at != self.comm.rank:
+            out = None
+        else:
+            if out is None:
+                out = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), dims, cnp.PyArray_TYPE(x), 0)
+            elif not plain_out(out, x, dims):
+                return NotImplemented
+            call.out = cnp.PyArray_DATA(out)
+        call.in_ = cnp.PyArray_DATA(x)
+        if out is not None and overlap(x, out) and not (elementwise and call.out == call.in_):
+            return NotImplemented
+        call.kind, call.dtype, call.root = <cmo_kind>kind, <cmo_dtype>dtype, at
+        self.finish(&state, self.block(&state, &call, timeout))
         return out
+
+    cdef bint plain_shape(self, int kind, x, uint64_t *count, cnp.npy_intp *dims):
+        """The shape of the result, and the elements of a block. False where blocks are not equal."""
+        cdef int ndim = cnp.PyArray_NDIM(x), size = self.comm.size
+        memcpy(dims, cnp.PyArray_DIMS(x), ndim * sizeof(cnp.npy_intp))
+        if kind == CMO_ALLREDUCE or kind == CMO_REDUCE or kind == CMO_SCAN:
+            return True
+        if ndim == 0:
+            return False
+        if kind == CMO_GATHER or kind == CMO_ALLGATHER:
+            dims[0] *= size
+            return True
+        if dims[0] % size:
+            return False
+        count[0] //= <uint64_t>size
+        if kind == CMO_REDUCE_SCATTER:
+            dims[0] //= size
+        return kind == CMO_REDUCE_SCATTER or kind == CMO_ALLTOALL
+
+    def plain_from_root(self, int kind, x, root, out, double timeout):
+        """`plain` for broadcast and scatter: of `x` that is an array, or `out` where this rank only receives."""
+        cdef cmo_op state
+        cdef cmo_call call
+        cdef cnp.npy_intp dims[64]
+        cdef int dtype, at
+        if type(root) is not int:
+            return NotImplemented
+        self.usable()
+        at = root if 0 <= root < self.comm.size else -1
+        memset(&call, 0, sizeof(call))
+        if at == self.comm.rank:
+            dtype = plain_dtype(x)
+            if dtype < 0:
+                return NotImplemented
+            call.in_ = cnp.PyArray_DATA(x)
+            call.ndim, call.shape = cnp.PyArray_NDIM(x), <uint64_t *>cnp.PyArray_DIMS(x)
+            call.count = cnp.PyArray_SIZE(x)
+            if kind == CMO_BROADCAST:
+                out, call.out = x, <void *>call.in_
+            else:
+                memcpy(dims, cnp.PyArray_DIMS(x), call.ndim * sizeof(cnp.npy_intp))
+                if call.ndim == 0 or dims[0] % self.comm.size:
+                    return NotImplemented
+                dims[0] //= self.comm.size
+                call.count //= <uint64_t>self.comm.size
+                if out is None:
+                    out = cnp.PyArray_EMPTY(call.ndim, dims, cnp.PyArray_TYPE(x), 0)
+                elif not plain_out(out, x, dims) or overlap(x, out):
+                    return NotImplemented
+                call.out = cnp.PyArray_DATA(out)
+        else:
+            if kind == CMO_BROADCAST:
+                out = x
+            dtype = plain_dtype(out)
+            if at < 0 or dtype < 0 or not cnp.PyArray_ISWRITEABLE(out):
+                return NotImplemented
+            call.out, call.count = cnp.PyArray_DATA(out), cnp.PyArray_SIZE(out)
+        call.kind, call.dtype, call.root = <cmo_kind>kind, <cmo_dtype>dtype, at
+        self.finish(&state, self.block(&state, &call, timeout))
+        return out
+
+    def barrier(self, double timeout):
+        """Make a barrier."""
+        cdef cmo_op state
+        cdef cmo_call call
+        self.usable()
+        memset(&call, 0, sizeof(call))
+        self.finish(&state, self.block(&state, &call, timeout))
+
+    def plain_send(self, x, dest, tag, double timeout):
+        """Send a plain array and wait until it may be used again. False: it is none, or something is wrong, and nothing
+        was done."""
+        cdef cmo_op state
+        cdef cmo_message m
+        cdef cmo_err err
+        cdef int dtype = plain_dtype(x)
+        if dtype < 0 or type(dest) is not int or type(tag) is not int:
+            return False
+        self.usable()
+        if not (0 <= dest < self.comm.size and 0 <= tag < TAGS):
+            return False
+        memset(&m, 0, sizeof(m))
+        m.peer, m.tag, m.dtype, m.ndim = dest, tag, <cmo_dtype>dtype, cnp.PyArray_NDIM(x)
+        m.shape, m.buffer, m.bytes = <uint64_t *>cnp.PyArray_DIMS(x), cnp.PyArray_DATA(x), cnp.PyArray_NBYTES(x)
+        self.engine.inside += 1
+        with nogil:
+            err = cmo_send(&state, self.comm, &m, timeout)
+        self.engine.inside -= 1
+        self.finish(&state, err)
+        return True
+
+    def plain_recv(self, out, source, tag, double timeout):
+        """Receive into a plain array. False: it is none, or something is wrong, or the message does not fit."""
+        cdef cmo_op state
+        cdef cmo_message m
+        cdef cmo_err err
+        cdef PlainTarget target
+        cdef int dtype = plain_dtype(out)
+        if dtype < 0 or not cnp.PyArray_ISWRITEABLE(out) or type(source) is not int or type(tag) is not int:
+            return False
+        self.usable()
+        if not (ANY <= source < self.comm.size and ANY <= tag < TAGS):
+            return False
+        target.dtype, target.ndim, target.refused = <cmo_dtype>dtype, cnp.PyArray_NDIM(out), False
+        target.shape, target.data = <uint64_t *>cnp.PyArray_DIMS(out), cnp.PyArray_DATA(out)
+        memset(&m, 0, sizeof(m))
+        m.peer, m.tag, m.allocate, m.allocate_ctx = source, tag, plain_target, &target
+        self.engine.inside += 1
+        with nogil:
+            err = cmo_recv(&state, self.comm, &m, timeout, NULL)
+        self.engine.inside -= 1
+        if target.refused:
+            return False
+        self.finish(&state, err)
+        return True
 
     cdef int launch(self, Call call) except -1:
         """Keep the call alive until it has ended."""
@@ -760,7 +746,7 @@ cdef class Comm:
         return self.engine.window
 
     def offer(self, int64_t color, int64_t key):
-        """This rank's contribution to a child communicator, also where reserving memory failed: bytes for an allgather."""
+        """This rank's part in making a child communicator, as bytes for an allgather; also where memory is short."""
         cdef cmo_member member
         self.usable()
         cdef cmo_engine *engine = self.engine.engine

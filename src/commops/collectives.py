@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from commops._core import native
 from commops.arguments import Counts
 from commops.calls import BARRIER, alltoall, broadcast, gather, scatter
 from commops.dtypes import Array
@@ -9,6 +10,11 @@ from commops.group import Group
 from commops.work import Work
 
 __all__ = ["Collectives"]
+
+# Blocking calls are offered to `plain` first, for the reason that commops.reductions gives.
+_BROADCAST, _SCATTER, _GATHER, _ALLGATHER, _ALLTOALL = (
+    native.KINDS[kind] for kind in ("broadcast", "scatter", "gather", "allgather", "alltoall")
+)
 
 
 class Collectives(Group):
@@ -35,7 +41,7 @@ class Collectives(Group):
         .. [1] D. Hensgen, R. Finkel, U. Manber, "Two algorithms for barrier synchronization", IJPP 17(1),
            1988.
         """
-        self._run(BARRIER)
+        self._core.barrier(self._timeout)
 
     def ibarrier(self) -> Work[None]:
         """Start a `barrier`."""
@@ -68,8 +74,10 @@ class Collectives(Group):
         CommError
             If something goes wrong between ranks, such as an `x` that root's array does not fit: see `Comm`.
         """
-        array: Array = self._run(broadcast(self._at, x, root))
-        return array
+        done: Array = self._core.plain_from_root(_BROADCAST, x, root, None, self._timeout)
+        if done is NotImplemented:
+            done = self._run(broadcast(self._at, x, root))
+        return done
 
     def ibroadcast(self, x: Array | None, root: int = 0) -> Work[Array]:
         """Start a `broadcast`."""
@@ -106,8 +114,12 @@ class Collectives(Group):
         CommError
             If something goes wrong between ranks, such as an `out` that its block does not fit: see `Comm`.
         """
-        array: Array = self._run(scatter(self._at, x, root, out, counts))
-        return array
+        done: Array = NotImplemented
+        if counts is None:
+            done = self._core.plain_from_root(_SCATTER, x, root, out, self._timeout)
+        if done is NotImplemented:
+            done = self._run(scatter(self._at, x, root, out, counts))
+        return done
 
     def iscatter(
         self, x: Array | None, root: int = 0, out: Array | None = None, counts: Counts | None = None
@@ -145,8 +157,12 @@ class Collectives(Group):
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
-        array: Array | None = self._run(gather(self._at, "gather", x, root, out, counts))
-        return array
+        done: Array | None = NotImplemented
+        if counts is None:
+            done = self._core.plain(_GATHER, x, None, root, out, self._timeout)
+        if done is NotImplemented:
+            done = self._run(gather(self._at, "gather", x, root, out, counts))
+        return done
 
     def igather(
         self, x: Array, root: int = 0, out: Array | None = None, counts: Counts | None = None
@@ -186,8 +202,12 @@ class Collectives(Group):
         .. [1] J. Bruck et al., "Efficient algorithms for all-to-all communications in multiport
            message-passing systems", IEEE TPDS 8(11), 1997.
         """
-        array: Array = self._run(gather(self._at, "allgather", x, 0, out, counts))
-        return array
+        done: Array = NotImplemented
+        if counts is None:
+            done = self._core.plain(_ALLGATHER, x, None, 0, out, self._timeout)
+        if done is NotImplemented:
+            done = self._run(gather(self._at, "allgather", x, 0, out, counts))
+        return done
 
     def iallgather(self, x: Array, out: Array | None = None, counts: Counts | None = None) -> Work[Array]:
         """Start an `allgather`."""
@@ -229,8 +249,12 @@ class Collectives(Group):
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
-        array: Array = self._run(alltoall(self._at, x, out, send_counts, recv_counts))
-        return array
+        done: Array = NotImplemented
+        if send_counts is None and recv_counts is None:
+            done = self._core.plain(_ALLTOALL, x, None, 0, out, self._timeout)
+        if done is NotImplemented:
+            done = self._run(alltoall(self._at, x, out, send_counts, recv_counts))
+        return done
 
     def ialltoall(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from commops._core import native
 from commops.arguments import Counts
 from commops.dtypes import Array
 from commops.group import Group
@@ -9,6 +10,12 @@ from commops.reduction_calls import Op, reduce_scatter, reduction
 from commops.work import Work
 
 __all__ = ["Reductions"]
+
+# Blocking calls are offered to the core's `plain` first, which makes them where the arguments are such as most
+# are, because a look at them in Python takes longer than a small reduction.
+_ALLREDUCE, _REDUCE, _REDUCE_SCATTER, _SCAN = (
+    native.KINDS[kind] for kind in ("allreduce", "reduce", "reduce_scatter", "scan")
+)
 
 
 class Reductions(Group):
@@ -61,8 +68,8 @@ class Reductions(Group):
         .. [2] P. Patarasuk, X. Yuan, "Bandwidth optimal all-reduce algorithms for clusters of workstations",
            JPDC 69(2), 2009.
         """
-        done: Array | None = self._core.allreduce(x, op, out, self._timeout)
-        if done is None:  # not an ordinary array, or something is wrong
+        done: Array = self._core.plain(_ALLREDUCE, x, op, 0, out, self._timeout)
+        if done is NotImplemented:
             done = self._run(reduction(self._at, "allreduce", x, op, out))
         return done
 
@@ -98,8 +105,10 @@ class Reductions(Group):
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
-        array: Array | None = self._run(reduction(self._at, "reduce", x, op, out, root))
-        return array
+        done: Array | None = self._core.plain(_REDUCE, x, op, root, out, self._timeout)
+        if done is NotImplemented:
+            done = self._run(reduction(self._at, "reduce", x, op, out, root))
+        return done
 
     def ireduce(
         self, x: Array, op: Op = "sum", root: int = 0, out: Array | None = None
@@ -138,8 +147,12 @@ class Reductions(Group):
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
-        array: Array = self._run(reduce_scatter(self._at, x, op, out, counts))
-        return array
+        done: Array = NotImplemented
+        if counts is None:
+            done = self._core.plain(_REDUCE_SCATTER, x, op, 0, out, self._timeout)
+        if done is NotImplemented:
+            done = self._run(reduce_scatter(self._at, x, op, out, counts))
+        return done
 
     def ireduce_scatter(
         self, x: Array, op: Op = "sum", out: Array | None = None, counts: Counts | None = None
@@ -178,8 +191,10 @@ class Reductions(Group):
         ----------
         .. [1] W. D. Hillis, G. L. Steele, "Data parallel algorithms", CACM 29(12), 1986.
         """
-        array: Array = self._run(reduction(self._at, "scan", x, op, out))
-        return array
+        done: Array = self._core.plain(_SCAN, x, op, 0, out, self._timeout)
+        if done is NotImplemented:
+            done = self._run(reduction(self._at, "scan", x, op, out))
+        return done
 
     def iscan(self, x: Array, op: Op = "sum", out: Array | None = None) -> Work[Array]:
         """Start a `scan`."""

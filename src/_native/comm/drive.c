@@ -10,6 +10,7 @@
 #include "comm/internal.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -189,6 +190,7 @@ static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
     op->deadline = comm->engine->now ? timeout < 0 ? CMO_NEVER : cmo_engine_now(comm->engine) + (int64_t)(timeout * 1e9) : cmo_deadline(timeout);
     op->waited = false;
     op->shared = shared;
+    op->advanced = 0;
     cmo_list_init(&op->node);
     cmo_list_init(&op->xfers);
     atomic_store_explicit(&op->signal, CMO_OP_RUNNING, memory_order_relaxed);
@@ -274,7 +276,51 @@ static cmo_err wait_for_driver(cmo_engine *e, cmo_op *op)
     return err;
 }
 
-static cmo_err run(cmo_op *op)
+/* Looks without an advance before a call goes the general way, and advances after which it does in any case: other
+ * threads, messages and news of failures wait meanwhile. */
+enum { ALONE_LOOKS = 256, ALONE_YIELDS = 32, ALONE_ADVANCES = 64 };
+
+/* May a call among ranks of this host be tried the short way: in a tight loop of its own steps, without passes over the
+ * engine, which cost a small call more than all the rest? Only while nothing else is in progress here. */
+static bool may_go_alone(cmo_engine *e, cmo_comm *c)
+{
+    return c->piece && c->nhosts == 1 && !e->running && !c->failed &&
+           !atomic_load_explicit(&e->nsubmitted, memory_order_relaxed) &&
+           !atomic_load_explicit(&c->piece[c->local]->abort, memory_order_relaxed);
+}
+
+/* True: the call has ended well. Otherwise it goes on in the passes from where it stands. The role is ours. */
+static bool run_alone(cmo_engine *e, cmo_op *op)
+{
+    cmo_comm *c = op->comm;
+    cmo_err err = CMO_OK;
+    if (!may_go_alone(e, c)) return false;
+    if (!op->point) {
+        cmo_call call = op->call;
+        err = e->collectives->start(op, c, &call);
+    }
+    unsigned last = op->advanced, end = last + ALONE_ADVANCES;
+    bool crowded = e->waiter.crowded;
+    int looks = crowded ? ALONE_YIELDS : ALONE_LOOKS;
+    for (int n = 0; err == CMO_OK && n < looks && op->advanced != end; n++) {
+        err = op->step(op);
+        if (err == CMO_OK && !op->err) {
+            if (op->point) cmo_point_end(op);
+            else e->collectives->end(op);
+            return true;
+        }
+        if (err != CMO_AGAIN || op->err || atomic_load_explicit(&e->nwanting, memory_order_relaxed)) break;
+        err = CMO_OK;
+        if (op->point) cmo_point_pump(op);
+        if (op->advanced != last) n = 0, last = op->advanced;
+        if (crowded) sched_yield();
+        else cmo_relax();
+    }
+    if (err != CMO_OK && err != CMO_AGAIN && !op->err) cmo_op_fail(op, err, cmo_reason());
+    return false;
+}
+
+cmo_err cmo_op_run(cmo_op *op)
 {
     cmo_engine *e = op->engine;
     if (!role_take(e)) {
@@ -282,6 +328,10 @@ static cmo_err run(cmo_op *op)
         if (!hand_over(e, op)) return wait_for_driver(e, op);
         cmo_engine_poll(e);
     } else {
+        if (run_alone(e, op)) {
+            role_leave(e);
+            return CMO_OK;
+        }
         cmo_engine_submit(e, op);
     }
     cmo_err err = op_ended(op) ? CMO_OK : drive(e, op, op->deadline);
@@ -309,9 +359,10 @@ cmo_err cmo_call_blocking(cmo_op *op, cmo_comm *comm, const cmo_call *call, doub
 {
     CMO_TRY(comm_usable(op, comm, call));
     op_prepare(op, comm, timeout, false);
+    op->on_done = NULL;
     op->point = false;
     op->call = *call;
-    return run(op);
+    return cmo_op_run(op);
 }
 
 cmo_err cmo_call_start(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout)
@@ -324,12 +375,12 @@ cmo_err cmo_call_start(cmo_op *op, cmo_comm *comm, const cmo_call *call, double 
     return CMO_OK;
 }
 
-cmo_err cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout)
+cmo_err cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
 {
     CMO_TRY(comm_usable(op, comm, NULL));
-    op_prepare(op, comm, timeout, true);
+    op_prepare(op, comm, timeout, shared);
     op->point = true;
-    memset(op->inline_state, 0, sizeof op->inline_state);
+    memset(op->inline_state, 0, sizeof(cmo_xfer));
     return CMO_OK;
 }
 

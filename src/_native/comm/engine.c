@@ -32,12 +32,8 @@ static void op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text)
     void *ctx = op->on_done_ctx;
     cmo_list_remove(&op->node);
     if (!op->point && cmo_list_empty(&op->comm->queue)) cmo_list_remove(&op->comm->busy);
-    if (op->point) {
-        CMO_EACH(n, &op->xfers) cmo_xfer_cancel(CMO_ENTRY(n, cmo_xfer, of_op));
-        cmo_xfer_cancel((cmo_xfer *)(void *)op->inline_state);
-    } else {
-        e->collectives->end(op);
-    }
+    if (op->point) cmo_point_end(op);
+    else e->collectives->end(op);
     op->err = err;
     if (err && text != op->text) snprintf(op->text, sizeof op->text, "%s", text);
     e->running--;

@@ -50,7 +50,7 @@ bool cmo_engine_poll(cmo_engine *e);
 
 enum { CMO_OP_RUNNING, CMO_OP_DRIVE, CMO_OP_ENDED };
 
-/* Make the call and wait for its end. The op is the caller's, zeroed or used before; it may be on the stack. On failure the reason is
+/* Make the call and wait for its end. The op is the caller's, need not be initialised, and may be on the stack. On failure the reason is
  * recorded (cmo_reason). timeout in seconds, negative: for ever. */
 cmo_err cmo_call_blocking(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout);
 
@@ -84,6 +84,9 @@ struct cmo_status { /* of a received or probed message */
     uint64_t shape[CMO_MAX_DIMS];
 };
 
+/* Blocking: the op may be on the stack, and has ended in either case. */
+cmo_err cmo_send(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout);
+cmo_err cmo_recv(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status);
 cmo_err cmo_send_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout);
 cmo_err cmo_recv_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status);
 /* Ends when a message that fits is there; it stays there. */

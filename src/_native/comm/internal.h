@@ -185,7 +185,10 @@ void cmo_engine_attach(cmo_engine *e, cmo_comm *comm); /* into the list */
 void cmo_engine_submit(cmo_engine *e, cmo_op *op);     /* for the driver: queue a call, behind all that were handed over before */
 cmo_err cmo_point_step(cmo_op *op);
 void cmo_point_describe(const cmo_op *op, char *out, size_t n); /* what it waited for in vain */
-cmo_err cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout);
+cmo_err cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared);
+void cmo_point_pump(cmo_op *op);                       /* move what its message can be in */
+void cmo_point_end(cmo_op *op);                        /* give back what it holds */
+cmo_err cmo_op_run(cmo_op *op);                        /* start a prepared op and see it to its end */
 void cmo_op_launch(cmo_op *op);                        /* start a prepared op, whoever drives */
 void cmo_op_abandon(cmo_op *op);                       /* end it: its communicator is being closed */
 cmo_err cmo_engine_start_thread(cmo_engine *e);

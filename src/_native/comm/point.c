@@ -67,9 +67,29 @@ static cmo_err probe(cmo_op *op)
 
 cmo_err cmo_point_step(cmo_op *op) { return op->step(op); }
 
-static cmo_err point_start(cmo_op *op, cmo_comm *comm, int peer, int64_t tag, double timeout, cmo_status *status, cmo_err (*step)(cmo_op *))
+void cmo_point_pump(cmo_op *op)
 {
-    CMO_TRY(cmo_point_prepare(op, comm, timeout));
+    cmo_engine *e = op->comm->engine;
+    cmo_xfer *x = transfer_of(op);
+    cmo_channel *channel = x->peer >= 0 ? e->channel[op->comm->world[x->peer]] : NULL;
+    if (channel) {
+        cmo_channel_pump(channel);
+        return;
+    }
+    e->shm->ops->poll(e->shm);
+    CMO_EACH(n, &e->channels) cmo_channel_pump(CMO_ENTRY(n, cmo_channel, node));
+}
+
+void cmo_point_end(cmo_op *op)
+{
+    CMO_EACH(n, &op->xfers) cmo_xfer_cancel(CMO_ENTRY(n, cmo_xfer, of_op));
+    cmo_xfer_cancel(transfer_of(op));
+}
+
+static cmo_err point_start(cmo_op *op, cmo_comm *comm, int peer, int64_t tag, double timeout, cmo_status *status, cmo_err (*step)(cmo_op *),
+                           bool blocking)
+{
+    CMO_TRY(cmo_point_prepare(op, comm, timeout, !blocking));
     op->step = step;
     op->status = status;
     cmo_xfer *x = transfer_of(op);
@@ -79,9 +99,9 @@ static cmo_err point_start(cmo_op *op, cmo_comm *comm, int peer, int64_t tag, do
     return CMO_OK;
 }
 
-cmo_err cmo_send_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout)
+static cmo_err send_prepare(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, bool blocking)
 {
-    CMO_TRY(point_start(op, comm, m->peer, m->tag, timeout, NULL, send_or_recv));
+    CMO_TRY(point_start(op, comm, m->peer, m->tag, timeout, NULL, send_or_recv, blocking));
     cmo_xfer *x = transfer_of(op);
     x->sends = true;
     x->buffer = (uint8_t *)(uintptr_t)m->buffer;
@@ -90,22 +110,48 @@ cmo_err cmo_send_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double 
     x->header.fingerprint = m->extra;
     x->header.ndim = (uint8_t)m->ndim;
     x->shape = m->shape;
+    return CMO_OK;
+}
+
+static cmo_err recv_prepare(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status, bool blocking)
+{
+    CMO_TRY(point_start(op, comm, m->peer, m->tag, timeout, status, send_or_recv, blocking));
+    transfer_of(op)->allocate = m->allocate;
+    transfer_of(op)->allocate_ctx = m->allocate_ctx;
+    return CMO_OK;
+}
+
+cmo_err cmo_send_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout)
+{
+    CMO_TRY(send_prepare(op, comm, m, timeout, false));
     cmo_op_launch(op);
     return CMO_OK;
 }
 
 cmo_err cmo_recv_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status)
 {
-    CMO_TRY(point_start(op, comm, m->peer, m->tag, timeout, status, send_or_recv));
-    transfer_of(op)->allocate = m->allocate;
-    transfer_of(op)->allocate_ctx = m->allocate_ctx;
+    CMO_TRY(recv_prepare(op, comm, m, timeout, status, false));
     cmo_op_launch(op);
     return CMO_OK;
 }
 
+cmo_err cmo_send(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout)
+{
+    op->on_done = NULL;
+    CMO_TRY(send_prepare(op, comm, m, timeout, true));
+    return cmo_op_run(op);
+}
+
+cmo_err cmo_recv(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status)
+{
+    op->on_done = NULL;
+    CMO_TRY(recv_prepare(op, comm, m, timeout, status, true));
+    return cmo_op_run(op);
+}
+
 cmo_err cmo_probe_start(cmo_op *op, cmo_comm *comm, int source, int64_t tag, double timeout, cmo_status *status)
 {
-    CMO_TRY(point_start(op, comm, source, tag, timeout, status, probe));
+    CMO_TRY(point_start(op, comm, source, tag, timeout, status, probe, false));
     cmo_op_launch(op);
     return CMO_OK;
 }

@@ -1,0 +1,183 @@
+"""What the binding sees of the C core, and of C. Cython reads this with _native.pyx."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+cdef extern from "<stdbool.h>":
+    ctypedef int cbool "bool"
+
+cdef extern from "<pthread.h>" nogil:
+    int pthread_atfork(void (*)() noexcept, void (*)() noexcept, void (*)() noexcept)
+
+cdef extern from * nogil:
+    const char *COMMOPS_VERSION  # of the build
+
+cdef extern from "commops.h" nogil:
+    ctypedef enum cmo_err:
+        CMO_OK, CMO_AGAIN, CMO_EINVAL, CMO_ETYPE, CMO_ENOMEM, CMO_ESYS, CMO_ETIMEOUT, CMO_EPEERLOST, CMO_EMISMATCH
+        CMO_EREVOKED, CMO_EAUTH, CMO_EPROTO, CMO_EINTERRUPT
+    const char *cmo_reason()
+    cmo_err cmo_fail(cmo_err err, const char *format, ...)
+
+    ctypedef enum cmo_kind:
+        CMO_BARRIER, CMO_BROADCAST, CMO_ALLREDUCE, CMO_REDUCE, CMO_REDUCE_SCATTER, CMO_SCAN, CMO_GATHER, CMO_ALLGATHER
+        CMO_ALLTOALL, CMO_NKINDS
+    ctypedef enum cmo_redop:
+        CMO_NOPS
+    ctypedef enum cmo_dtype:
+        CMO_NDTYPES
+    const char *cmo_kind_name(cmo_kind)
+    const char *cmo_redop_name(cmo_redop)
+    const char *cmo_dtype_name(cmo_dtype)
+    size_t cmo_dtype_size(cmo_dtype)
+    const char *cmo_isa_name()
+    ctypedef void (*cmo_kernel)(void *, const void *const *, int, size_t, uint64_t)
+    cmo_kernel cmo_kernel_for(cmo_dtype, cmo_redop)
+
+    ctypedef struct cmo_tunables:
+        int64_t slots, slot_bytes, pipe_bytes, handshake_ms, user_timeout_ms, socket_bytes
+    ctypedef struct cmo_tunable_row:
+        const char *name
+        const char *env
+        const char *doc
+        int64_t default "def"
+        int64_t least, greatest
+    const cmo_tunable_row cmo_tunable_rows[]
+    const int cmo_ntunables
+    cmo_err cmo_tunables_read(cmo_tunables *)
+
+    ctypedef struct cmo_window:
+        pass
+    ctypedef struct cmo_window_head:
+        pass
+    ctypedef struct cmo_neighbour:
+        cmo_window_head *head
+        size_t size
+        int doorbell, pidfd
+    cmo_err cmo_window_create(cmo_window **, int, size_t, cbool)
+    void cmo_window_destroy(cmo_window *)
+    int cmo_window_fd(const cmo_window *)
+    cmo_window_head *cmo_window_base(const cmo_window *)
+    size_t cmo_window_size(const cmo_window *)
+    size_t cmo_window_used(const cmo_window *)
+    cmo_err cmo_window_alloc(cmo_window *, size_t, uint64_t *)
+    void cmo_window_free(cmo_window *, uint64_t, size_t)
+    cmo_err cmo_window_map(int, int, cmo_window_head **, size_t *)
+    void cmo_window_unmap(cmo_window_head *, size_t)
+
+    ctypedef struct cmo_net_ops:
+        void (*close)(cmo_net *)
+    ctypedef struct cmo_net:
+        const cmo_net_ops *ops
+    ctypedef struct cmo_tcp_config:
+        int rank, size
+        uint32_t generation
+        uint8_t job[16]
+        const int *listeners
+        int nlisteners
+        const char *const *addresses
+        cbool (*mac)(void *, const uint8_t *, size_t, uint8_t *) noexcept
+        void *mac_ctx
+        int64_t handshake_ns, user_timeout_ms, socket_bytes
+    cmo_err cmo_tcp_net(cmo_net **, const cmo_tcp_config *)
+
+    ctypedef struct cmo_layout:
+        cmo_dtype dtype
+        int ndim
+        const uint64_t *shape
+        const uint64_t *counts
+        int ncounts
+        uint32_t extra
+        int source
+        int64_t tag
+    ctypedef cmo_err (*cmo_allocate)(void *, const cmo_layout *, void **) noexcept
+    ctypedef struct cmo_call:
+        cmo_kind kind
+        cmo_redop op
+        cmo_dtype dtype
+        int root
+        const void *in_ "in"
+        void *out
+        uint64_t count
+        const uint64_t *counts
+        const uint64_t *recv_counts
+        cbool exchange
+        int ndim
+        const uint64_t *shape
+        cmo_allocate allocate
+        void *allocate_ctx
+
+    ctypedef struct cmo_op:
+        uint32_t signal
+        void (*on_done)(void *) noexcept
+        void *on_done_ctx
+        cmo_err err
+        int lost
+
+    ctypedef struct cmo_engine:
+        pass
+    ctypedef struct cmo_comm:
+        int rank, size, nhosts, local, nlocal
+        int *world
+        int *host
+        uint8_t *lost
+        cmo_err failed
+    ctypedef struct cmo_collectives:
+        pass
+    const cmo_collectives cmo_coll
+    ctypedef struct cmo_world:
+        int rank, size
+        uint32_t generation
+        const int *host
+        cmo_window *window
+        const cmo_neighbour *neighbours
+        int nlocal
+        cbool share
+        cmo_net *remote
+        const cmo_collectives *collectives
+        cmo_tunables tunables
+        cbool (*interrupted)(void *) noexcept
+        void *interrupt_ctx
+    cmo_err cmo_engine_create(cmo_engine **, const cmo_world *)
+    void cmo_engine_close(cmo_engine *)
+    void cmo_engine_destroy(cmo_engine *)
+    cmo_comm *cmo_engine_world(cmo_engine *)
+    void cmo_engine_enter(cmo_engine *)
+    void cmo_engine_leave(cmo_engine *)
+    cmo_err cmo_call_blocking(cmo_op *, cmo_comm *, const cmo_call *, double)
+    cmo_err cmo_call_start(cmo_op *, cmo_comm *, const cmo_call *, double)
+    cmo_err cmo_op_wait(cmo_op *, double)
+
+    enum:
+        CMO_OP_ENDED, CMO_ANY, CMO_MAX_DIMS
+    ctypedef struct cmo_message:
+        int peer
+        int64_t tag
+        cmo_dtype dtype
+        uint32_t extra
+        int ndim
+        const uint64_t *shape
+        const void *buffer
+        uint64_t bytes
+        cmo_allocate allocate
+        void *allocate_ctx
+    ctypedef struct cmo_status:
+        int source
+        int64_t tag
+        uint64_t bytes
+        cmo_dtype dtype
+        uint32_t extra
+        int ndim
+        uint64_t shape[64]
+    cmo_err cmo_send(cmo_op *, cmo_comm *, const cmo_message *, double)
+    cmo_err cmo_recv(cmo_op *, cmo_comm *, const cmo_message *, double, cmo_status *)
+    cmo_err cmo_send_start(cmo_op *, cmo_comm *, const cmo_message *, double)
+    cmo_err cmo_recv_start(cmo_op *, cmo_comm *, const cmo_message *, double, cmo_status *)
+    cmo_err cmo_probe_start(cmo_op *, cmo_comm *, int, int64_t, double, cmo_status *)
+    cmo_err cmo_probe_now(cmo_comm *, int, int64_t, cmo_status *)
+    ctypedef struct cmo_member:
+        int64_t color, key
+        uint64_t piece_offset
+        int64_t error
+    cmo_err cmo_comm_offer(cmo_comm *, int64_t, int64_t, cmo_member *)
+    cmo_err cmo_comm_build(cmo_comm *, const cmo_member *, cmo_comm **)
+    void cmo_comm_close(cmo_comm *)
