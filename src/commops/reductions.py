@@ -11,8 +11,8 @@ from commops.work import Work
 
 __all__ = ["Reductions"]
 
-# Blocking calls are offered to the core's `plain` first, which makes them where the arguments are such as most
-# are, because a look at them in Python takes longer than a small reduction.
+# Blocking calls are offered to the core's `plain` first, which makes them where the arguments are such as
+# most are, because a look at them in Python takes longer than a small reduction.
 _ALLREDUCE, _REDUCE, _REDUCE_SCATTER, _SCAN = (
     native.KINDS[kind] for kind in ("allreduce", "reduce", "reduce_scatter", "scan")
 )
