@@ -211,6 +211,42 @@ static void test_threads_of_every_rank_call_at_once(bool shares_memory)
     for (int r = 0; r < RANKS; r++) cmo_window_destroy(ranks[r].window);
 }
 
+/* ------------------------------------------------------------------ ranks that wait for each other
+ *
+ * Each is the root of a call of its own, and no message or announcement shows it: they find out by asking, or looking. */
+
+enum { LONG = 4 << 20 }; /* bytes that do not fit into the slots of a rank */
+
+/* In memory, the longer one of two broadcasts waits for the other rank to read it, who is done and goes on to a barrier.
+ * By messages, both gather, and each waits for what the other sends. */
+static void *be_root(void *arg)
+{
+    int rank = ((worker *)arg)->rank;
+    cmo_comm *comm = cmo_engine_world(ranks[rank].engine);
+    const uint64_t bytes = (uint64_t)LONG * (uint64_t)(1 + rank);
+    unsigned char *array = calloc(1, bytes);
+    cmo_call gather = {.kind = CMO_GATHER, .dtype = CMO_U8, .root = rank, .in = array, .out = array + 1, .count = 1};
+    cmo_call broadcast = {.kind = CMO_BROADCAST, .dtype = CMO_U8, .root = rank, .in = array, .out = array,
+                          .count = bytes, .ndim = 1, .shape = &bytes};
+    cmo_call barrier = {.kind = CMO_BARRIER};
+    cmo_op op = {0};
+    cmo_err err = array ? cmo_call_blocking(&op, comm, comm->piece ? &broadcast : &gather, 3600) : CMO_ENOMEM;
+    if (!err) err = cmo_call_blocking(&op, comm, &barrier, 3600);
+    CHECKF(err == CMO_EMISMATCH, "rank %d: %s: %s", rank, cmo_err_name(err), cmo_reason());
+    free(array);
+    return NULL;
+}
+
+static void test_ranks_that_wait_for_each_other_find_out(bool shares_memory)
+{
+    worker roots[RANKS];
+    start_engines(shares_memory);
+    for (int r = 0; r < RANKS; r++) roots[r] = (worker){.rank = r};
+    for_all(be_root, roots, RANKS);
+    for_all(finish, roots, RANKS);
+    for (int r = 0; r < RANKS; r++) cmo_window_destroy(ranks[r].window);
+}
+
 /* ------------------------------------------------------------------ nobody sleeps while there is something to do
  *
  * A sleep ends by itself after a slice of time, so what fails to end it shows as a wait that takes so long, and nothing
@@ -346,5 +382,7 @@ int main(void)
     test_a_driver_that_sleeps_is_woken(change_something);
     test_threads_of_every_rank_call_at_once(true);
     test_threads_of_every_rank_call_at_once(false); /* the same ranks, by messages through the pipes of their windows */
+    test_ranks_that_wait_for_each_other_find_out(true);
+    test_ranks_that_wait_for_each_other_find_out(false);
     return check_report();
 }
