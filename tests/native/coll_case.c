@@ -33,8 +33,10 @@ struct coll_run {
 
 /* ------------------------------------------------------------------ cases */
 
-static const cmo_dtype drawn_dtypes[] = {CMO_I32, CMO_U8, CMO_I64, CMO_F32, CMO_F64, CMO_F16, CMO_BF16, CMO_C64, CMO_BOOL};
-static const cmo_redop drawn_ops[] = {CMO_OP_SUM, CMO_OP_SUM, CMO_OP_MIN, CMO_OP_MAX, CMO_OP_PROD, CMO_OP_MEAN, CMO_OP_BXOR, CMO_OP_LAND};
+static const cmo_dtype drawn_dtypes[] = {CMO_I32, CMO_U8, CMO_I64, CMO_F32, CMO_F64, CMO_F16, CMO_BF16, CMO_C64,
+                                         CMO_BOOL};
+static const cmo_redop drawn_ops[] = {CMO_OP_SUM, CMO_OP_SUM, CMO_OP_MIN, CMO_OP_MAX, CMO_OP_PROD, CMO_OP_MEAN,
+                                      CMO_OP_BXOR, CMO_OP_LAND};
 #define COUNT_OF(array) (sizeof(array) / sizeof *(array))
 
 uint64_t coll_random(uint64_t *state, uint64_t bound)
@@ -51,15 +53,24 @@ static bool kind_reduces(cmo_kind k)
     return k == CMO_ALLREDUCE || k == CMO_REDUCE || k == CMO_REDUCE_SCATTER || k == CMO_SCAN || k == CMO_EXSCAN;
 }
 
-static bool kind_has_root(cmo_kind k) { return k == CMO_BROADCAST || k == CMO_REDUCE || k == CMO_SCATTER || k == CMO_GATHER; }
+static bool kind_has_root(cmo_kind k)
+{
+    return k == CMO_BROADCAST || k == CMO_REDUCE || k == CMO_SCATTER || k == CMO_GATHER;
+}
 
 static bool kind_has_counts(cmo_kind k)
 {
     return k == CMO_REDUCE_SCATTER || k == CMO_SCATTER || k == CMO_GATHER || k == CMO_ALLGATHER || k == CMO_ALLTOALL;
 }
 
-static bool kind_learns(cmo_kind k) { return k == CMO_BROADCAST || k == CMO_SCATTER || k == CMO_GATHER || k == CMO_ALLGATHER || k == CMO_ALLTOALL; }
-static bool kind_in_place(cmo_kind k) { return k == CMO_ALLREDUCE || k == CMO_REDUCE || k == CMO_SCAN || k == CMO_EXSCAN; }
+static bool kind_learns(cmo_kind k)
+{
+    return k == CMO_BROADCAST || k == CMO_SCATTER || k == CMO_GATHER || k == CMO_ALLGATHER || k == CMO_ALLTOALL;
+}
+static bool kind_in_place(cmo_kind k)
+{
+    return k == CMO_ALLREDUCE || k == CMO_REDUCE || k == CMO_SCAN || k == CMO_EXSCAN;
+}
 
 coll_case coll_draw(uint64_t *state, cmo_kind kind, int size, uint64_t most)
 {
@@ -83,9 +94,9 @@ coll_case coll_draw(uint64_t *state, cmo_kind kind, int size, uint64_t most)
 
 void coll_describe(const coll_case *c, char *out, size_t n)
 {
-    snprintf(out, n, "%s of %" PRIu64 " %s, op %s, root %d%s%s%s%s%s", cmo_kind_name(c->kind), c->count, cmo_dtype_name(c->dtype),
-             cmo_redop_name(c->op), c->root, c->in_place ? ", in place" : "", c->unequal ? ", unequal" : "",
-             c->learns ? ", learning" : "", c->inexact ? ", inexact" : "",
+    snprintf(out, n, "%s of %" PRIu64 " %s, op %s, root %d%s%s%s%s%s", cmo_kind_name(c->kind), c->count,
+             cmo_dtype_name(c->dtype), cmo_redop_name(c->op), c->root, c->in_place ? ", in place" : "",
+             c->unequal ? ", unequal" : "", c->learns ? ", learning" : "", c->inexact ? ", inexact" : "",
              (const char *const[]){"", ", some arrays in windows", ", arrays in windows"}[c->place]);
 }
 
@@ -220,7 +231,8 @@ static void make_call(const coll_run *run, coll_rank *me, cmo_call *call)
 {
     const coll_case *c = &run->c;
     bool root = me->rank == c->root;
-    *call = (cmo_call){.kind = c->kind, .op = c->op, .dtype = c->dtype, .root = c->root, .in = me->in, .out = me->out, .count = c->count};
+    *call = (cmo_call){.kind = c->kind, .op = c->op, .dtype = c->dtype, .root = c->root,
+                       .in = me->in, .out = me->out, .count = c->count};
     if (c->kind == CMO_BARRIER) *call = (cmo_call){.kind = CMO_BARRIER, .dtype = CMO_U8};
     if (c->unequal) {
         bool knows = c->kind != CMO_SCATTER || root;
@@ -263,7 +275,8 @@ static void make_rank(coll_run *run, world *w, int r, uint64_t seed)
     uint64_t state = seed + (uint64_t)r * UINT64_C(0x632be59bd9b4e019);
     coll_fill(me->in, c->dtype, c->op, me->in_count, &state, c->inexact);
     memcpy(me->given, me->in, me->in_count * item);
-    if (c->kind == CMO_BARRIER || (c->kind == CMO_REDUCE && r != c->root) || (c->kind == CMO_GATHER && r != c->root)) return;
+    if (c->kind == CMO_BARRIER || (c->kind == CMO_REDUCE && r != c->root) || (c->kind == CMO_GATHER && r != c->root))
+        return;
     me->out = shares ? me->in : placed(me, w, me->out_count * item, &places, &me->out_window);
     if (c->kind != CMO_ALLTOALL) return;
     size_t n = (size_t)run->size * sizeof(uint64_t);
@@ -347,10 +360,13 @@ static void expect(const coll_run *run, int r, unsigned char *out)
         else if (c->in_place) memcpy(out, run->ranks[0].given, c->count * item);
         else memset(out, UNTOUCHED, c->count * item);
         break;
-    case CMO_SCATTER: memcpy(out, root->given + block_start(run, c->root, r) * item, block(run, c->root, r) * item); break;
+    case CMO_SCATTER:
+        memcpy(out, root->given + block_start(run, c->root, r) * item, block(run, c->root, r) * item);
+        break;
     case CMO_GATHER: case CMO_ALLGATHER: case CMO_ALLTOALL:
         for (int i = 0; i < run->size; i++) {
-            uint64_t start = c->kind == CMO_ALLTOALL ? block_start(run, i, r) : 0, n = block(run, i, c->kind == CMO_ALLTOALL ? r : i);
+            uint64_t start = c->kind == CMO_ALLTOALL ? block_start(run, i, r) : 0;
+            uint64_t n = block(run, i, c->kind == CMO_ALLTOALL ? r : i);
             memcpy(out, run->ranks[i].given + start * item, n * item);
             out += n * item;
         }
@@ -373,7 +389,8 @@ static bool check_rank(const coll_run *run, int r, const char *what)
     size_t item = cmo_dtype_size(c->dtype);
     const world_task *t = me->task;
     if (!t->ended || t->err) {
-        CHECKF(t->ended && !t->err, "task %d, rank %d, %s: %s: %s", run->number, r, what, t->ended ? cmo_err_name(t->err) : "unfinished", t->op.text);
+        CHECKF(t->ended && !t->err, "task %d, rank %d, %s: %s: %s", run->number, r, what,
+               t->ended ? cmo_err_name(t->err) : "unfinished", t->op.text);
         return false;
     }
     bool writes = me->out && c->kind != CMO_BARRIER;
@@ -384,12 +401,12 @@ static bool check_rank(const coll_run *run, int r, const char *what)
     bool guards = guard_holds(me->in, me->in_count * item) && (!me->out || guard_holds(me->out, me->out_count * item));
     bool asks = t->call.allocate != NULL;
     free(expected);
-    CHECKF(wrong == UINT64_MAX, "task %d, rank %d, %s (%s): element %" PRIu64 " of %" PRIu64 " is wrong", run->number, r, what,
-           t->algorithm ? t->algorithm->name : "?", wrong, me->out_count);
+    CHECKF(wrong == UINT64_MAX, "task %d, rank %d, %s (%s): element %" PRIu64 " of %" PRIu64 " is wrong", run->number,
+           r, what, t->algorithm ? t->algorithm->name : "?", wrong, me->out_count);
     CHECKF(kept, "task %d, rank %d, %s: the input has been changed", run->number, r, what);
     CHECKF(guards, "task %d, rank %d, %s: written beyond the end", run->number, r, what);
-    CHECKF(me->asked == asks && (!asks || me->fits), "task %d, rank %d, %s: allocate was called %d times%s", run->number, r, what, me->asked,
-           me->asked && !me->fits ? " with a wrong layout" : "");
+    CHECKF(me->asked == asks && (!asks || me->fits), "task %d, rank %d, %s: allocate was called %d times%s",
+           run->number, r, what, me->asked, me->asked && !me->fits ? " with a wrong layout" : "");
     return wrong == UINT64_MAX && kept && guards;
 }
 
@@ -416,7 +433,8 @@ bool coll_check(coll_run *run, world *w)
     }
     if (good && run->c.inexact && run->c.kind == CMO_ALLREDUCE)
         for (int r = 1; r < run->size && good; r++) {
-            good = !memcmp(run->ranks[r].out, run->ranks[0].out, run->ranks[0].out_count * cmo_dtype_size(run->c.dtype));
+            good = !memcmp(run->ranks[r].out, run->ranks[0].out,
+                           run->ranks[0].out_count * cmo_dtype_size(run->c.dtype));
             CHECKF(good, "task %d, %s: ranks 0 and %d have different bits", run->number, what, r);
         }
     if (!good) world_describe(w, stderr);

@@ -1,15 +1,15 @@
 /* One collective on every rank of a simulated world: made-up inputs, the call, and the check of what came out.
  *
  * Inputs are such that every order of reduction gives the same exact result (small multiples of 1/8 in floating types,
- * and powers of two for products), so the expected result is one kernel over all ranks' inputs. A half type that were rounded more
- * than once would show. `inexact` draws real fractions instead, for tests of bit equality. */
+ * and powers of two for products), so the expected result is one kernel over all ranks' inputs. A half type that were
+ * rounded more than once would show. `inexact` draws real fractions instead, for tests of bit equality. */
 #ifndef CMO_TESTS_COLL_CASE_H
 #define CMO_TESTS_COLL_CASE_H
 
 #include "sim_world.h"
 
-/* Where the arrays are that the ranks pass. Those in windows stand at odd places, and are overwritten the moment the rank's call has ended:
- * whoever still reads one then gets wrong results. */
+/* Where the arrays are that the ranks pass. Those in windows stand at odd places, and are overwritten the moment the
+ * rank's call has ended: whoever still reads one then gets wrong results. */
 typedef enum { COLL_ORDINARY, COLL_MIXED, COLL_SHARED } coll_place;
 
 typedef struct coll_case {
@@ -20,7 +20,8 @@ typedef struct coll_case {
     uint64_t count;
     bool in_place;
     bool unequal;  /* counts that differ between ranks, zeros among them */
-    bool learns;   /* BROADCAST, SCATTER: the others learn dtype and shape; GATHER, ALLGATHER, ALLTOALL: counts are exchanged */
+    bool learns;   /* BROADCAST, SCATTER: the others learn dtype and shape; GATHER, ALLGATHER, ALLTOALL: counts are
+                      exchanged */
     bool inexact;
     coll_place place;
 } coll_case;

@@ -10,7 +10,8 @@
 
 typedef struct world_rank {
     cmo_window *window;          /* the engine's once that exists */
-    cmo_window_head *head;       /* the harness's own mapping: it outlives the engine, whose neighbours still look at it */
+    cmo_window_head *head;       /* the harness's own mapping: it outlives the engine, whose neighbours still look at
+                                    it */
     size_t head_bytes;
     cmo_engine *engine;
     cmo_comm *comm;
@@ -144,7 +145,8 @@ static cmo_err rank_engine(world *w, int r)
                 .head = w->ranks[i].head, .size = cmo_window_size(w->ranks[i].window), .doorbell = -1, .pidfd = -1};
     cmo_world given = {.rank = r, .size = s->size, .generation = 1, .host = w->host, .window = w->ranks[r].window,
                        .neighbours = neighbours, .nlocal = nlocal, .share = s->layout != WORLD_UNSHARED,
-                       .collectives = &cmo_coll, .tunables = s->tunables, .now = cmo_sim_now, .now_ctx = w->sim, .threadless = true};
+                       .collectives = &cmo_coll, .tunables = s->tunables, .now = cmo_sim_now, .now_ctx = w->sim,
+                       .threadless = true};
     cmo_err err = nlocal < s->size ? cmo_sim_net(w->sim, r, &given.remote) : CMO_OK;
     if (!err) err = cmo_engine_create(&w->ranks[r].engine, &given);
     free(neighbours);
@@ -280,7 +282,8 @@ static void rank_collect(world *w, int r)
 {
     world_rank *rank = &w->ranks[r];
     for (world_task *t = rank->running; t != rank->start; t = t->next)
-        if (!t->ended && atomic_load_explicit(&t->op.signal, memory_order_acquire) == CMO_OP_ENDED) task_end(w, t, t->op.err);
+        if (!t->ended && atomic_load_explicit(&t->op.signal, memory_order_acquire) == CMO_OP_ENDED)
+            task_end(w, t, t->op.err);
     while (rank->running != rank->start && rank->running->ended) rank->running = rank->running->next;
 }
 
@@ -300,8 +303,10 @@ static uint64_t memory_mark(const world_rank *rank)
     const cmo_comm *c = rank->comm->local_comm ? rank->comm->local_comm : rank->comm;
     if (!c->piece) return 0;
     cmo_piece *p = c->piece[c->local];
-    return atomic_load_explicit(&p->staged, memory_order_relaxed) + atomic_load_explicit(&p->reduced, memory_order_relaxed) +
-           atomic_load_explicit(&p->consumed, memory_order_relaxed) + atomic_load_explicit(&p->finished, memory_order_relaxed);
+    return atomic_load_explicit(&p->staged, memory_order_relaxed) +
+           atomic_load_explicit(&p->reduced, memory_order_relaxed) +
+           atomic_load_explicit(&p->consumed, memory_order_relaxed) +
+           atomic_load_explicit(&p->finished, memory_order_relaxed);
 }
 
 /* Who waits will look again before long, whether anything has happened or not. */
@@ -377,8 +382,9 @@ static void report(const world *w)
             if (t->what != TASK_CALL)
                 fprintf(stderr, "    rank %d: point to point task %d, peer %d\n", r, t->number, t->message.peer);
             else
-                fprintf(stderr, "    rank %d: task %d, %s (%s), count %" PRIu64 "%s, number %" PRIu64 ", at line %d\n", r,
-                        t->number, cmo_kind_name(t->call.kind), t->op.algorithm ? t->op.algorithm->name : "not begun", t->call.count,
+                fprintf(stderr, "    rank %d: task %d, %s (%s), count %" PRIu64 "%s, number %" PRIu64 ", at line %d\n",
+                        r, t->number, cmo_kind_name(t->call.kind),
+                        t->op.algorithm ? t->op.algorithm->name : "not begun", t->call.count,
                         t->started ? "" : ", not started", t->op.seq, t->op.pc);
             break;
         }
@@ -419,8 +425,9 @@ void world_describe(const world *w, FILE *out)
 {
     const world_settings *s = &w->settings;
     const cmo_tunables *t = &s->tunables;
-    fprintf(out, "seed %" PRIu64 ", %d ranks, %s (%d); slots %" PRId64 " × %" PRId64 ", staged %" PRId64 ", segment %" PRId64 ", eager %" PRId64
-                 " of %" PRId64 ", pipe %" PRId64 ", frame %" PRId64 ", doubling %" PRId64 "\n",
+    fprintf(out, "seed %" PRIu64 ", %d ranks, %s (%d); slots %" PRId64 " × %" PRId64 ", staged %" PRId64
+                 ", segment %" PRId64 ", eager %" PRId64 " of %" PRId64 ", pipe %" PRId64 ", frame %" PRId64
+                 ", doubling %" PRId64 "\n",
             s->seed, s->size, layout_names[s->layout], s->per_host, t->slots, t->slot_bytes, t->staged_bytes,
             t->segment_bytes, t->eager_bytes, t->eager_window, t->pipe_bytes, t->frame_bytes, t->doubling_bytes);
 }

@@ -1,7 +1,7 @@
 /* A world of ranks in one process: an engine each over the simulated transport and shared windows, under one scheduler.
  *
- * A test makes a world, gives each rank its tasks (world_add), and runs them (world_run): every rank starts its tasks in
- * order, at times drawn from the seed and without waiting for the earlier ones to end, and engines are polled in an
+ * A test makes a world, gives each rank its tasks (world_add), and runs them (world_run): every rank starts its tasks
+ * in order, at times drawn from the seed and without waiting for the earlier ones to end, and engines are polled in an
  * order drawn from the seed. The clock moves when nothing else does. Tasks that are never going to end are a deadlock:
  * nothing moves and no event is pending, or every deadline is long past. Then the run fails and says who is where. */
 #ifndef CMO_TESTS_SIM_WORLD_H

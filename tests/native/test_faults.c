@@ -1,5 +1,5 @@
-/* What goes wrong between ranks: different calls, and a death in the middle. Every survivor gets an error, none hangs. SEED=n
- * replays one world. */
+/* What goes wrong between ranks: different calls, and a death in the middle. Every survivor gets an error, none hangs.
+ * SEED=n replays one world. */
 #include "base/clock.h"
 #include "check.h"
 #include "coll/coll.h"
@@ -41,7 +41,8 @@ static world_task *task_number(world *w, int rank, int number)
 /* Change one thing that every rank must pass alike. */
 static void change_call(cmo_call *call, int size, uint64_t *state)
 {
-    bool rooted = call->kind == CMO_BROADCAST || call->kind == CMO_REDUCE || call->kind == CMO_SCATTER || call->kind == CMO_GATHER;
+    bool rooted = call->kind == CMO_BROADCAST || call->kind == CMO_REDUCE || call->kind == CMO_SCATTER ||
+                  call->kind == CMO_GATHER;
     bool sized = call->kind != CMO_BARRIER && call->kind != CMO_BROADCAST && call->kind != CMO_SCATTER;
     uint64_t what = coll_random(state, 3);
     if (what == 0 && rooted) { /* whichever part it plays now, it needs memory for */
@@ -83,8 +84,9 @@ static void test_different_calls(uint64_t seed)
     for (int r = 0; r < size && ran; r++) {
         const world_task *t = task_number(w, r, CALLS - 1);
         bool told = t->err == CMO_EMISMATCH && t->ended_at - t->started_at < soon;
-        CHECKF(told, "SEED=%llu: rank %d of %d ends with %s (%s) after %g s though rank %d made another %s (%s)", (unsigned long long)seed, r, size,
-               cmo_err_name(t->err), t->op.text, (double)(t->ended_at - t->started_at) * 1e-9, odd, cmo_kind_name(was.kind), cmo_kind_name(call->kind));
+        CHECKF(told, "SEED=%llu: rank %d of %d ends with %s (%s) after %g s though rank %d made another %s (%s)",
+               (unsigned long long)seed, r, size, cmo_err_name(t->err), t->op.text,
+               (double)(t->ended_at - t->started_at) * 1e-9, odd, cmo_kind_name(was.kind), cmo_kind_name(call->kind));
         if (!told) world_describe(w, stderr);
     }
     world_destroy(w);
@@ -126,8 +128,8 @@ static void swap_calls(world *w, int rank)
     b->op.on_done_ctx = ctx;
 }
 
-/* The first of the rank's calls that failed says of which call they all disagreed. One that was made too late does so only
- * if the others have told by then: here nobody waits for that before a call begins. */
+/* The first of the rank's calls that failed says of which call they all disagreed. One that was made too late does so
+ * only if the others have told by then: here nobody waits for that before a call begins. */
 static bool says_which(world *w, int rank)
 {
     int number = FIRST;
@@ -201,8 +203,8 @@ typedef struct gatherer {
     world_task *task;
 } gatherer;
 
-/* Three ranks on hosts of their own gather, each at its time and to a root of its own mind. In a tree of three, the root
- * waits for both others, who send and are done. */
+/* Three ranks on hosts of their own gather, each at its time and to a root of its own mind. In a tree of three, the
+ * root waits for both others, who send and are done. */
 static world *run_gatherers(gatherer g[3])
 {
     world_settings settings = world_plain(3, WORLD_OWN_HOSTS, 1);
@@ -291,13 +293,14 @@ static void test_death(uint64_t seed, int moment, uint64_t *polls)
     if (*polls) world_kill_after(w, victim, coll_random(&when, *polls));
     bool ran = world_run(w);
     CHECKF(ran, "SEED=%llu", (unsigned long long)seed);
-    bool left_us = *polls && !task_number(w, victim, CALLS - 1)->op.algorithm; /* before it took part in the last call */
+    /* Before it took part in the last call */
+    bool left_us = *polls && !task_number(w, victim, CALLS - 1)->op.algorithm;
     for (int r = 0; r < size && ran; r++) {
         const world_task *t = task_number(w, r, CALLS - 1);
         if (r == victim) continue;
         bool fits = left_us ? is_loss(t->err) : !t->err || is_loss(t->err);
-        CHECKF(fits, "SEED=%llu: rank %d ends with %s (%s) though rank %d died", (unsigned long long)seed, r, cmo_err_name(t->err),
-               t->op.text, victim);
+        CHECKF(fits, "SEED=%llu: rank %d ends with %s (%s) though rank %d died", (unsigned long long)seed, r,
+               cmo_err_name(t->err), t->op.text, victim);
         if (!fits) world_describe(w, stderr);
     }
     if (!*polls) *polls = world_polls(w);

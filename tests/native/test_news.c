@@ -1,5 +1,5 @@
-/* What ranks tell each other beside their messages: failures, goodbyes and questions for communicators that are still to
- * be made or closed already; and that nothing which is told is believed unread. */
+/* What ranks tell each other beside their messages: failures, goodbyes and questions for communicators that are still
+ * to be made or closed already; and that nothing which is told is believed unread. */
 #include "base/clock.h"
 #include "check.h"
 #include "coll/coll.h"
@@ -8,7 +8,8 @@
 
 #include <string.h>
 
-/* ------------------------------------------------------------------ news for a communicator that is still to be made */
+/* ------------------------------------------------------------------ news for a communicator that is still to be
+ * made */
 
 typedef struct pair { /* of ranks on hosts of their own, and a child of their communicator that rank 0 has made first */
     world *w;
@@ -135,8 +136,9 @@ static cmo_told some_position(uint64_t seq)
 {
     cmo_told told = {.heard = true, .in_call = true, .seq = seq};
     for (uint64_t s = seq < CMO_PAST ? 1 : seq - CMO_PAST + 1; s <= seq; s++)
-        told.past[s % CMO_PAST] = (cmo_past){.seq = s, .fingerprint = s * UINT64_C(0x9e3779b97f4a7c15), .count = s << 40,
-                                             .root = 7, .kind = CMO_GATHER, .op = CMO_OP_SUM, .dtype = CMO_F64};
+        told.past[s % CMO_PAST] = (cmo_past){.seq = s, .fingerprint = s * UINT64_C(0x9e3779b97f4a7c15),
+                                             .count = s << 40, .root = 7, .kind = CMO_GATHER,
+                                             .op = CMO_OP_SUM, .dtype = CMO_F64};
     return told;
 }
 
@@ -164,7 +166,8 @@ static void test_what_nobody_tells_is_refused(void)
     } wrong[] = {
         {8, 2}, {15, 1},                                           /* in_call is neither 0 nor 1 */
         {16 + 28, CMO_NKINDS}, {16 + 29, CMO_NOPS}, {16 + 30, CMO_NDTYPES}, {16 + 31, 1}, {16 + 27, 0x80},
-        {16, 1}, {16, 24}, {16 + 32, 1}, {0, 15}, {0, 200},        /* calls of another place, of the future, long past */
+        /* Calls of another place, of the future, long past */
+        {16, 1}, {16, 24}, {16 + 32, 1}, {0, 15}, {0, 200},
     };
     cmo_told told = some_position(17), got;
     uint8_t bytes[CMO_TOLD_BYTES + 1];

@@ -1,5 +1,6 @@
-/* Point to point: random messages between random pairs, sizes around the limits of eager sending, receives by name and by wildcard,
- * posted before and after the messages come; order per (source, tag); shapes; probes; refusals. SEED=n replays one world. */
+/* Point to point: random messages between random pairs, sizes around the limits of eager sending, receives by name and
+ * by wildcard, posted before and after the messages come; order per (source, tag); shapes; probes; refusals. SEED=n
+ * replays one world. */
 #include "check.h"
 #include "comm/internal.h"
 #include "sim_world.h"
@@ -52,7 +53,8 @@ static void write_letter(world *w, post *p, letter *l, int64_t eager)
     l->source = (int)world_random(w, (uint64_t)p->size);
     l->dest = (int)world_random(w, (uint64_t)p->size);
     l->tag = (int64_t)world_random(w, TAGS);
-    for (const letter *o = p->letters; o < l; o++) l->index += o->source == l->source && o->dest == l->dest && o->tag == l->tag;
+    for (const letter *o = p->letters; o < l; o++)
+        l->index += o->source == l->source && o->dest == l->dest && o->tag == l->tag;
     l->dtype = dtypes[world_random(w, 4)];
     l->ndim = (int)world_random(w, LETTER_DIMS + 1);
     l->bytes = cmo_dtype_size(l->dtype);
@@ -67,8 +69,8 @@ static void write_letter(world *w, post *p, letter *l, int64_t eager)
 
 static cmo_message send_of(const letter *l)
 {
-    return (cmo_message){.peer = l->dest, .tag = l->tag, .dtype = l->dtype, .extra = (uint32_t)l->index, .ndim = l->ndim,
-                         .shape = l->shape, .buffer = l->data, .bytes = l->bytes};
+    return (cmo_message){.peer = l->dest, .tag = l->tag, .dtype = l->dtype, .extra = (uint32_t)l->index,
+                         .ndim = l->ndim, .shape = l->shape, .buffer = l->data, .bytes = l->bytes};
 }
 
 static cmo_message receive_of(mailbox *box, int source, int64_t tag)
@@ -131,7 +133,8 @@ static void test_random_letters(uint64_t seed)
     for (int i = 0; i < MESSAGES; i++) write_letter(w, p, &p->letters[i], settings.tunables.eager_bytes);
     for (int i = 0; i < MESSAGES; i++) { /* receives lag behind sends or run ahead of them, by rank */
         letter *l = &p->letters[i];
-        bool any_source = mode[l->dest] == ANY_SOURCE || mode[l->dest] == ANY_BOTH, any_tag = mode[l->dest] == ANY_TAG || mode[l->dest] == ANY_BOTH;
+        bool any_source = mode[l->dest] == ANY_SOURCE || mode[l->dest] == ANY_BOTH,
+             any_tag = mode[l->dest] == ANY_TAG || mode[l->dest] == ANY_BOTH;
         cmo_message receive = receive_of(&p->boxes[i], any_source ? CMO_ANY : l->source, any_tag ? CMO_ANY : l->tag);
         l->task = add_task(w, l->source, TASK_SEND, send_of(l));
         p->boxes[i].task = add_task(w, l->dest, TASK_RECV, receive);
@@ -156,7 +159,9 @@ static void test_a_probe_tells_and_takes_nothing(uint64_t bytes)
     unsigned char data[64] = "probe";
     mailbox box = {0};
     uint64_t shape[2] = {bytes / 4, 4};
-    add_task(w, 1, TASK_SEND, (cmo_message){.peer = 2, .tag = 7, .dtype = CMO_U8, .extra = 9, .ndim = 2, .shape = shape, .buffer = data, .bytes = bytes});
+    add_task(w, 1, TASK_SEND,
+             (cmo_message){.peer = 2, .tag = 7, .dtype = CMO_U8, .extra = 9, .ndim = 2, .shape = shape, .buffer = data,
+                           .bytes = bytes});
     world_task *probes[2] = {add_task(w, 2, TASK_PROBE, (cmo_message){.peer = CMO_ANY, .tag = CMO_ANY}),
                              add_task(w, 2, TASK_PROBE, (cmo_message){.peer = 1, .tag = 7})};
     box.task = add_task(w, 2, TASK_RECV, receive_of(&box, 1, 7));
@@ -164,7 +169,8 @@ static void test_a_probe_tells_and_takes_nothing(uint64_t bytes)
     CHECK(world_run(w));
     for (int i = 0; i < 2; i++) {
         const cmo_status *s = &probes[i]->status;
-        CHECK(!probes[i]->err && s->source == 1 && s->tag == 7 && s->bytes == bytes && s->dtype == CMO_U8 && s->extra == 9);
+        CHECK(!probes[i]->err && s->source == 1 && s->tag == 7 && s->bytes == bytes && s->dtype == CMO_U8 &&
+              s->extra == 9);
         CHECK(s->ndim == 2 && s->shape[0] == bytes / 4 && s->shape[1] == 4);
     }
     CHECK(!box.task->err && box.bytes == bytes && !memcmp(box.data, data, bytes));
@@ -182,7 +188,9 @@ static void test_a_refused_message_stays(uint64_t bytes)
     unsigned char data[64] = "refused";
     mailbox no = {.refuse = CMO_ETYPE}, yes = {0};
     uint64_t shape[1] = {bytes};
-    world_task *sent = add_task(w, 0, TASK_SEND, (cmo_message){.peer = 1, .dtype = CMO_U8, .ndim = 1, .shape = shape, .buffer = data, .bytes = bytes});
+    world_task *sent = add_task(w, 0, TASK_SEND,
+                                (cmo_message){.peer = 1, .dtype = CMO_U8, .ndim = 1, .shape = shape, .buffer = data,
+                                              .bytes = bytes});
     no.task = add_task(w, 1, TASK_RECV, receive_of(&no, 0, 0));
     yes.task = add_task(w, 1, TASK_RECV, receive_of(&yes, 0, 0));
     yes.task->waits = true;

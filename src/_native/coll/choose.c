@@ -1,15 +1,16 @@
 /* The one table of algorithms, and when each may be used. The first row that fits a call is taken.
  *
- * Whether a row fits must come out alike on every rank. So the predicates look only at the communicator's shape, at tunables, and at what
- * every rank passes alike; for broadcast and scatter that leaves out the size. To add an algorithm: a file, a line in
- * coll/algorithms.h, and a row here, before the rows that it is to be preferred to. */
+ * Whether a row fits must come out alike on every rank. So the predicates look only at the communicator's shape, at
+ * tunables, and at what every rank passes alike; for broadcast and scatter that leaves out the size. To add an
+ * algorithm: a file, a line in coll/algorithms.h, and a row here, before the rows that it is to be preferred to. */
 #include "coll/algorithms.h"
 #include "coll/hosts.h"
 #include "comm/engine.h"
 
 static bool alone(const cmo_op *op) { return op->comm->size == 1; }
 
-/* Counts that the ranks do not know of each other: they are exchanged first, then the call is made again without this. */
+/* Counts that the ranks do not know of each other: they are exchanged first, then the call is made again without
+ * this. */
 static bool exchanges(const cmo_op *op) { return op->call.exchange; }
 
 /* Fewer hosts than ranks, and more than one. */
@@ -41,7 +42,8 @@ static bool small_blocks(const cmo_op *op)
 {
     const cmo_call *c = &op->call;
     uint64_t most = (uint64_t)cmo_engine_tunables(op->comm->engine)->doubling_bytes / cmo_dtype_size(c->dtype);
-    return c->counts ? cmo_block_start(c->counts, 0, op->comm->size) / (uint64_t)op->comm->size <= most : c->count <= most;
+    if (!c->counts) return c->count <= most;
+    return cmo_block_start(c->counts, 0, op->comm->size) / (uint64_t)op->comm->size <= most;
 }
 
 const cmo_algorithm cmo_algorithms[] = {
@@ -96,7 +98,8 @@ const cmo_algorithm cmo_algorithms[] = {
     /* Messages. */
     {"dissemination", CMO_BARRIER, NULL, cmo_dissemination_step, NULL, CMO_STATE_HEAP},
     {"tree", CMO_BROADCAST, NULL, cmo_tree_broadcast_step, cmo_tree_broadcast_finish, CMO_STATE_INLINE},
-    {"recursive_doubling", CMO_ALLREDUCE, small, cmo_recursive_doubling_step, cmo_recursive_doubling_finish, CMO_STATE_HEAP},
+    {"recursive_doubling", CMO_ALLREDUCE, small, cmo_recursive_doubling_step, cmo_recursive_doubling_finish,
+     CMO_STATE_HEAP},
     {"ring", CMO_ALLREDUCE, NULL, cmo_ring_step, cmo_ring_finish, CMO_STATE_HEAP},
     {"tree", CMO_REDUCE, small, cmo_tree_reduce_step, cmo_tree_reduce_finish, CMO_STATE_INLINE},
     {"ring", CMO_REDUCE, NULL, cmo_ring_reduce_step, cmo_ring_reduce_finish, CMO_STATE_INLINE},

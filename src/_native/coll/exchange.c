@@ -1,7 +1,7 @@
 /* Calls whose ranks do not know of each other how much they send: the counts travel first, then the data.
  *
- *      gather, allgather      allgather of every rank's count        allocate(counts)     gather or allgather with counts
- *      alltoall               alltoall of the counts                 allocate(counts)     alltoall with counts
+ *      gather, allgather     allgather of every rank's count     allocate(counts)     gather or allgather with counts
+ *      alltoall              alltoall of the counts              allocate(counts)     alltoall with counts
  *
  * Five ranks that gather 3, 0, 2, 1, 4 elements: [3 0 2 1 4] is known everywhere after the first call. Two collectives,
  * each by the algorithm that fits it; 8 bytes a rank more than the data. Scratch: the counts. */

@@ -31,7 +31,8 @@ cmo_err cmo_incoming(void *ctx, const cmo_layout *layout, void **address)
     CMO_TRY(cmo_layout_elements(layout, &elements));
     uint64_t expected = cmo_block_count(call->kind == CMO_SCATTER ? call->counts : NULL, call->count, op->comm->rank);
     if (layout->dtype != call->dtype || elements != expected)
-        return cmo_fail(CMO_EMISMATCH, "%s: rank %d, the root, sends %" PRIu64 " %s to rank %d, which expects %" PRIu64 " %s",
+        return cmo_fail(CMO_EMISMATCH,
+                        "%s: rank %d, the root, sends %" PRIu64 " %s to rank %d, which expects %" PRIu64 " %s",
                         cmo_kind_name(call->kind), call->root, elements, cmo_dtype_name(layout->dtype), op->comm->rank,
                         expected, cmo_dtype_name(call->dtype));
     *address = call->out;

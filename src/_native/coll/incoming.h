@@ -4,8 +4,9 @@
 
 #include "coll/coll.h"
 
-/* A cmo_allocate whose context is the op of a BROADCAST or SCATTER, elsewhere than at its root: asks call.allocate if there is one;
- * otherwise gives call.out if dtype and number of elements are the call's, and CMO_EMISMATCH, with both, if not. */
+/* A cmo_allocate whose context is the op of a BROADCAST or SCATTER, elsewhere than at its root: asks call.allocate if
+ * there is one; otherwise gives call.out if dtype and number of elements are the call's, and CMO_EMISMATCH, with both,
+ * if not. */
 cmo_err cmo_incoming(void *op, const cmo_layout *layout, void **address);
 
 /* Elements of one row of an array with this shape, of ndim ≥ 1; CMO_EPROTO where they, or their bytes, do not fit. */

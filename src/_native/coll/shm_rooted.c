@@ -5,15 +5,15 @@
  *     stream    [a a a . . c c][c d d d e e e]       the root's own block is not copied into the stream
  *     read by    0 0 0     2 2  2 3 3 3 4 4 4
  *
- * Only the root knows how much there is. The others wait for its announcement, whose record tells dtype and shape, and ask where the array
- * shall go. A scatter whose blocks differ has the size of each, 8 bytes a rank, at the head of its stream: in elements, or
- * where a row has none, in rows. A stream that fits goes in the
- * announcement itself. The root returns as soon as it has copied everything in: the protocol keeps the slots until they have been read.
- * A large array in the root's window is read there (coll/shm_direct.c): then only the counts, if any, are in the stream's rounds, and the root
- * returns when all have read.
+ * Only the root knows how much there is. The others wait for its announcement, whose record tells dtype and shape, and
+ * ask where the array shall go. A scatter whose blocks differ has the size of each, 8 bytes a rank, at the head of its
+ * stream: in elements, or where a row has none, in rows. A stream that fits goes in the announcement itself. The root
+ * returns as soon as it has copied everything in: the protocol keeps the slots until they have been read. A large array
+ * in the root's window is read there (coll/shm_direct.c): then only the counts, if any, are in the stream's rounds, and
+ * the root returns when all have read.
  *
- * The root writes the B bytes of the stream; each other rank reads B in a broadcast, its block in a scatter, skipping the rounds
- * that hold nothing for it. Rounds + 1 steps, copying in and copying out at the same time. */
+ * The root writes the B bytes of the stream; each other rank reads B in a broadcast, its block in a scatter, skipping
+ * the rounds that hold nothing for it. Rounds + 1 steps, copying in and copying out at the same time. */
 #include "coll/algorithms.h"
 #include "coll/incoming.h"
 #include "coll/shm.h"
@@ -37,14 +37,16 @@ _Static_assert(sizeof(rooted_state) <= CMO_STATE_INLINE, "see coll/algorithms.h"
 
 static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
-/* How long the stream is that carries `total` elements, and in how many rounds it goes. CMO_EPROTO where 64 bits do not hold it. */
+/* How long the stream is that carries `total` elements, and in how many rounds it goes. CMO_EPROTO where 64 bits do not
+ * hold it. */
 static cmo_err rooted_measure(const cmo_op *op, rooted_state *s, cmo_dtype dtype, uint64_t total, bool counts)
 {
     s->dtype = dtype;
     s->total = total;
     s->round_bytes = cmo_shm_round_bytes(op->comm);
     s->lo = s->hi = s->head = counts ? (uint64_t)op->comm->size * sizeof(uint64_t) : 0;
-    if (__builtin_mul_overflow(total, (uint64_t)cmo_dtype_size(dtype), &s->bytes) || __builtin_add_overflow(s->bytes, s->head, &s->bytes))
+    if (__builtin_mul_overflow(total, (uint64_t)cmo_dtype_size(dtype), &s->bytes) ||
+        __builtin_add_overflow(s->bytes, s->head, &s->bytes))
         return cmo_fail(CMO_EPROTO, "rank %d sends an array of more than 2^64 bytes", op->call.root);
     s->shm.rounds = s->bytes > CMO_POST_BYTES ? cmo_shm_rounds(s->bytes, s->round_bytes) : 0;
     return CMO_OK;
@@ -52,7 +54,10 @@ static cmo_err rooted_measure(const cmo_op *op, rooted_state *s, cmo_dtype dtype
 
 /* ------------------------------------------------------------------ at the root */
 
-static const void *rooted_array(const cmo_op *op) { return op->call.kind == CMO_BROADCAST ? op->call.out : op->call.in; }
+static const void *rooted_array(const cmo_op *op)
+{
+    return op->call.kind == CMO_BROADCAST ? op->call.out : op->call.in;
+}
 
 static cmo_err rooted_begin(cmo_op *op, rooted_state *s)
 {
@@ -78,8 +83,10 @@ static cmo_err rooted_begin(cmo_op *op, rooted_state *s)
     return CMO_OK;
 }
 
-/* Put what [from, to) of the stream and [start, end) have in common, and what stands at `segment`, in its place in the round. */
-static void rooted_put(unsigned char *round, uint64_t from, uint64_t to, const void *segment, uint64_t start, uint64_t end)
+/* Put what [from, to) of the stream and [start, end) have in common, and what stands at `segment`, in its place in the
+ * round. */
+static void rooted_put(unsigned char *round, uint64_t from, uint64_t to, const void *segment, uint64_t start,
+                       uint64_t end)
 {
     uint64_t lo = larger(from, start), hi = cmo_shm_min(to, end);
     if (lo < hi) memcpy(round + (lo - from), (const unsigned char *)segment + (lo - start), hi - lo);
@@ -97,7 +104,8 @@ static void rooted_copy_in(const cmo_op *op, const rooted_state *s, unsigned cha
 static void rooted_stage(const cmo_op *op, const rooted_state *s, uint64_t t)
 {
     uint64_t from = t * s->round_bytes;
-    rooted_copy_in(op, s, cmo_shm_slot(op, &s->shm, op->comm->rank, t), from, cmo_shm_min(from + s->round_bytes, s->bytes));
+    rooted_copy_in(op, s, cmo_shm_slot(op, &s->shm, op->comm->rank, t), from,
+                   cmo_shm_min(from + s->round_bytes, s->bytes));
 }
 
 static cmo_err rooted_announce(cmo_op *op, const rooted_state *s)
@@ -143,7 +151,8 @@ static cmo_err rooted_read_record(const cmo_op *op, rooted_state *s)
     uint64_t total = record->count, row = 1;
     unsigned dtype = record->dtype, ndim = record->ndim;
     s->equal = !(record->flags & CMO_RECORD_COUNTS);
-    if (dtype >= CMO_NDTYPES) return cmo_fail(CMO_EPROTO, "rank %d announces an array of unknown type %u", op->call.root, dtype);
+    if (dtype >= CMO_NDTYPES)
+        return cmo_fail(CMO_EPROTO, "rank %d announces an array of unknown type %u", op->call.root, dtype);
     if (ndim > CMO_RECORD_DIMS) return cmo_fail(CMO_EPROTO, "rank %d announces %u dimensions", op->call.root, ndim);
     if (scatters && ndim) CMO_TRY(cmo_row_elements((cmo_dtype)dtype, (int)ndim, record->shape, &row));
     if (!row) total = 0; /* it is of rows */
@@ -161,7 +170,8 @@ static cmo_err rooted_read_record(const cmo_op *op, rooted_state *s)
 }
 
 /* Add up the counts that [from, to) of the stream brings, up to our own. */
-static cmo_err rooted_read_counts(const cmo_op *op, rooted_state *s, const unsigned char *round, uint64_t from, uint64_t to)
+static cmo_err rooted_read_counts(const cmo_op *op, rooted_state *s, const unsigned char *round, uint64_t from,
+                                  uint64_t to)
 {
     const uint64_t item = cmo_dtype_size(s->dtype), rank = (uint64_t)op->comm->rank;
     const bool in_rows = s->bytes == s->head; /* or there are no rows: then no counts but 0 */
@@ -170,7 +180,8 @@ static cmo_err rooted_read_counts(const cmo_op *op, rooted_state *s, const unsig
         memcpy(&count, round + (at - from), sizeof count);
         s->rows = count;
         if (in_rows) continue;
-        if (count > (s->bytes - s->hi) / item) return cmo_fail(CMO_EPROTO, "rank %d scatters blocks that are more than its array", op->call.root);
+        if (count > (s->bytes - s->hi) / item)
+            return cmo_fail(CMO_EPROTO, "rank %d scatters blocks that are more than its array", op->call.root);
         s->lo = s->hi;
         s->hi += count * item;
     }
@@ -184,7 +195,8 @@ static cmo_err rooted_learn(cmo_op *op, rooted_state *s)
     const uint64_t item = cmo_dtype_size(s->dtype), own = (s->hi - s->lo) / item;
     uint64_t shape[CMO_RECORD_DIMS], elements;
     cmo_layout layout = {.dtype = s->dtype, .ndim = record->ndim, .shape = shape, .source = op->call.root};
-    if (layout.ndim > CMO_RECORD_DIMS) return cmo_fail(CMO_EPROTO, "rank %d announces an array of %d dimensions", op->call.root, layout.ndim);
+    if (layout.ndim > CMO_RECORD_DIMS)
+        return cmo_fail(CMO_EPROTO, "rank %d announces an array of %d dimensions", op->call.root, layout.ndim);
     memcpy(shape, record->shape, (size_t)layout.ndim * sizeof *shape);
     if (op->call.kind == CMO_SCATTER) {
         if (!layout.ndim) return cmo_fail(CMO_EPROTO, "rank %d scatters an array without a shape", op->call.root);
@@ -194,7 +206,8 @@ static cmo_err rooted_learn(cmo_op *op, rooted_state *s)
         shape[0] = row ? own / row : s->equal ? rows / (uint64_t)op->comm->size : s->rows;
     }
     CMO_TRY(cmo_layout_elements(&layout, &elements));
-    if (elements != own) return cmo_fail(CMO_EPROTO, "rank %d announces a shape that does not fit its array", op->call.root);
+    if (elements != own)
+        return cmo_fail(CMO_EPROTO, "rank %d announces a shape that does not fit its array", op->call.root);
     void *out;
     CMO_TRY(cmo_incoming(op, &layout, &out));
     s->out = out;

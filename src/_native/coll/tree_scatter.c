@@ -3,10 +3,11 @@
  *      place  0  1  2  3  4  5  6        0 → 4 [6] [0 1]   0 → 2 [4 5]   0 → 1 [3]
  *      rank   2  3  4  5  6  0  1        4 → 6 [1]   4 → 5 [0]           2 → 3 [5]
  *
- * Only the root knows the array. On each edge a first message, the manifest, tells what the subtree must know: dtype, shape,
- * and the rows of its places. The blocks follow, as one message for each run of ranks (as in coll/tree_gather.c), and are
- * passed on while they arrive. A leaf's block goes straight into its out; a rank between root and leaves keeps its
- * subtree's blocks in scratch memory. Depth log2(n), rounded up; a block moves once for each edge from the root.
+ * Only the root knows the array. On each edge a first message, the manifest, tells what the subtree must know: dtype,
+ * shape, and the rows of its places. The blocks follow, as one message for each run of ranks (as in
+ * coll/tree_gather.c), and are passed on while they arrive. A leaf's block goes straight into its out; a rank between
+ * root and leaves keeps its subtree's blocks in scratch memory. Depth log2(n), rounded up; a block moves once for each
+ * edge from the root.
  *
  *      manifest, in 64-bit words    | dtype | ndim | shape[ndim] | rows[places of the subtree] |
  *
@@ -140,7 +141,8 @@ static const uint8_t *scatter_address(const cmo_op *op, uint64_t start)
     return (const uint8_t *)op->call.in + (start < wrap ? start + (total - wrap) : start - wrap);
 }
 
-/* Post the messages to a child. words: where its number of words and its manifest are to stand; returns what follows them. */
+/* Post the messages to a child. words: where its number of words and its manifest are to stand; returns what follows
+ * them. */
 static uint64_t *scatter_post_child(cmo_op *op, int child, uint64_t *words)
 {
     tree_scatter *s = op->state;
@@ -178,13 +180,14 @@ static cmo_err scatter_post_recvs(cmo_op *op)
     op->call.out = own;
     uint8_t *to = own;
     if (s->tree.children && !(to = s->scratch = malloc(s->starts[s->tree.width] + 1)))
-        return cmo_fail(CMO_ENOMEM, "scatter: %llu bytes for other ranks", (unsigned long long)s->starts[s->tree.width]);
+        return cmo_fail(CMO_ENOMEM, "scatter: %llu bytes for other ranks",
+                        (unsigned long long)s->starts[s->tree.width]);
     s->blocks = to;
     for (int which = 0; which < 2; which++) {
         scatter_run run = scatter_run_of(s, s->tree.place, s->tree.width, which);
         if (run.exists)
-            cmo_post_recv(op, &s->recv[which], cmo_tree_parent(&s->tree), (uint64_t)(SCATTER_RUN + which), to + run.start,
-                          run.end - run.start);
+            cmo_post_recv(op, &s->recv[which], cmo_tree_parent(&s->tree), (uint64_t)(SCATTER_RUN + which),
+                          to + run.start, run.end - run.start);
     }
     return CMO_OK;
 }
@@ -199,7 +202,8 @@ static bool scatter_forward(cmo_op *op)
     if (cmo_moved(&s->recv[0]) && s->recv[1].state != CMO_X_IDLE) come += s->recv[1].done;
     for (int i = 0; i < s->tree.children; i++)
         for (int which = 0; which < 2; which++) {
-            scatter_run run = scatter_run_of(s, cmo_tree_child_place(&s->tree, i), cmo_tree_child_width(&s->tree, i), which);
+            scatter_run run = scatter_run_of(s, cmo_tree_child_place(&s->tree, i),
+                                             cmo_tree_child_width(&s->tree, i), which);
             if (run.exists && come > run.start)
                 cmo_send_ready(&s->sends[3 * i + 1 + which], (come < run.end ? come : run.end) - run.start);
         }
@@ -231,7 +235,8 @@ cmo_err cmo_tree_scatter_step(cmo_op *op)
         CMO_TRY(scatter_prepare(op));
         scatter_post_children(op);
     } else {
-        cmo_post_recv_shaped(op, &s->recv_manifest, cmo_tree_parent(&s->tree), SCATTER_MANIFEST, scatter_manifest_place, op);
+        cmo_post_recv_shaped(op, &s->recv_manifest, cmo_tree_parent(&s->tree), SCATTER_MANIFEST,
+                             scatter_manifest_place, op);
         CO_WAIT_UNTIL(op, cmo_moved(&s->recv_manifest));
         CMO_TRY(scatter_check_manifest(op));
         CMO_TRY(scatter_prepare(op));

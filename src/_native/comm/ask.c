@@ -1,9 +1,10 @@
 /* Who waits too long asks.
  *
  * Ranks that have made different calls may all wait for each other, so that nothing moves which could show it. So a
- * rank whose collective has not moved for a while says which call it is in, as (number, fingerprint): in an ASK frame to
- * each rank that one of its transfers waits for, and in its piece to all ranks of its host. Who hears of a call that it
- * has made compares it with its own; of one that it has yet to make, when it makes it (comm/match.c). Nobody answers.
+ * rank whose collective has not moved for a while says which call it is in, as (number, fingerprint): in an ASK frame
+ * to each rank that one of its transfers waits for, and in its piece to all ranks of its host. Who hears of a call that
+ * it has made compares it with its own; of one that it has yet to make, when it makes it (comm/match.c). Nobody
+ * answers.
  *
  *      gather of 3 ranks      rank 0, to root 0      waits for the blocks of 1 and 2; asks both
  *                             rank 1, to root 1      has the block of 2, waits for that of 0; asks 0

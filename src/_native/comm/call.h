@@ -43,20 +43,21 @@ typedef struct cmo_layout {
     int64_t tag;            /* point to point: tag of the message */
 } cmo_layout;
 
-/* Give the address that receives an array with this layout, or refuse it with an error other than CMO_AGAIN. May be called
- * by another thread than the one that made the call; never blocks on another rank. */
+/* Give the address that receives an array with this layout, or refuse it with an error other than CMO_AGAIN. May be
+ * called by another thread than the one that made the call; never blocks on another rank. */
 typedef cmo_err (*cmo_allocate)(void *ctx, const cmo_layout *layout, void **address);
 
-/*   kind            in                          out                           count, in elements
- *   BROADCAST       root: the array             all: the array (root: = in)   of the array (elsewhere with allocate: 0)
- *   ALLREDUCE       the array                   the result, may be `in`       of the array
- *   REDUCE          the array                   root: the result, may be `in` of the array
- *   REDUCE_SCATTER  size blocks                 this rank's block             of one block, or counts[]
- *   SCAN, EXSCAN    the array                   the result, may be `in`       of the array; EXSCAN leaves rank 0's out untouched
- *   SCATTER         root: size blocks           this rank's block             of one block, or counts[] (only root's count)
- *   GATHER          this rank's block           root: size blocks             of one block, or counts[]
- *   ALLGATHER       this rank's block           size blocks                   of one block, or counts[]
- *   ALLTOALL        size blocks, to each rank   size blocks, from each rank   of one block, or counts[] and recv_counts[]
+/*   kind            in                         out                           count, in elements
+ *   BROADCAST       root: the array            all: the array (root: = in)   of the array (elsewhere with allocate: 0)
+ *   ALLREDUCE       the array                  the result, may be `in`       of the array
+ *   REDUCE          the array                  root: the result, may be `in` of the array
+ *   REDUCE_SCATTER  size blocks                this rank's block             of one block, or counts[]
+ *   SCAN, EXSCAN    the array                  the result, may be `in`       of the array; rank 0's out of an EXSCAN is
+ *                                                                            left untouched
+ *   SCATTER         root: size blocks          this rank's block             of one block, or counts[] (only root's)
+ *   GATHER          this rank's block          root: size blocks             of one block, or counts[]
+ *   ALLGATHER       this rank's block          size blocks                   of one block, or counts[]
+ *   ALLTOALL        size blocks, to each rank  size blocks, from each rank   of one block, or counts[], recv_counts[]
  * Blocks lie end to end in rank order. Apart from where `may be in` is said, in and out do not overlap. */
 typedef struct cmo_call {
     cmo_kind kind;
@@ -70,12 +71,14 @@ typedef struct cmo_call {
                                     array whose rows have no elements: rows, which elements cannot tell */
     const uint64_t *recv_counts; /* ALLTOALL with counts: elements that come from each rank */
     bool exchange;               /* GATHER, ALLGATHER, ALLTOALL: what others send is not known here. The counts travel
-                                    first, then `allocate` is asked for `out` (at root only for GATHER). `count` (or counts[] for ALLTOALL) is what this rank sends. */
+                                    first, then `allocate` is asked for `out` (at root only for GATHER). `count` (or
+                                    counts[] for ALLTOALL) is what this rank sends. */
     int ndim;                    /* BROADCAST, SCATTER at root: shape of the array; the others learn it. SCATTER: the
                                     shape of the whole array, blocks being along axis 0 */
     const uint64_t *shape;
-    cmo_allocate allocate;       /* with exchange; and BROADCAST, SCATTER elsewhere than at root: if given, asked for `out` when dtype and
-                                    shape are known (for SCATTER, the shape of this rank's block). If not given, dtype and bytes must equal the root's */
+    cmo_allocate allocate;       /* with exchange; and BROADCAST, SCATTER elsewhere than at root: if given, asked for
+                                    `out` when dtype and shape are known (for SCATTER, the shape of this rank's block).
+                                    If not given, dtype and bytes must equal the root's */
     void *allocate_ctx;
 } cmo_call;
 

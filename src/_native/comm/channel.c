@@ -1,7 +1,8 @@
 /* Frames to and from one peer. Sending: control frames first, then messages in the order of their posts are announced
- * (or sent whole, if small), then the bytes of announced messages whose receiver has answered, a frame of each in turn, so that none starves
- * another. Receiving: bytes are read ahead into a small buffer for headers and small messages; the payload of a large
- * one is read straight to where it belongs. Whatever a peer says is checked against what was agreed with it. */
+ * (or sent whole, if small), then the bytes of announced messages whose receiver has answered, a frame of each in turn,
+ * so that none starves another. Receiving: bytes are read ahead into a small buffer for headers and small messages; the
+ * payload of a large one is read straight to where it belongs. Whatever a peer says is checked against what was agreed
+ * with it. */
 #include "comm/internal.h"
 
 #include <stdlib.h>
@@ -22,7 +23,8 @@ static cmo_err channel_broken(cmo_channel *c, cmo_err err)
 static cmo_channel *channel_new(cmo_engine *e, int peer, cmo_link *link)
 {
     cmo_channel *c = calloc(1, sizeof *c);
-    size_t ahead = link->net == e->shm ? CMO_HEADER_BYTES : READ_AHEAD; /* a copy costs shared memory more than a second look */
+    /* A copy costs shared memory more than a second look */
+    size_t ahead = link->net == e->shm ? CMO_HEADER_BYTES : READ_AHEAD;
     uint8_t *buffer = malloc(ahead);
     if (!c || !buffer) {
         free(c);
@@ -112,7 +114,8 @@ void cmo_channel_credit(cmo_channel *c, const cmo_header *h)
     c->owed = 0;
 }
 
-static void tx_frame(cmo_channel *c, const cmo_header *h, const uint64_t *shape, cmo_xfer *x, const uint8_t *payload, uint64_t bytes)
+static void tx_frame(cmo_channel *c, const cmo_header *h, const uint64_t *shape, cmo_xfer *x, const uint8_t *payload,
+                     uint64_t bytes)
 {
     cmo_header full = *h;
     full.generation = c->engine->generation;
@@ -125,7 +128,8 @@ static void tx_frame(cmo_channel *c, const cmo_header *h, const uint64_t *shape,
     c->tx_xfer = x;
 }
 
-/* The next message that can be announced: all of it if it is small and there is room at the peer, else the fact of it. */
+/* The next message that can be announced: all of it if it is small and there is room at the peer, else the fact of
+ * it. */
 static bool tx_announce(cmo_channel *c)
 {
     cmo_engine *e = c->engine;
@@ -163,7 +167,8 @@ static bool tx_data(cmo_channel *c)
         uint64_t bytes = x->ready - x->framed;
         if (!bytes) continue;
         if (bytes > (uint64_t)c->engine->tunables.frame_bytes) bytes = (uint64_t)c->engine->tunables.frame_bytes;
-        cmo_header h = {.kind = CMO_DATA, .comm = x->header.comm, .length = bytes, .id = x->remote_id, .aux = x->framed};
+        cmo_header h = {.kind = CMO_DATA, .comm = x->header.comm, .length = bytes, .id = x->remote_id,
+                        .aux = x->framed};
         tx_frame(c, &h, NULL, x, x->buffer + x->framed, bytes);
         x->framed += bytes;
         cmo_list_remove(&x->node); /* to the back: every message gets its turn */
@@ -286,7 +291,8 @@ static cmo_err rx_begin(cmo_channel *c, const uint8_t *shape_bytes)
         if (h->kind == CMO_EAGER && h->length > (uint64_t)c->engine->tunables.eager_window)
             return cmo_fail(CMO_EPROTO, "rank %d sends %llu bytes unasked", c->peer, (unsigned long long)h->length);
         cmo_match_arrived(c, h, shape, &c->rx_xfer, &c->rx_early);
-        if (h->kind == CMO_EAGER) c->rx_payload = c->rx_xfer ? c->rx_xfer->buffer : c->rx_early ? c->rx_early->data : NULL;
+        if (h->kind == CMO_EAGER)
+            c->rx_payload = c->rx_xfer ? c->rx_xfer->buffer : c->rx_early ? c->rx_early->data : NULL;
         else c->rx_xfer = NULL;
         break;
     case CMO_CTS: return rx_cts(c, h);
@@ -350,7 +356,8 @@ static cmo_err rx_consume(cmo_channel *c)
         if (!c->rx_in_payload) {
             if (have < CMO_HEADER_BYTES) return CMO_OK;
             CMO_TRY(cmo_header_parse(&c->rx_header, at));
-            if (c->rx_header.dtype >= CMO_NDTYPES) return cmo_fail(CMO_EPROTO, "rank %d sends an unknown dtype %u", c->peer, c->rx_header.dtype);
+            if (c->rx_header.dtype >= CMO_NDTYPES)
+                return cmo_fail(CMO_EPROTO, "rank %d sends an unknown dtype %u", c->peer, c->rx_header.dtype);
             size_t head = CMO_HEADER_BYTES + 8 * (size_t)c->rx_header.ndim;
             if (have < head) return CMO_OK;
             c->rx_start += head;
@@ -389,7 +396,8 @@ static cmo_err channel_receive(cmo_channel *c, bool *moved)
         int n = 0;
         size_t direct = 0, got;
         if (c->rx_in_payload && c->rx_left) {
-            direct = c->rx_payload ? (size_t)c->rx_left : c->rx_left < sizeof nowhere ? (size_t)c->rx_left : sizeof nowhere;
+            bool fits = c->rx_payload || c->rx_left < sizeof nowhere;
+            direct = fits ? (size_t)c->rx_left : sizeof nowhere;
             iov[n++] = (struct iovec){c->rx_payload ? c->rx_payload : nowhere, direct};
         }
         if (direct == c->rx_left || !direct) iov[n++] = (struct iovec){c->rx_buffer + c->rx_end, want};

@@ -67,7 +67,8 @@ static uint64_t derived_id(uint64_t parent, uint64_t number)
     return h ^ h >> 32;
 }
 
-/* The parts of a communicator that spans hosts: the members on this host, and those with this rank's place on every host. */
+/* The parts of a communicator that spans hosts: the members on this host, and those with this rank's place on every
+ * host. */
 static cmo_err comm_make_parts(cmo_comm *c, const uint64_t *piece_offset)
 {
     int *place = malloc((size_t)c->size * sizeof *place), *members = malloc((size_t)c->size * sizeof *members);
@@ -87,7 +88,8 @@ static cmo_err comm_make_parts(cmo_comm *c, const uint64_t *piece_offset)
         host[i] = 0;
         offset[i] = piece_offset[c->locals[i]];
     }
-    err = cmo_comm_create(&c->local_comm, c->engine, derived_id(c->id, 1), members, host, c->nlocal, c->local, offset, c);
+    err = cmo_comm_create(&c->local_comm, c->engine, derived_id(c->id, 1), members, host, c->nlocal, c->local,
+                          offset, c);
     if (err || c->local >= c->least_local) goto done;
     int n = 0, mine = 0;
     for (int r = 0; r < c->size; r++) {
@@ -107,8 +109,8 @@ done:
     return err;
 }
 
-cmo_err cmo_comm_create(cmo_comm **out, cmo_engine *e, uint64_t id, const int *world, const int *host, int size, int rank,
-                        const uint64_t *piece_offset, cmo_comm *outer)
+cmo_err cmo_comm_create(cmo_comm **out, cmo_engine *e, uint64_t id, const int *world, const int *host, int size,
+                        int rank, const uint64_t *piece_offset, cmo_comm *outer)
 {
     cmo_err err;
     cmo_comm *c = calloc(1, sizeof *c);
@@ -204,14 +206,16 @@ cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **o
     cmo_err err = CMO_OK;
     child_place *place = malloc(n * sizeof *place);
     int *world = malloc(n * sizeof *world), *host = malloc(n * sizeof *host);
-    uint64_t *offset = malloc(n * sizeof *offset), id = derived_id(parent->id, 2 + ++parent->children); /* 1 and 2 are its parts */
+    /* 1 and 2 are its parts */
+    uint64_t *offset = malloc(n * sizeof *offset), id = derived_id(parent->id, 2 + ++parent->children);
     *out = NULL;
     if (!place || !world || !host || !offset) {
         err = cmo_fail(CMO_ENOMEM, "a child of a communicator of %d ranks", parent->size);
         goto done;
     }
     for (int r = 0; r < parent->size; r++) {
-        if (members[r].error && !err) err = cmo_fail(CMO_ENOMEM, "rank %d cannot reserve shared memory for the new communicator", r);
+        if (members[r].error && !err)
+            err = cmo_fail(CMO_ENOMEM, "rank %d cannot reserve shared memory for the new communicator", r);
         if (members[r].color == own->color) place[size++] = (child_place){members[r].key, r};
     }
     if (err || own->color < 0) goto done;
@@ -225,12 +229,14 @@ cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **o
     }
     err = cmo_comm_create(out, e, id, world, host, size, rank, offset, NULL);
     if (!err) {
-        cmo_comm *made[] = {(*out)->local_comm, (*out)->cross_comm, *out}; /* messages of its parts before the news that somebody left */
+        /* Messages of its parts before the news that somebody left */
+        cmo_comm *made[] = {(*out)->local_comm, (*out)->cross_comm, *out};
         for (int i = 0; i < 3; i++)
             if (made[i]) cmo_match_orphans(e, made[i]);
     }
     bool used = !err && ((*out)->piece || ((*out)->local_comm && (*out)->local_comm->piece));
-    if (!err && !used && own->piece_offset) cmo_window_free(e->window, own->piece_offset, cmo_comm_piece_bytes(e)); /* alone on its host */
+    /* Alone on its host */
+    if (!err && !used && own->piece_offset) cmo_window_free(e->window, own->piece_offset, cmo_comm_piece_bytes(e));
 done:
     if (err && own->piece_offset) cmo_window_free(e->window, own->piece_offset, cmo_comm_piece_bytes(e));
     free(place);
@@ -259,7 +265,8 @@ void cmo_comm_close(cmo_comm *c)
     if (c->closed) return;
     cmo_engine *e = c->engine;
     c->closed = true;
-    /* After all of its announcements, and before its calls in progress end and their arrays may change: who reads them looks at this last. */
+    /* After all of its announcements, and before its calls in progress end and their arrays may change: who reads them
+     * looks at this last. */
     if (c->piece) atomic_store_explicit(&c->piece[c->local]->closed, 1, memory_order_seq_cst);
     if (c->local_comm) cmo_comm_close(c->local_comm);
     if (c->cross_comm) cmo_comm_close(c->cross_comm);

@@ -24,7 +24,8 @@ struct cmo_comm {
 
     int local, nlocal;          /* this rank's place among the members on its host, and how many they are */
     int *locals;                /* [nlocal] their ranks, ascending; owned */
-    cmo_piece **piece;          /* [nlocal] each one's piece; NULL where nlocal is 1 or there is no shared memory; owned */
+    cmo_piece **piece;          /* [nlocal] each one's piece; NULL where nlocal is 1 or there is no shared memory;
+                                   owned */
     unsigned char **staging;    /* [nlocal] each one's staging slots; owned */
     const cmo_neighbour **neighbour; /* [nlocal] each one's window and doorbell; owned */
     uint64_t slot_bytes;
@@ -39,8 +40,9 @@ struct cmo_comm {
     uint64_t safe_seq;          /* every member is known to have finished this collective */
     uint64_t safe_round;        /* every member is known to have consumed this many rounds */
 
-    /* Several hosts: the members on this host, and those with the same place as this rank on every host that has one. Both are
-     * communicators with ids of their own, used only by collectives of this one. NULL where they make no sense. */
+    /* Several hosts: the members on this host, and those with the same place as this rank on every host that has one.
+     * Both are communicators with ids of their own, used only by collectives of this one. NULL where they make no
+     * sense. */
     cmo_comm *local_comm, *cross_comm;
     int least_local;            /* members of the host that has fewest */
 
@@ -62,7 +64,8 @@ struct cmo_comm {
     uint8_t *lost;              /* [size] 1: gone; owned */
     uint8_t *left;              /* [size] 1: has closed the communicator; owned */
     cmo_told *told;             /* [size] after a failure: where each rank stood; NULL before; owned */
-    bool doomed;                /* others disagree about a collective that is still to come here; `told` says who and why */
+    bool doomed;                /* others disagree about a collective that is still to come here; `told` says who and
+                                   why */
     bool has_told;              /* the others know where this rank stood */
     bool has_called;            /* what this rank wanted to call when the others had disagreed has been said */
     int64_t settle;             /* after a failure: no longer wait for ranks to tell */

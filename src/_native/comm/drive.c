@@ -2,11 +2,13 @@
  *
  * `role` is 1 while there is a driver. It is taken by compare and swap. Whoever finds it taken puts its call on the
  * submitted list, under the lock, and looks at the role once more; the driver, after giving the role up, looks at the
- * list once more (both sequentially consistent): so a call is never left with nobody to see it. A driver that leaves while a thread
- * sleeps for an unfinished call hands the role to it; calls that nobody waits for are left to the progress thread.
+ * list once more (both sequentially consistent): so a call is never left with nobody to see it. A driver that leaves
+ * while a thread sleeps for an unfinished call hands the role to it; calls that nobody waits for are left to the
+ * progress thread.
  *
  * The driver holds `driving` while it is one. A thread that must change something for a moment (make or close a
- * communicator) counts itself in `nwanting`, wakes the driver if it sleeps, and takes `driving`, which the driver lets go between two passes. */
+ * communicator) counts itself in `nwanting`, wakes the driver if it sleeps, and takes `driving`, which the driver lets
+ * go between two passes. */
 #include "comm/internal.h"
 
 #include <errno.h>
@@ -33,7 +35,8 @@ static void silence(int fd)
 static bool role_take(cmo_engine *e)
 {
     uint32_t free_role = 0;
-    if (!atomic_compare_exchange_strong_explicit(&e->role, &free_role, 1, memory_order_seq_cst, memory_order_relaxed)) return false;
+    if (!atomic_compare_exchange_strong_explicit(&e->role, &free_role, 1, memory_order_seq_cst, memory_order_relaxed))
+        return false;
     pthread_mutex_lock(&e->driving);
     return true;
 }
@@ -134,7 +137,10 @@ static cmo_err drive_poll(void *ctx)
     return op_ended(d->op) ? CMO_OK : CMO_AGAIN;
 }
 
-static void drive_slept(void *ctx, const struct epoll_event *events, int n) { engine_slept(((drive_ctx *)ctx)->engine, events, n); }
+static void drive_slept(void *ctx, const struct epoll_event *events, int n)
+{
+    engine_slept(((drive_ctx *)ctx)->engine, events, n);
+}
 
 /* Drive until the op has ended, the deadline has passed or a signal came. The role is ours. */
 static cmo_err drive(cmo_engine *e, cmo_op *op, int64_t deadline)
@@ -187,7 +193,8 @@ static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
     op->err = CMO_OK;
     op->pc = 0;
     op->timeout = timeout;
-    op->deadline = comm->engine->now ? timeout < 0 ? CMO_NEVER : cmo_engine_now(comm->engine) + (int64_t)(timeout * 1e9) : cmo_deadline(timeout);
+    if (!comm->engine->now) op->deadline = cmo_deadline(timeout);
+    else op->deadline = timeout < 0 ? CMO_NEVER : cmo_engine_now(comm->engine) + (int64_t)(timeout * 1e9);
     op->waited = false;
     op->shared = shared;
     op->advanced = 0;
@@ -243,12 +250,14 @@ static cmo_err comm_usable(cmo_op *op, cmo_comm *comm, const cmo_call *call)
     if (comm->closed) return cmo_fail(CMO_EREVOKED, "the communicator is closed");
     /* A look at a word that is ours until somebody breaks the communicator. */
     bool aborted = p->piece && atomic_load_explicit(&p->piece[p->local]->abort, memory_order_relaxed);
-    if (!comm->failed && !(aborted && !call)) return CMO_OK; /* a collective finds out in its first pass, when it has said what it is */
+    /* A collective finds out in its first pass, when it has said what it is */
+    if (!comm->failed && !(aborted && !call)) return CMO_OK;
     char text[CMO_TEXT];
     cmo_engine_enter(comm->engine);
     cmo_failure_look(comm);
     cmo_failure_late(comm, call);
-    if (!comm->engine->threadless) cmo_engine_poll(comm->engine); /* what others have told may have waited for a driver */
+    /* What others have told may have waited for a driver */
+    if (!comm->engine->threadless) cmo_engine_poll(comm->engine);
     for (int i = 0; i < 1000 && !comm->engine->threadless && !cmo_failure_settled(comm); i++) {
         cmo_engine_poll(comm->engine);
         usleep(1000);
@@ -262,7 +271,8 @@ static cmo_err comm_usable(cmo_op *op, cmo_comm *comm, const cmo_call *call)
 /* A blocking call that another thread drives: wait, and carry the deadline and signals of this thread. */
 static cmo_err wait_for_driver(cmo_engine *e, cmo_op *op)
 {
-    double seconds = op->timeout < 0 ? -1 : op->timeout + 2; /* the driver ends it at its deadline; this is for the worst case */
+    /* The driver ends it at its deadline; this is for the worst case */
+    double seconds = op->timeout < 0 ? -1 : op->timeout + 2;
     cmo_err err = cmo_op_wait(op, seconds);
     if (op_ended(op)) return err;
     if (err == CMO_EINTERRUPT) { /* the call must have ended before its buffers may go */
@@ -394,8 +404,9 @@ static cmo_err thread_poll(void *engine)
     return e->running && !atomic_load_explicit(&e->stop, memory_order_relaxed) ? CMO_AGAIN : CMO_OK;
 }
 
-/* It sleeps until it is rung, because there are calls that nobody waits for, or until the sockets have something: then it
- * takes in what comes (connections, messages before their receives, news of failures), though this rank is in no call. */
+/* It sleeps until it is rung, because there are calls that nobody waits for, or until the sockets have something: then
+ * it takes in what comes (connections, messages before their receives, news of failures), though this rank is in no
+ * call. */
 static void *thread_main(void *engine)
 {
     cmo_engine *e = engine;

@@ -1,4 +1,5 @@
-/* A rank's engine: what it is made of, and one pass over all that is in progress. Who makes the passes is in drive.c. */
+/* A rank's engine: what it is made of, and one pass over all that is in progress. Who makes the passes is in
+ * drive.c. */
 #include "comm/internal.h"
 
 #include <sched.h>
@@ -39,7 +40,8 @@ static void op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text)
     e->running--;
     e->moved = true;
     if (op->shared) {
-        /* Under the lock, so that the op's owner, who takes it once after seeing the signal, cannot free it meanwhile. */
+        /* Under the lock, so that the op's owner, who takes it once after seeing the signal, cannot free it
+         * meanwhile. */
         pthread_mutex_lock(&e->lock);
         bool waited = op->waited;
         atomic_store_explicit(&op->signal, CMO_OP_ENDED, memory_order_release);
@@ -77,9 +79,11 @@ static bool op_steps(cmo_engine *e, cmo_comm *comm, cmo_op *op)
 static void pass_collective(cmo_engine *e, cmo_comm *comm)
 {
     cmo_op *op = CMO_ENTRY(comm->queue.next, cmo_op, node);
-    /* What a peer did before it was lost still counts, so there is one more step after that; not after other failures. */
+    /* What a peer did before it was lost still counts, so there is one more step after that; not after other
+     * failures. */
     bool steps = !op->err && (!comm->failed || (comm->failed == CMO_EPEERLOST && op->step));
-    /* Others disagree about this call, and it is not under way: it is only said what it is. In shared memory its first step says it. */
+    /* Others disagree about this call, and it is not under way: it is only said what it is. In shared memory its first
+     * step says it. */
     if (comm->failed == CMO_EMISMATCH && !op->step && !comm->has_called) {
         comm->has_called = true;
         if (comm->piece) steps = true;
@@ -169,7 +173,8 @@ static void take_submitted(cmo_engine *e)
 
 void cmo_engine_submit(cmo_engine *e, cmo_op *op)
 {
-    /* A call that this thread made before may still be on the list: it had a driver to hand it to, who has left since. */
+    /* A call that this thread made before may still be on the list: it had a driver to hand it to, who has left
+     * since. */
     if (atomic_load_explicit(&e->nsubmitted, memory_order_relaxed)) take_submitted(e);
     enqueue(e, op);
 }
@@ -219,7 +224,8 @@ static cmo_err engine_epoll(cmo_engine *e)
     e->epoll = epoll_create1(EPOLL_CLOEXEC);
     e->thread_epoll = epoll_create1(EPOLL_CLOEXEC);
     e->thread_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (e->epoll < 0 || e->thread_epoll < 0 || e->thread_bell < 0) return cmo_fail(CMO_ESYS, "no descriptors for an engine");
+    if (e->epoll < 0 || e->thread_epoll < 0 || e->thread_bell < 0)
+        return cmo_fail(CMO_ESYS, "no descriptors for an engine");
     int bad = 0;
     for (int i = 0; i < e->nlocal; i++) {
         int fd = i == e->self ? e->neighbours[i].doorbell : e->neighbours[i].pidfd;
@@ -244,7 +250,8 @@ static cmo_err engine_world(cmo_engine *e, const cmo_world *w)
     cmo_err err = CMO_ENOMEM;
     if (!members || !host || !offset) goto done;
     /* The first piece of every window: at the same offset in all of them. */
-    if (e->share && e->nlocal > 1 && (err = cmo_window_alloc(e->window, cmo_comm_piece_bytes(e), &own)) != CMO_OK) goto done;
+    if (e->share && e->nlocal > 1 && (err = cmo_window_alloc(e->window, cmo_comm_piece_bytes(e), &own)) != CMO_OK)
+        goto done;
     for (int r = 0; r < w->size; r++) {
         members[r] = r;
         host[r] = e->share ? w->host[r] : r;
@@ -342,7 +349,9 @@ cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
     cmo_node *lists[] = {&e->channels, &e->comms, &e->busy, &e->retired, &e->orphans, &e->points, &e->submitted};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) cmo_list_init(lists[i]);
     cmo_err err = engine_tables(e, w);
-    if (!err) err = cmo_shm_net(&e->shm, e->window, e->neighbours, e->neighbour_world, e->nlocal, e->self, (size_t)e->tunables.pipe_bytes);
+    if (!err)
+        err = cmo_shm_net(&e->shm, e->window, e->neighbours, e->neighbour_world, e->nlocal, e->self,
+                          (size_t)e->tunables.pipe_bytes);
     if (err) goto fail;
     e->shm->on_link = cmo_channel_adopt;
     e->shm->ctx = e;
@@ -354,9 +363,11 @@ cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
     int64_t spin = e->tunables.spin_us >= 0 ? e->tunables.spin_us * 1000 : crowded ? 20000 : 50000;
     e->asleep = &cmo_window_base(e->window)->asleep;
     if (!e->threadless && (err = engine_epoll(e)) != CMO_OK) goto fail;
-    e->waiter = (cmo_waiter){.epoll = e->epoll, .asleep = e->asleep, .spin = spin, .crowded = crowded, .progress = &e->progress,
+    e->waiter = (cmo_waiter){.epoll = e->epoll, .asleep = e->asleep, .spin = spin, .crowded = crowded,
+                             .progress = &e->progress,
                              .interrupted = w->interrupted, .interrupt_ctx = w->interrupt_ctx};
-    e->thread_waiter = (cmo_waiter){.epoll = e->epoll, .asleep = e->asleep, .spin = 0, .crowded = crowded, .progress = &e->progress};
+    e->thread_waiter = (cmo_waiter){.epoll = e->epoll, .asleep = e->asleep, .spin = 0, .crowded = crowded,
+                                    .progress = &e->progress};
     if ((err = engine_world(e, w)) != CMO_OK) goto fail;
     if (!e->threadless && (err = cmo_engine_start_thread(e)) != CMO_OK) goto fail;
     *out = e;

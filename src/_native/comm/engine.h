@@ -17,7 +17,8 @@ typedef struct cmo_world {
     uint32_t generation;
     const int *host;             /* [size] host of each rank, any numbers; borrowed */
     cmo_window *window;          /* our own; borrowed until the engine is destroyed */
-    const cmo_neighbour *neighbours; /* [nlocal] the ranks with our host number, in rank order, ourselves included; copied, descriptors taken on success */
+    const cmo_neighbour *neighbours; /* [nlocal] the ranks with our host number, in rank order, ourselves included;
+                                        copied, descriptors taken on success */
     int nlocal;
     bool share;                  /* collectives may use the windows; else every rank counts as a host of its own */
     cmo_net *remote;             /* to the other ranks; taken on success; NULL where there are none */
@@ -25,7 +26,8 @@ typedef struct cmo_world {
     cmo_tunables tunables;
     int64_t (*now)(void *);      /* the clock; NULL: cmo_now. Simulation has its own */
     void *now_ctx;
-    bool keeps_mappings;         /* the neighbours' windows belong to somebody else in this process: do not unmap them */
+    bool keeps_mappings;         /* the neighbours' windows belong to somebody else in this process: do not unmap
+                                    them */
     bool threadless;             /* no progress thread, no epoll: simulation */
     bool (*interrupted)(void *); /* see base/wait.h */
     void *interrupt_ctx;
@@ -50,17 +52,20 @@ bool cmo_engine_poll(cmo_engine *e);
 
 enum { CMO_OP_RUNNING, CMO_OP_DRIVE, CMO_OP_ENDED };
 
-/* Make the call and wait for its end. The op is the caller's, need not be initialised, and may be on the stack. On failure the reason is
- * recorded (cmo_reason). timeout in seconds, negative: for ever. */
+/* Make the call and wait for its end. The op is the caller's, need not be initialised, and may be on the stack. On
+ * failure the reason is recorded (cmo_reason). timeout in seconds, negative: for ever. */
 cmo_err cmo_call_blocking(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout);
 
-/* Make the call and return at once. The op stays in use until it has ended (signal == CMO_OP_ENDED). op->on_done may have been set. */
+/* Make the call and return at once. The op stays in use until it has ended (signal == CMO_OP_ENDED). op->on_done may
+ * have been set. */
 cmo_err cmo_call_start(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout);
 
-/* Wait for an op made by a _start function. CMO_ETIMEOUT after `seconds` leaves the op as it is; otherwise op->err, reason recorded. */
+/* Wait for an op made by a _start function. CMO_ETIMEOUT after `seconds` leaves the op as it is; otherwise op->err,
+ * reason recorded. */
 cmo_err cmo_op_wait(cmo_op *op, double seconds);
 
-/* Point to point. The op's only transfer is in its state. tag ≥ 0; CMO_ANY for source and tag in receives and probes. */
+/* Point to point. The op's only transfer is in its state. tag ≥ 0; CMO_ANY for source and tag in receives and
+ * probes. */
 typedef struct cmo_message {
     int peer;                /* destination, source, or CMO_ANY */
     int64_t tag;
@@ -94,7 +99,8 @@ cmo_err cmo_probe_start(cmo_op *op, cmo_comm *comm, int source, int64_t tag, dou
 /* Look without waiting. CMO_AGAIN: no such message. */
 cmo_err cmo_probe_now(cmo_comm *comm, int source, int64_t tag, cmo_status *status);
 
-/* Keep the driver, if there is one, between two passes: around changes to communicators. Any thread; waits for the end of a pass. */
+/* Keep the driver, if there is one, between two passes: around changes to communicators. Any thread; waits for the end
+ * of a pass. */
 void cmo_engine_enter(cmo_engine *e);
 void cmo_engine_leave(cmo_engine *e);
 
@@ -109,10 +115,11 @@ typedef struct cmo_member {
 
 /* Reserve what a child needs here and fill in `own`. */
 cmo_err cmo_comm_offer(cmo_comm *parent, int64_t color, int64_t key, cmo_member *own);
-/* Build the child from all members' contributions ([parent->size], in rank order). *out is NULL for a color < 0. Frees the reservation on failure. */
+/* Build the child from all members' contributions ([parent->size], in rank order). *out is NULL for a color < 0. Frees
+ * the reservation on failure. */
 cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **out);
-/* No more calls from this rank; those in progress end with CMO_EREVOKED. Peers that still wait for it are told. The struct is freed by the
- * engine. */
+/* No more calls from this rank; those in progress end with CMO_EREVOKED. Peers that still wait for it are told. The
+ * struct is freed by the engine. */
 void cmo_comm_close(cmo_comm *comm);
 
 /* Break the communicator: every call of every member in it fails with this error. For the driver. */

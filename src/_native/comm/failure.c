@@ -2,8 +2,8 @@
  *
  * The first rank that notices breaks the communicator: it tells every member why, and every member that learns of it
  * tells all the others where it stands itself, so that each can say who had made which call. Where all ranks share
- * memory that is a verdict in shared memory and a look at the others' records; elsewhere a FAIL frame from each to each.
- * A broken communicator stays broken. */
+ * memory that is a verdict in shared memory and a look at the others' records; elsewhere a FAIL frame from each to
+ * each. A broken communicator stays broken. */
 #include "comm/internal.h"
 
 #include <stdio.h>
@@ -72,8 +72,8 @@ static void tell_local(cmo_comm *c)
         uint64_t none = 0;
         if (i == p->local) continue;
         /* Release: whoever sees the word sees the verdict. */
-        atomic_compare_exchange_strong_explicit(&p->piece[i]->abort, &none, 1 + (uint64_t)p->local, memory_order_release,
-                                                memory_order_relaxed);
+        atomic_compare_exchange_strong_explicit(&p->piece[i]->abort, &none, 1 + (uint64_t)p->local,
+                                                memory_order_release, memory_order_relaxed);
         cmo_ring(p->neighbour[i]);
     }
 }
@@ -125,16 +125,17 @@ void cmo_failure_late(cmo_comm *comm, const cmo_call *call)
     cmo_told *own = &c->told[c->rank];
     own->in_call = true;
     own->seq = c->seq + 1;
-    own->past[own->seq % CMO_PAST] = (cmo_past){.seq = own->seq, .count = call->count, .root = call->root, .kind = (uint8_t)call->kind,
-                                                .op = (uint8_t)call->op, .dtype = (uint8_t)call->dtype};
+    own->past[own->seq % CMO_PAST] = (cmo_past){.seq = own->seq, .count = call->count, .root = call->root,
+                                                .kind = (uint8_t)call->kind, .op = (uint8_t)call->op,
+                                                .dtype = (uint8_t)call->dtype};
     tell_remote(c);
     c->settle = cmo_engine_now(c->engine) + settle_time; /* for those who have waited to hear this */
 }
 
 /* ------------------------------------------------------------------ hearing */
 
-/* Has this member made the same call as this rank in the collective that it is in, and gone on? Then what it disagrees about is still to
- * come here: this collective ends well, and the next ones up to that. */
+/* Has this member made the same call as this rank in the collective that it is in, and gone on? Then what it disagrees
+ * about is still to come here: this collective ends well, and the next ones up to that. */
 static bool is_ahead(cmo_comm *c, const cmo_told *told)
 {
     const cmo_op *op = current(c);
@@ -169,7 +170,8 @@ void cmo_failure_heard(cmo_channel *channel, const cmo_header *h, const uint8_t 
     cause[sizeof cause - 1] = 0;
     cmo_err err = as_told(h->id < CMO_NERRORS ? (cmo_err)h->id : CMO_EREVOKED);
     if (!c->failed && h->aux && h->aux <= (uint64_t)c->size && err == CMO_EPEERLOST) c->lost[h->aux - 1] = 1;
-    if (!c->failed && err == CMO_EMISMATCH && is_ahead(c, &told) && (c->told || (c->told = calloc((size_t)c->size, sizeof *c->told)))) {
+    if (!c->failed && err == CMO_EMISMATCH && is_ahead(c, &told) &&
+        (c->told || (c->told = calloc((size_t)c->size, sizeof *c->told)))) {
         c->doomed = true;
         memcpy(c->failed_text, cause, sizeof c->failed_text);
     } else {
@@ -258,8 +260,8 @@ static void look_at(const cmo_piece *piece, cmo_told *told)
         const cmo_record *r = &piece->record[k];
         uint64_t seq = atomic_load_explicit(&piece->post[k].seq, memory_order_acquire);
         if (seq > told->seq) told->seq = seq;
-        told->past[k] = (cmo_past){.seq = seq, .fingerprint = piece->post[k].fingerprint, .count = r->count, .root = r->root, .kind = r->kind,
-                                   .op = r->op, .dtype = r->dtype};
+        told->past[k] = (cmo_past){.seq = seq, .fingerprint = piece->post[k].fingerprint, .count = r->count,
+                                   .root = r->root, .kind = r->kind, .op = r->op, .dtype = r->dtype};
     }
     told->in_call = told->seq > atomic_load_explicit(&piece->finished, memory_order_acquire);
 }
@@ -276,7 +278,8 @@ static void take_verdict(cmo_comm *p, const cmo_piece *theirs)
     if (err == CMO_EMISMATCH) {
         cmo_told told;
         look_at(theirs, &told);
-        if (c->piece ? is_ahead(c, &told) : current(c) != NULL) return; /* over several hosts the frame that comes too says it better */
+        /* Over several hosts the frame that comes too says it better */
+        if (c->piece ? is_ahead(c, &told) : current(c) != NULL) return;
     }
     if (err == CMO_EPEERLOST && v->lost >= 0 && v->lost < c->size) c->lost[v->lost] = 1;
     cmo_comm_fail(c, err, text);
@@ -307,7 +310,8 @@ void cmo_failure_look(cmo_comm *comm)
     if (!op || !op->step) return;
     for (int i = 0; i < p->nlocal; i++) {
         if (i == p->local || !atomic_load_explicit(&p->piece[i]->closed, memory_order_acquire)) continue;
-        if (atomic_load_explicit(&p->piece[i]->post[op->seq % CMO_POSTS].seq, memory_order_acquire) >= op->seq) continue;
+        if (atomic_load_explicit(&p->piece[i]->post[op->seq % CMO_POSTS].seq, memory_order_acquire) >= op->seq)
+            continue;
         char text[CMO_TEXT];
         int rank = cmo_comm_rank_of(c, p->world[p->locals[i]]);
         snprintf(text, sizeof text, "rank %d has closed the communicator", rank);
@@ -349,11 +353,13 @@ static void describe(char *out, size_t n, const cmo_past *call)
         snprintf(out, n, "an unknown call");
         return;
     }
-    bool reduces = kind == CMO_ALLREDUCE || kind == CMO_REDUCE || kind == CMO_REDUCE_SCATTER || kind == CMO_SCAN || kind == CMO_EXSCAN;
+    bool reduces = kind == CMO_ALLREDUCE || kind == CMO_REDUCE || kind == CMO_REDUCE_SCATTER || kind == CMO_SCAN ||
+                   kind == CMO_EXSCAN;
     bool rooted = kind == CMO_BROADCAST || kind == CMO_REDUCE || kind == CMO_SCATTER || kind == CMO_GATHER;
     bool learns = (kind == CMO_BROADCAST || kind == CMO_SCATTER) && !call->count; /* without an array of its own */
     if (kind != CMO_BARRIER && !learns)
-        snprintf(what, sizeof what, "%llu × %s%s%s", (unsigned long long)call->count, cmo_dtype_name((cmo_dtype)call->dtype),
+        snprintf(what, sizeof what, "%llu × %s%s%s", (unsigned long long)call->count,
+                 cmo_dtype_name((cmo_dtype)call->dtype),
                  reduces ? ", op=" : "", reduces ? cmo_redop_name((cmo_redop)call->op) : "");
     if (rooted) snprintf(at, sizeof at, "%sroot=%d", what[0] ? ", " : "", call->root);
     snprintf(out, n, "%s(%s%s)", cmo_kind_name(kind), what, at);
@@ -397,8 +403,8 @@ static uint64_t first_difference(const cmo_comm *c, uint64_t seq)
     return seq;
 }
 
-/* Where ranks that made different calls all wait, no message between them has shown it. What they say when the deadline has
- * passed does. */
+/* Where ranks that made different calls all wait, no message between them has shown it. What they say when the deadline
+ * has passed does. */
 static void reconsider_deadline(cmo_comm *c)
 {
     if (c->failed != CMO_ETIMEOUT || !c->told) return;
@@ -461,7 +467,8 @@ void cmo_failure_text(cmo_comm *comm, char *out, size_t n)
     if (c->failed == CMO_EMISMATCH && c->told) {
         uint64_t seq = first_difference(c, c->failed_seq);
         list_calls(c, seq, a, sizeof a);
-        snprintf(out, n, "ranks made different calls as number %llu of this communicator: %s", (unsigned long long)seq, a);
+        snprintf(out, n, "ranks made different calls as number %llu of this communicator: %s",
+                 (unsigned long long)seq, a);
     } else if (c->failed == CMO_ETIMEOUT && c->told) {
         list_ranks(c, c->failed_seq, true, a, sizeof a);
         list_ranks(c, c->failed_seq, false, b, sizeof b);

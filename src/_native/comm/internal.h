@@ -84,7 +84,8 @@ void cmo_channel_forget(cmo_channel *c, const cmo_xfer *x); /* a transfer that i
 void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shape, cmo_xfer **x, cmo_early **early);
 void cmo_match_posted(cmo_comm *comm, cmo_xfer *x); /* a receive has been posted: take an early message, or wait */
 void cmo_match_whole(cmo_early *early);             /* all of its bytes are here */
-/* A frame without a transfer (FAIL, BYE) is for a communicator that does not exist here yet: keep it. False: it does, or no longer. */
+/* A frame without a transfer (FAIL, BYE) is for a communicator that does not exist here yet: keep it. False: it does,
+ * or no longer. */
 bool cmo_match_keep(cmo_channel *c, const cmo_header *h, const void *payload);
 void cmo_match_orphans(cmo_engine *e, cmo_comm *comm); /* a communicator has come to be: give it what came for it */
 cmo_early *cmo_match_find(cmo_comm *comm, int source, int64_t tag); /* a point-to-point message that is waiting */
@@ -114,7 +115,8 @@ void cmo_failure_heard(cmo_channel *c, const cmo_header *h, const uint8_t *paylo
  * fails. A call that is still to come here, or long past, is not compared. */
 bool cmo_failure_compare(cmo_comm *comm, int rank, uint64_t seq, uint64_t fingerprint);
 void cmo_failure_differs(cmo_comm *comm, int rank, uint64_t seq); /* it has made another call: break the communicator */
-void cmo_failure_late(cmo_comm *comm, const cmo_call *call); /* a call, NULL if it is none, of a communicator that has failed */
+/* This rank makes a call, NULL: no collective, in a communicator that has failed. */
+void cmo_failure_late(cmo_comm *comm, const cmo_call *call);
 void cmo_xfer_expect(cmo_xfer *x); /* a transfer has been posted: fail it if its peer has left */
 void cmo_bye_heard(cmo_channel *c, const cmo_header *h);
 void cmo_failure_look(cmo_comm *comm);                /* abort words, members that have closed */
@@ -182,7 +184,8 @@ struct cmo_engine {
 static inline int64_t cmo_engine_now(cmo_engine *e) { return e->now ? e->now(e->now_ctx) : cmo_now(); }
 cmo_comm *cmo_engine_find(cmo_engine *e, uint64_t id);
 void cmo_engine_attach(cmo_engine *e, cmo_comm *comm); /* into the list */
-void cmo_engine_submit(cmo_engine *e, cmo_op *op);     /* for the driver: queue a call, behind all that were handed over before */
+/* For the driver: queue a call, behind all that were handed over before. */
+void cmo_engine_submit(cmo_engine *e, cmo_op *op);
 cmo_err cmo_point_step(cmo_op *op);
 void cmo_point_describe(const cmo_op *op, char *out, size_t n); /* what it waited for in vain */
 cmo_err cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared);
@@ -197,8 +200,8 @@ void cmo_engine_release(cmo_engine *e);                /* free everything */
 /* ------------------------------------------------------------------ comm.c */
 
 /* world, host: [size], copied. piece_offset: [size] of each member's piece in its own window, 0: none. */
-cmo_err cmo_comm_create(cmo_comm **out, cmo_engine *e, uint64_t id, const int *world, const int *host, int size, int rank,
-                        const uint64_t *piece_offset, cmo_comm *outer);
+cmo_err cmo_comm_create(cmo_comm **out, cmo_engine *e, uint64_t id, const int *world, const int *host, int size,
+                        int rank, const uint64_t *piece_offset, cmo_comm *outer);
 void cmo_comm_free(cmo_comm *comm);
 size_t cmo_comm_piece_bytes(const cmo_engine *e);
 bool cmo_comm_retire(cmo_comm *comm); /* true: its piece has been given back, it may be freed */

@@ -1,6 +1,7 @@
-/* Messages meet receives. A collective's message is for exactly one receive, named by (number of the collective, source, step); a
- * point-to-point message goes to the first posted receive, in order of posting, whose source and tag fit, and a receive takes the
- * first fitting message in order of arrival. Links keep the order of one sender, so order per (source, tag) holds. */
+/* Messages meet receives. A collective's message is for exactly one receive, named by (number of the collective,
+ * source, step); a point-to-point message goes to the first posted receive, in order of posting, whose source and tag
+ * fit, and a receive takes the first fitting message in order of arrival. Links keep the order of one sender, so order
+ * per (source, tag) holds. */
 #include "comm/internal.h"
 
 #include <inttypes.h>
@@ -54,7 +55,8 @@ uint64_t cmo_xfer_register(cmo_engine *e, cmo_xfer *x)
     }
     e->xfers[i] = x;
     e->free_xfer_hint = i + 1;
-    /* The high half changes with each use, so that a late frame never reaches a slot's next tenant. 31 bits: ids fit an int64. */
+    /* The high half changes with each use, so that a late frame never reaches a slot's next tenant. 31 bits: ids fit an
+     * int64. */
     e->xfer_generation[i] = (e->xfer_generation[i] + 1) & INT32_MAX;
     return (uint64_t)e->xfer_generation[i] << 32 | (i + 1);
 }
@@ -141,13 +143,15 @@ static cmo_err match_buffer(cmo_xfer *x, const cmo_header *h, const uint64_t *sh
         /* A shape was compared with the length when it came; without one there is a single element. */
         if (!h->ndim && h->length != cmo_dtype_size(h->dtype))
             return cmo_fail(CMO_EPROTO, "rank %d sends %" PRIu64 " bytes as one element", source, h->length);
-        cmo_layout layout = {.dtype = h->dtype, .ndim = h->ndim, .shape = x->got_shape, .extra = (uint32_t)h->fingerprint, .source = source, .tag = h->tag};
+        cmo_layout layout = {.dtype = h->dtype, .ndim = h->ndim, .shape = x->got_shape,
+                             .extra = (uint32_t)h->fingerprint, .source = source, .tag = h->tag};
         void *address = NULL;
         CMO_TRY(x->allocate(x->allocate_ctx, &layout, &address));
         x->buffer = address;
         x->length = h->length;
     } else if (x->learns ? h->length > x->length : h->length != x->length) {
-        return cmo_fail(CMO_EMISMATCH, "rank %d sends %" PRIu64 " bytes where %" PRIu64 " are expected", source, h->length, x->length);
+        return cmo_fail(CMO_EMISMATCH, "rank %d sends %" PRIu64 " bytes where %" PRIu64 " are expected", source,
+                        h->length, x->length);
     } else {
         x->length = h->length;
     }
@@ -238,7 +242,8 @@ void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shap
     *early = NULL;
     if (comm) {
         int source = cmo_comm_rank_of(comm, c->peer);
-        /* Others disagree, and this one may have been in no call yet in which to say what it called; it is waited for. */
+        /* Others disagree, and this one may have been in no call yet in which to say what it called; it is waited
+         * for. */
         if (source >= 0 && comm->failed && h->kind == CMO_ASK) match_disagrees(comm, h, source);
         if (source < 0 || comm->failed || comm->closed) return;
         if (h->space == CMO_COLLECTIVE && match_disagrees(comm, h, source)) return;
@@ -337,7 +342,8 @@ void cmo_match_orphans(cmo_engine *e, cmo_comm *comm)
 static void xfer_begin(cmo_op *op, cmo_xfer *x, int peer, uint64_t step, const void *buffer, uint64_t bytes)
 {
     free(x->got_shape);
-    *x = (cmo_xfer){.op = op, .peer = peer, .buffer = (uint8_t *)(uintptr_t)buffer, .length = bytes, .state = CMO_X_WAITING};
+    *x = (cmo_xfer){.op = op, .peer = peer, .buffer = (uint8_t *)(uintptr_t)buffer, .length = bytes,
+                    .state = CMO_X_WAITING};
     x->header = (cmo_header){.space = CMO_COLLECTIVE, .comm = op->comm->id, .seq = op->seq, .tag = (int64_t)step,
                              .length = bytes, .fingerprint = op->fingerprint};
     cmo_list_init(&x->node);

@@ -5,7 +5,8 @@
  * receiver has said where (CTS). So what arrives before its receive never takes unbounded memory.
  *
  * A transfer makes partial progress: the sender may post it before all of its bytes are there and raise `ready` as
- * they come; `done` says how many have been sent or received, in order. A ring or a tree forwards a message while it is still arriving. */
+ * they come; `done` says how many have been sent or received, in order. A ring or a tree forwards a message while it is
+ * still arriving. */
 #ifndef CMO_MESSAGE_H
 #define CMO_MESSAGE_H
 
@@ -40,15 +41,20 @@ typedef struct cmo_xfer {
     uint64_t id, remote_id;      /* rendezvous: ours and the other side's number of this transfer */
     cmo_header header;           /* what was sent, or is matched; after a match, the sender's */
     const uint64_t *shape;       /* send: [header.ndim], borrowed */
-    uint64_t *got_shape;         /* receive: [header.ndim] of the message, owned by the transfer until it is posted again or cancelled */
-    cmo_allocate allocate;       /* receive: asked for the buffer at the match; NULL: buffer and length are given and must fit exactly */
+    uint64_t *got_shape;         /* receive: [header.ndim] of the message, owned by the transfer until it is posted
+                                    again or cancelled */
+    cmo_allocate allocate;       /* receive: asked for the buffer at the match; NULL: buffer and length are given and
+                                    must fit exactly */
     void *allocate_ctx;
-    bool learns;                 /* receive without allocate: length is the most, the message may be shorter (collectives only) */
+    bool learns;                 /* receive without allocate: length is the most, the message may be shorter
+                                    (collectives only) */
 } cmo_xfer;
 
-/* For the algorithms: messages of the collective `op`, matched by (op->seq, source, step). They cannot fail here: what goes wrong ends
- * the op. `ready` is how many of the bytes may be sent now; a message not longer than eager_bytes goes when all are. */
-void cmo_post_send(struct cmo_op *op, cmo_xfer *x, int dest, uint64_t step, const void *buffer, uint64_t bytes, uint64_t ready);
+/* For the algorithms: messages of the collective `op`, matched by (op->seq, source, step). They cannot fail here: what
+ * goes wrong ends the op. `ready` is how many of the bytes may be sent now; a message not longer than eager_bytes goes
+ * when all are. */
+void cmo_post_send(struct cmo_op *op, cmo_xfer *x, int dest, uint64_t step, const void *buffer, uint64_t bytes,
+                   uint64_t ready);
 void cmo_post_recv(struct cmo_op *op, cmo_xfer *x, int source, uint64_t step, void *buffer, uint64_t bytes);
 /* The same with a shape that the receiver learns (header.dtype, header.ndim, got_shape), for BROADCAST and SCATTER. */
 void cmo_post_send_shaped(struct cmo_op *op, cmo_xfer *x, int dest, uint64_t step, const void *buffer, uint64_t bytes,
@@ -56,9 +62,11 @@ void cmo_post_send_shaped(struct cmo_op *op, cmo_xfer *x, int dest, uint64_t ste
 void cmo_post_recv_shaped(struct cmo_op *op, cmo_xfer *x, int source, uint64_t step, cmo_allocate allocate, void *ctx);
 void cmo_send_ready(cmo_xfer *x, uint64_t ready); /* raise `ready` */
 static inline bool cmo_moved(const cmo_xfer *x) { return x->state == CMO_X_DONE; }
-static inline bool cmo_matched(const cmo_xfer *x) { return x->state >= CMO_X_MOVING; } /* a receive whose sender's header is known */
+/* A receive whose sender's header is known. */
+static inline bool cmo_matched(const cmo_xfer *x) { return x->state >= CMO_X_MOVING; }
 
-/* A collective has got its fingerprint: does a message that came before it belong to another call? Then the communicator fails. */
+/* A collective has got its fingerprint: does a message that came before it belong to another call? Then the
+ * communicator fails. */
 void cmo_check_early(struct cmo_op *op);
 
 /* Take a transfer back, in whatever state: its buffer is not touched afterwards. */

@@ -1,8 +1,9 @@
 /* A call in progress.
  *
  * An algorithm is a resumable step: a function that does what it can without waiting and returns CMO_AGAIN, to be
- * called again, or CMO_OK when this rank's part is done, or an error. Who calls it does not matter: a blocking call's thread, the progress thread,
- * the simulator. `pc` is where it goes on (coll/coll.h has the notation); whatever it must remember is in `state`. */
+ * called again, or CMO_OK when this rank's part is done, or an error. Who calls it does not matter: a blocking call's
+ * thread, the progress thread, the simulator. `pc` is where it goes on (coll/coll.h has the notation); whatever it must
+ * remember is in `state`. */
 #ifndef CMO_OP_H
 #define CMO_OP_H
 
@@ -51,7 +52,8 @@ struct cmo_op {
     _Alignas(16) unsigned char inline_state[CMO_OP_INLINE_STATE];
 };
 
-/* How collectives are started, and how what they hold is given back: the room of the algorithms, as the engine sees it. */
+/* How collectives are started, and how what they hold is given back: the room of the algorithms, as the engine sees
+ * it. */
 typedef struct cmo_collectives {
     cmo_err (*start)(cmo_op *op, struct cmo_comm *comm, const cmo_call *call);
     void (*end)(cmo_op *op);

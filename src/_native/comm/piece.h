@@ -11,7 +11,8 @@
  *   `reduced` count the rounds that the owner has copied in and, where an algorithm has that second phase, reduced;
  *   `consumed` counts the rounds of which it will read no more. A slot may be written for round k when every member
  *   has consumed > k - slots rounds. Every member raises all three past every round of every collective, whether or
- *   not it had a part in it, and `consumed` as soon as it knows that it will read no more: a writer waits for nothing else.
+ *   not it had a part in it, and `consumed` as soon as it knows that it will read no more: a writer waits for nothing
+ *   else.
  * - Arrays read in place: a member whose array lies in its window may, instead of copying it through slots, announce
  *   where (in the payload, as the algorithms agree). Then all of it counts as staged, and the others read it there; the
  *   rounds are counted as if it were not so. They read the part of round k before they raise `consumed` past k, and the
@@ -36,11 +37,12 @@ typedef struct cmo_post {
     unsigned char payload[CMO_POST_BYTES];
 } cmo_post;
 
-/* What the owner called, for those who must learn it (broadcast, scatter) and for error messages. Valid as post[] is; the first cache line is enough
- * for arrays of up to 3 dimensions. */
+/* What the owner called, for those who must learn it (broadcast, scatter) and for error messages. Valid as post[] is;
+ * the first cache line is enough for arrays of up to 3 dimensions. */
 typedef struct cmo_record {
     _Alignas(CMO_LINE) uint64_t seq;
-    uint64_t count;  /* as in the call: elements of the array, or of one block; with CMO_RECORD_COUNTS, of all blocks together */
+    uint64_t count;  /* as in the call: elements of the array, or of one block; with CMO_RECORD_COUNTS, of all blocks
+                        together */
     int32_t root;
     uint8_t kind, op, dtype, ndim;
     uint32_t flags;  /* CMO_RECORD_… */
@@ -65,7 +67,8 @@ typedef struct cmo_piece {
     _Alignas(CMO_LINE) _Atomic uint64_t finished;
     _Atomic uint64_t closed;                      /* 1: the owner will call nothing more */
     _Alignas(CMO_LINE) _Atomic uint32_t nleft;    /* members that have left; they count it, after setting `closed` */
-    _Alignas(CMO_LINE) _Atomic uint64_t abort;    /* written by anyone: 0, or 1 + the member (place on this host) that broke it */
+    /* Written by anyone: 0, or 1 + the member (place on this host) that broke it */
+    _Alignas(CMO_LINE) _Atomic uint64_t abort;
     _Alignas(CMO_LINE) _Atomic uint64_t waits_seq; /* the collective that the owner was in when it last waited long … */
     _Atomic uint64_t waits_fingerprint;           /* … in the communicator of all hosts; see comm/ask.c */
     _Alignas(CMO_LINE) cmo_verdict verdict;

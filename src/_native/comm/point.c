@@ -10,7 +10,8 @@ static cmo_xfer *transfer_of(cmo_op *op) { return (cmo_xfer *)(void *)op->inline
 
 static void status_of(cmo_status *s, int source, const cmo_header *h, const uint64_t *shape)
 {
-    *s = (cmo_status){.source = source, .tag = h->tag, .bytes = h->length, .dtype = h->dtype, .extra = (uint32_t)h->fingerprint, .ndim = h->ndim};
+    *s = (cmo_status){.source = source, .tag = h->tag, .bytes = h->length, .dtype = h->dtype,
+                      .extra = (uint32_t)h->fingerprint, .ndim = h->ndim};
     if (h->ndim) memcpy(s->shape, shape, h->ndim * sizeof *shape);
 }
 
@@ -86,8 +87,8 @@ void cmo_point_end(cmo_op *op)
     cmo_xfer_cancel(transfer_of(op));
 }
 
-static cmo_err point_start(cmo_op *op, cmo_comm *comm, int peer, int64_t tag, double timeout, cmo_status *status, cmo_err (*step)(cmo_op *),
-                           bool blocking)
+static cmo_err point_start(cmo_op *op, cmo_comm *comm, int peer, int64_t tag, double timeout, cmo_status *status,
+                           cmo_err (*step)(cmo_op *), bool blocking)
 {
     CMO_TRY(cmo_point_prepare(op, comm, timeout, !blocking));
     op->step = step;
@@ -113,7 +114,8 @@ static cmo_err send_prepare(cmo_op *op, cmo_comm *comm, const cmo_message *m, do
     return CMO_OK;
 }
 
-static cmo_err recv_prepare(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status, bool blocking)
+static cmo_err recv_prepare(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status,
+                            bool blocking)
 {
     CMO_TRY(point_start(op, comm, m->peer, m->tag, timeout, status, send_or_recv, blocking));
     transfer_of(op)->allocate = m->allocate;

@@ -30,7 +30,8 @@ cmo_err cmo_header_parse(cmo_header *h, const uint8_t in[CMO_HEADER_BYTES])
     h->id = cmo_wire_get(in + 40, 8);
     h->aux = cmo_wire_get(in + 48, 8);
     h->fingerprint = cmo_wire_get(in + 56, 8);
-    if (h->kind < CMO_EAGER || h->kind >= CMO_NFRAMES) return cmo_fail(CMO_EPROTO, "a frame of unknown kind %u", h->kind);
+    if (h->kind < CMO_EAGER || h->kind >= CMO_NFRAMES)
+        return cmo_fail(CMO_EPROTO, "a frame of unknown kind %u", h->kind);
     if (h->space >= CMO_NSPACES) return cmo_fail(CMO_EPROTO, "a frame of unknown space %u", h->space);
     if (h->length > (uint64_t)INT64_MAX || h->aux > (uint64_t)INT64_MAX)
         return cmo_fail(CMO_EPROTO, "a frame of impossible size");
@@ -58,6 +59,7 @@ cmo_err cmo_shape_parse(uint64_t *out, const uint8_t *in, int ndim, uint64_t ite
         else if (__builtin_mul_overflow(bytes, out[i], &bytes)) return cmo_fail(CMO_EPROTO, "a shape that overflows");
     }
     if (empty) bytes = 0;
-    if (bytes != length) return cmo_fail(CMO_EPROTO, "a shape that does not fit its %llu bytes", (unsigned long long)length);
+    if (bytes != length)
+        return cmo_fail(CMO_EPROTO, "a shape that does not fit its %llu bytes", (unsigned long long)length);
     return CMO_OK;
 }
