@@ -73,6 +73,7 @@ lint: $(BUILD)/installed
 	$(IN_VENV) ruff format --check
 	$(IN_VENV) mypy
 	$(IN_VENV) stubtest commops._native --allowlist .ci/stubtest-allow.txt --mypy-config-file pyproject.toml
+	! LC_ALL=C.UTF-8 grep -rnE --include='*.[ch]' '.{121}' src/_native tests/native # 120 columns in C
 
 # Quick grids: a sanitizer looks at what code does, and needs no case twice. Threads of one process stand for ranks,
 # because ThreadSanitizer does not see between processes; it also needs a memory layout that is not randomised too far.

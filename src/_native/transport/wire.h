@@ -12,17 +12,17 @@
  *
  * then `ndim` shape entries of 8 bytes, then the payload.
  *
- *     kind     | ndim, length                | id                  | aux                | payload
- *     EAGER    | the message's shape, bytes  | 0                   | 0                  | the whole message
- *     RTS      | the message's shape, bytes  | sender's transfer   | 0                  | none: it waits for CTS
- *     CTS      | 0, 0                        | sender's transfer   | receiver's transfer| none
- *     DATA     | 0, bytes in this frame      | receiver's transfer | offset in message  | a piece of the message
- *     CREDIT   | 0, 0                        | 0                   | bytes returned     | none
- *     FAIL     | 0, bytes                    | error code          | 1 + the lost rank  | where the sender stood
- *              |                             |                     | or 0               | (comm/told.h), then why `comm` failed
- *     BYE      | 0, 0                        | 0                   | 0                  | none: the sender has closed `comm`
- *     ASK      | 0, 0                        | 0                   | 0                  | none: the sender waits in the call
- *              |                             |                     |                    | (seq, fingerprint) of `comm`
+ *     kind   | ndim, length               | id                  | aux                 | payload
+ *     EAGER  | the message's shape, bytes | 0                   | 0                   | the whole message
+ *     RTS    | the message's shape, bytes | sender's transfer   | 0                   | none: it waits for CTS
+ *     CTS    | 0, 0                       | sender's transfer   | receiver's transfer | none
+ *     DATA   | 0, bytes in this frame     | receiver's transfer | offset in message   | a piece of the message
+ *     CREDIT | 0, 0                       | 0                   | bytes returned      | none
+ *     FAIL   | 0, bytes                   | error code          | 1 + the lost rank   | where the sender stood
+ *            |                            |                     | or 0                | (comm/told.h), and the reason
+ *     BYE    | 0, 0                       | 0                   | 0                   | none: sender has closed `comm`
+ *     ASK    | 0, 0                       | 0                   | 0                   | none: sender waits in the call
+ *            |                            |                     |                     | (seq, fingerprint) of `comm`
  *
  * `space` says how a message is matched: in COLLECTIVE by (comm, source, seq, tag = phase and step of the algorithm),
  * in POINT by (comm, source, tag = the user's). `fingerprint` is that of the call in COLLECTIVE; in POINT it is the
