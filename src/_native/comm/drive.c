@@ -447,7 +447,8 @@ static void flush(cmo_engine *e)
         CMO_EACH(n, &e->channels) {
             cmo_channel *c = CMO_ENTRY(n, cmo_channel, node);
             cmo_channel_pump(c);
-            if (!cmo_channel_idle(c) && c->link->up && !e->dead[c->peer]) idle = false;
+            /* Also what waits for its connection: a rank that has not heard of a failure from us would blame us for it. */
+            if (!cmo_channel_idle(c) && !e->dead[c->peer]) idle = false;
         }
         if (!idle) usleep(100);
     }
