@@ -52,7 +52,7 @@ def test_room_includes_only_rooms_above_it(room: str) -> None:
 
 
 def test_binding_sees_one_header_of_the_core() -> None:
-    text = (NATIVE / "_native.pyx").read_text(encoding="utf-8")
+    text = "".join((NATIVE / f"_native.{kind}").read_text(encoding="utf-8") for kind in ("pxd", "pyx"))
     headers = set(re.findall(r'cdef extern from "([^"]+)"', text))
     ours = {header for header in headers if (NATIVE / header).is_file()}
     assert ours == {"commops.h"}

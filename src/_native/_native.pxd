@@ -14,7 +14,7 @@ cdef extern from * nogil:
 cdef extern from "commops.h" nogil:
     ctypedef enum cmo_err:
         CMO_OK, CMO_AGAIN, CMO_EINVAL, CMO_ETYPE, CMO_ENOMEM, CMO_ESYS, CMO_ETIMEOUT, CMO_EPEERLOST, CMO_EMISMATCH
-        CMO_EREVOKED, CMO_EAUTH, CMO_EPROTO, CMO_EINTERRUPT
+        CMO_EREVOKED, CMO_EAUTH, CMO_EINTERRUPT
     const char *cmo_reason()
     cmo_err cmo_fail(cmo_err err, const char *format, ...)
 
@@ -28,7 +28,6 @@ cdef extern from "commops.h" nogil:
     const char *cmo_kind_name(cmo_kind)
     const char *cmo_redop_name(cmo_redop)
     const char *cmo_dtype_name(cmo_dtype)
-    size_t cmo_dtype_size(cmo_dtype)
     const char *cmo_isa_name()
     ctypedef void (*cmo_kernel)(void *, const void *const *, int, size_t, uint64_t)
     cmo_kernel cmo_kernel_for(cmo_dtype, cmo_redop)

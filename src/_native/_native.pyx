@@ -22,14 +22,19 @@ OPS = {cmo_redop_name(<cmo_redop>i).decode(): i for i in range(CMO_NOPS)}
 DTYPES = [cmo_dtype_name(<cmo_dtype>i).decode() for i in range(CMO_NDTYPES)]
 VERSION = COMMOPS_VERSION.decode()
 ANY = CMO_ANY
+MAX_DIMS = CMO_MAX_DIMS
+MAX_TAG = 2**62 - 1
 
 # The core's number of each of NumPy's own types, by NumPy's number of it; -1: the core has none.
-cdef int[24] code_of_type  # the last is NPY_HALF
+cdef enum:
+    NUMPY_TYPES = 24  # those that NumPy itself brings; the last is NPY_HALF
+
+cdef int[NUMPY_TYPES] code_of_type
 
 
 cdef void learn_types():
     cdef int i
-    for i in range(24):
+    for i in range(NUMPY_TYPES):
         code_of_type[i] = -1
     for code, name in enumerate(DTYPES):
         if name != "bfloat16":
@@ -294,7 +299,7 @@ cdef class Call:
     cdef cmo_op op
     cdef cmo_call call
     cdef cmo_status status
-    cdef uint64_t shape[64]
+    cdef uint64_t shape[CMO_MAX_DIMS]
     cdef Comm comm
     cdef object keep, allocate, array, error, on_done
 
@@ -382,8 +387,11 @@ cdef int fill(cmo_call *call, uint64_t *dims, int kind, int op, int dtype, int r
 
 
 # ---- plain arrays: exactly ndarray, contiguous, aligned, in native byte order, of one of NumPy's own dtypes
+#
+# What is accepted here must mean what it means in commops.arguments, calls and reduction_calls, which look at all else:
+# tests/comm/test_plain_arrays.py has ranks go both ways in one call.
 
-cdef int64_t TAGS = <int64_t>1 << 62
+cdef int64_t LAST_TAG = MAX_TAG
 
 
 cdef inline int plain_dtype(x) noexcept:
@@ -391,7 +399,7 @@ cdef inline int plain_dtype(x) noexcept:
     if not (cnp.PyArray_CheckExact(x) and cnp.PyArray_ISCARRAY_RO(x)):
         return -1
     cdef int number = cnp.PyArray_TYPE(x)
-    return code_of_type[number] if number < 24 else -1
+    return code_of_type[number] if number < NUMPY_TYPES else -1
 
 
 cdef inline bint plain_out(out, x, const cnp.npy_intp *dims) noexcept:
@@ -482,7 +490,7 @@ cdef class Comm:
         cdef Call call
         cdef cmo_op state
         cdef cmo_call request
-        cdef uint64_t dims[64]
+        cdef uint64_t dims[CMO_MAX_DIMS]
         self.usable()
         if alloc is not None:
             call = self.prepare(kind, op, dtype, root, array, out, count, counts, recv_counts, exchange, shape, alloc)
@@ -500,7 +508,7 @@ cdef class Comm:
         commops.reduction_calls then look at it. Not for exscan, nor for broadcast and scatter."""
         cdef cmo_op state
         cdef cmo_call call
-        cdef cnp.npy_intp dims[64]
+        cdef cnp.npy_intp dims[CMO_MAX_DIMS]
         cdef int dtype = plain_dtype(x), at
         cdef bint elementwise = kind == CMO_ALLREDUCE or kind == CMO_REDUCE or kind == CMO_SCAN
         if dtype < 0 or type(root) is not int:
@@ -553,7 +561,7 @@ cdef class Comm:
         """`plain` for broadcast and scatter: of `x` that is an array, or `out` where this rank only receives."""
         cdef cmo_op state
         cdef cmo_call call
-        cdef cnp.npy_intp dims[64]
+        cdef cnp.npy_intp dims[CMO_MAX_DIMS]
         cdef int dtype, at
         if type(root) is not int:
             return NotImplemented
@@ -597,6 +605,7 @@ cdef class Comm:
         cdef cmo_call call
         self.usable()
         memset(&call, 0, sizeof(call))
+        call.kind = CMO_BARRIER
         self.finish(&state, self.block(&state, &call, timeout))
 
     def plain_send(self, x, dest, tag, double timeout):
@@ -609,7 +618,7 @@ cdef class Comm:
         if dtype < 0 or type(dest) is not int or type(tag) is not int:
             return False
         self.usable()
-        if not (0 <= dest < self.comm.size and 0 <= tag < TAGS):
+        if not (0 <= dest < self.comm.size and 0 <= tag <= LAST_TAG):
             return False
         memset(&m, 0, sizeof(m))
         m.peer, m.tag, m.dtype, m.ndim = dest, tag, <cmo_dtype>dtype, cnp.PyArray_NDIM(x)
@@ -631,7 +640,7 @@ cdef class Comm:
         if dtype < 0 or not cnp.PyArray_ISWRITEABLE(out) or type(source) is not int or type(tag) is not int:
             return False
         self.usable()
-        if not (ANY <= source < self.comm.size and ANY <= tag < TAGS):
+        if not (CMO_ANY <= source < self.comm.size and CMO_ANY <= tag <= LAST_TAG):
             return False
         target.dtype, target.ndim, target.refused = <cmo_dtype>dtype, cnp.PyArray_NDIM(out), False
         target.shape, target.data = <uint64_t *>cnp.PyArray_DIMS(out), cnp.PyArray_DATA(out)

@@ -35,6 +35,12 @@ VERSION: Final[str]
 ANY: Final[int]
 """Any source, or any tag."""
 
+MAX_TAG: Final[int]
+"""The greatest tag of a message."""
+
+MAX_DIMS: Final[int]
+"""Dimensions that an array may have."""
+
 def reducible(dtype: int, op: int) -> bool: ...
 def isa() -> str: ...
 def tunables() -> list[tuple[str, str, int, int, str]]: ...

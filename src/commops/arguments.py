@@ -39,8 +39,6 @@ ANY: int = native.ANY
 Counts: TypeAlias = Sequence[int] | Array
 """Rows of each rank along axis 0."""
 
-_MAX_TAG = 2**62
-
 
 def whole_number(value: object, name: str, meaning: str = "a whole number") -> int:
     """Return an int that was passed, as Python's or NumPy's."""
@@ -70,7 +68,7 @@ def source_of(source: object, size: int) -> int:
 def tag_of(tag: object, *, receives: bool) -> int:
     """Return a message's tag; also ANY, where it receives."""
     number = whole_number(tag, "tag")
-    if not 0 <= number < _MAX_TAG and not (receives and number == ANY):
+    if not 0 <= number <= native.MAX_TAG and not (receives and number == ANY):
         raise ValueError(f"tag must be from 0 to 2**62 - 1{' or ANY' if receives else ''}, not {number}")
     return number
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from commops._core import native
 from commops.arguments import ANY, whole_number
 from commops.collectives import Collectives
 from commops.dtypes import Array, code_of
 from commops.errors import CommError
-from commops.messages import Status
+from commops.messages import Messages, Status
 from commops.objects import Objects
 from commops.reductions import Reductions
 
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ANY", "Comm", "Status"]
 
-_MAX_DIMS = 64
 
-
-class Comm(Collectives, Reductions, Objects):
+class Comm(Collectives, Reductions, Objects, Messages):
     """A group of ranks, numbered from 0, that call collectives together and send each other messages.
 
     `commops.init` and `commops.launch` make the first one, `split` and `dup` others. It is a context manager
@@ -220,8 +219,8 @@ def _shape_of(shape: object) -> tuple[int, ...]:
         raise ValueError(f"shape must not have negative dimensions: {dims}")
     if any(n > sys.maxsize for n in dims) and 0 in dims:  # without a 0, it is memory that is missing
         raise ValueError(f"shape must not have dimensions above {sys.maxsize}: {dims}")
-    if len(dims) > _MAX_DIMS:
-        raise ValueError(f"shape must have at most {_MAX_DIMS} dimensions, not {len(dims)}")
+    if len(dims) > native.MAX_DIMS:
+        raise ValueError(f"shape must have at most {native.MAX_DIMS} dimensions, not {len(dims)}")
     return dims
 
 
