@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,9 +14,13 @@ __all__ = ["Array", "code_of", "dtype_of"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+# Dtypes that NumPy itself has not, and the packages that bring them, as attributes of the same names. Such a
+# package is imported when an array of its dtype arrives, not before.
+_EXTENSIONS = {"bfloat16": "ml_dtypes"}
+
 _NAMES: list[str] = native.DTYPES
 _CODES: dict[np.dtype[Any], int] = {
-    np.dtype(name): code for code, name in enumerate(_NAMES) if name != "bfloat16"
+    np.dtype(name): code for code, name in enumerate(_NAMES) if name not in _EXTENSIONS
 }
 
 
@@ -38,25 +44,26 @@ def dtype_of(code: int) -> np.dtype[Any]:
     Raises
     ------
     ImportError
-        If it is bfloat16 and the package ml_dtypes is not installed.
+        If it is none of NumPy's own, such as bfloat16, and the package that brings it is not installed.
     """
     name = _NAMES[code]
-    if name == "bfloat16":
-        try:
-            import ml_dtypes
-        except ImportError as error:
-            raise ImportError(
-                "a bfloat16 array came, and ml_dtypes is not here: pip install ml_dtypes"
-            ) from error
-        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return bfloat16
-    return np.dtype(name)
+    package = _EXTENSIONS.get(name)
+    if package is None:
+        return np.dtype(name)
+    try:
+        module = importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(f"a {name} array came, and {package} is not here: pip install {package}") from error
+    dtype: np.dtype[Any] = np.dtype(getattr(module, name))
+    return dtype
 
 
 def _learn(dtype: np.dtype[Any], name: str) -> int:
-    """Find the number of a dtype that is not in the table: bfloat16, or another C type of a known size."""
-    if dtype.name == "bfloat16" and dtype.itemsize == 2:
-        return _NAMES.index("bfloat16")
+    """Find the number of a dtype that is not in the table: an extension's, or a C type of a known size."""
+    # Whoever has an array of such a dtype has imported its package; one of that name elsewhere is another.
+    package = _EXTENSIONS.get(dtype.name)
+    if package is not None and dtype.type is getattr(sys.modules.get(package), dtype.name, None):
+        return _NAMES.index(dtype.name)
     if not dtype.isnative:
         raise TypeError(
             f"{name} has dtype {dtype}, which is not in this machine's byte order:"

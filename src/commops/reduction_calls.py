@@ -92,12 +92,19 @@ def _identity(op: str, dtype: np.dtype[Any]) -> Any:
         return np.ones((), dtype) if dtype.kind == "b" else np.invert(np.zeros((), dtype))
     if op == "mean":
         return np.full((), np.nan, dtype)
+    if op in ("min", "max"):
+        return np.full((), _extreme(dtype, greatest=op == "min"), dtype)
+    raise NotImplementedError(f"nobody has said what the exscan of no arrays is for op {op!r}")
+
+
+def _extreme(dtype: np.dtype[Any], *, greatest: bool) -> Any:
+    """Return the greatest or the least value that a dtype has."""
     if dtype.kind == "b":
-        return np.full((), op == "min", dtype)
+        return greatest
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
-        return np.full((), limits.max if op == "min" else limits.min, dtype)
-    return np.full((), np.inf if op == "min" else -np.inf, dtype)
+        return limits.max if greatest else limits.min
+    return np.inf if greatest else -np.inf
 
 
 def reduce_scatter(at: Place, x: object, op: Op, out: object, counts: Counts | None) -> Call:
