@@ -22,6 +22,7 @@ _STYLES = {State.OK: "green", State.NOTE: "yellow", State.BAD: "bold red"}
 # Extra → the modules that it brings.
 _EXTRAS = {
     "train": ("autograd", "sklearn", "matplotlib", "safetensors", "dotenv", "PIL"),
+    "bench": ("matplotlib",),
     "redis": ("redis",),
     "bfloat16": ("ml_dtypes",),
 }

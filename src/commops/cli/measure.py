@@ -1,7 +1,7 @@
 """How long collectives take.
 
-The method: float32, sum; arrays that the caller owns, results into ``out=``. Up to `BACK_TO_BACK` bytes,
-calls follow each other and a batch's time is divided by their number. Above, every call sends data that was
+The method: float32, sum; arrays that the caller owns, results into ``out=``. Below `BACK_TO_BACK` bytes calls
+follow each other and a batch's time is divided by their number. From there on every call sends data that was
 written just before, starts at a barrier, and only the call is timed: to send the same untouched buffer again
 and again would show the caches, not the collective. The slowest rank counts; the figure is the median of the
 batches.
