@@ -1,4 +1,4 @@
-"""A rank of a peer: `commops.cli.measure` over another library. Started by `bench_peers.py`.
+"""A rank of a peer: `commops.cli.measure` over another library. Started by `bench_collectives.py`.
 
     python peer_rank.py mpi4py|gloo <path of measure.py> <arguments of measure, as JSON>
 
