@@ -1,5 +1,6 @@
 # What a newcomer and CI run. Needed beforehand: Python >= 3.11 with its venv module, a C compiler and make.
-# All else goes into .build/, a folder for each Python: `make test PYTHON=python3.12 CC=clang` stands beside `make test`.
+# All else goes into .build/, a folder for each Python: `make test PYTHON=python3.12 CC=clang` stands beside
+# `make test`.
 
 PYTHON ?= python3
 CC ?= cc
@@ -21,7 +22,7 @@ SOURCES := $(shell find src meson.build meson.options pyproject.toml -name __pyc
 help:
 	@echo 'make demo            install into a fresh environment and train iris on 2 ranks'
 	@echo 'make test            every test: C (test-native), then Python (test-python PYTEST_ARGS="-k words")'
-	@echo 'make lint            ruff, mypy --strict, and the stub of the extension against the extension'
+	@echo 'make lint            ruff, mypy --strict, the stub of the extension against the extension, widths and lengths'
 	@echo 'make sanitize        C tests under AddressSanitizer + UndefinedBehaviorSanitizer, then ThreadSanitizer'
 	@echo 'make warnings        a build in which warnings are errors (CC=gcc, CC=clang)'
 	@echo 'make aarch64-check   compile the C core for aarch64'
@@ -73,7 +74,7 @@ lint: $(BUILD)/installed
 	$(IN_VENV) ruff format --check
 	$(IN_VENV) mypy
 	$(IN_VENV) stubtest commops._native --allowlist .ci/stubtest-allow.txt --mypy-config-file pyproject.toml
-	! LC_ALL=C.UTF-8 grep -rnE --include='*.[ch]' '.{121}' src/_native tests/native # 120 columns in C
+	$(IN_VENV) pytest -q tests/test_sources.py
 
 # Quick grids: a sanitizer looks at what code does, and needs no case twice. Threads of one process stand for ranks,
 # because ThreadSanitizer does not see between processes; it also needs a memory layout that is not randomised too far.
