@@ -59,7 +59,7 @@ static void run_kind(cmo_kind kind, world_layout layout)
 static bool has_hosts(cmo_kind kind)
 {
     for (int i = 0; i < cmo_nalgorithms; i++)
-        if (cmo_algorithms[i].kind == kind && !strcmp(cmo_algorithms[i].name, "hosts")) return true;
+        if (cmo_algorithms[i].kind == kind && !strncmp(cmo_algorithms[i].name, "hosts", 5)) return true;
     return false;
 }
 
@@ -67,7 +67,7 @@ static bool has_hosts(cmo_kind kind)
 static bool is_exempt(const cmo_algorithm *a)
 {
     return !strcmp(a->name, "alone") ||
-           (!strcmp(a->name, "inline") && (a->kind == CMO_REDUCE_SCATTER || a->kind == CMO_ALLTOALL));
+           (!strcmp(a->name, "shm_inline") && (a->kind == CMO_REDUCE_SCATTER || a->kind == CMO_ALLTOALL));
 }
 
 int main(void)
