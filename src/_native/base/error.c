@@ -25,13 +25,3 @@ const char *cmo_err_name(cmo_err err)
     };
     return (unsigned)err < CMO_NERRORS ? names[err] : "?";
 }
-
-const char *cmo_err_text(cmo_err err)
-{
-    static const char *const texts[] = {
-#define CMO_X(e, text) text,
-        CMO_ERRORS(CMO_X)
-#undef CMO_X
-    };
-    return (unsigned)err < CMO_NERRORS ? texts[err] : "?";
-}

@@ -1,8 +1,8 @@
-/* One list makes the error codes, their names and their messages. */
+/* One list makes the error codes and their names, and says what they mean. */
 #ifndef CMO_ERROR_H
 #define CMO_ERROR_H
 
-/* X(enumerator, message) */
+/* X(enumerator, what it means) */
 #define CMO_ERRORS(X)                                              \
     X(OK, "success")                                               \
     X(AGAIN, "not finished: call again when something has moved")  \
@@ -34,7 +34,6 @@ cmo_err cmo_fail(cmo_err err, const char *format, ...) __attribute__((format(pri
 const char *cmo_reason(void);
 
 const char *cmo_err_name(cmo_err err); /* "ETIMEOUT" */
-const char *cmo_err_text(cmo_err err); /* "the deadline passed" */
 
 /* Leave the calling function with the first error. */
 #define CMO_TRY(expression)                      \

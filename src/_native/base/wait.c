@@ -12,8 +12,11 @@
  * how long it can go unnoticed. */
 static const int64_t slice = CMO_SECOND / 10;
 
-enum { SLEEPS_PER_QUESTION = 64 };
-enum { POLLS_PER_LOOK = 64 }; /* spins between looks at the clock, which costs more than a poll */
+enum {
+    POLLS_PER_LOOK = 64,      /* spins between looks at the clock, which costs more than a poll */
+    SLEEPS_PER_QUESTION = 64, /* sleeps that an event ended, between questions to `interrupted`: with peers that ring
+                                 all the time no sleep would ever end otherwise, and no signal be noticed */
+};
 
 static cmo_err wait_spin(cmo_waiter *w, cmo_err (*poll)(void *), void *ctx, int64_t deadline)
 {
@@ -44,8 +47,8 @@ cmo_err cmo_wait(cmo_waiter *w, cmo_err (*poll)(void *), cmo_slept slept, void *
         atomic_thread_fence(memory_order_seq_cst); /* the sleeper's half of the pairing described in wait.h */
         uint64_t progress = *w->progress;
         err = poll(ctx);
-        /* A poll that moved something may have made way for more (the next call of a
-         * queue): nobody would ring for that. */
+        /* A poll that moved something may have made way for more (the next call of a queue): nobody would ring for
+         * that. */
         if (err == CMO_AGAIN && *w->progress == progress) {
             int64_t left = deadline - cmo_now();
             if (left <= 0) err = cmo_fail(CMO_ETIMEOUT, "the deadline passed");
@@ -55,8 +58,8 @@ cmo_err cmo_wait(cmo_waiter *w, cmo_err (*poll)(void *), cmo_slept slept, void *
                 int n = epoll_wait(w->epoll, events, 8, ms);
                 atomic_store_explicit(w->asleep, 0, memory_order_relaxed);
                 if (slept) slept(ctx, events, n > 0 ? n : 0);
-                /* A signal ends the sleep with n = -1. Asking is dear (it may take an interpreter's
-                 * lock), so not after each event. */
+                /* A signal ends the sleep with n = -1. Asking is dear (it may take an interpreter's lock), so not after
+                 * each event. */
                 bool ask = w->interrupted && (n <= 0 || sleeps % SLEEPS_PER_QUESTION == 0);
                 if (ask && w->interrupted(w->interrupt_ctx)) err = cmo_fail(CMO_EINTERRUPT, "interrupted");
             }

@@ -18,7 +18,7 @@
 #include <sys/epoll.h>
 
 typedef struct cmo_waiter {
-    int epoll;                     /* borrowed; what ends a sleep; -1: never sleep longer than a slice */
+    int epoll;                     /* borrowed; what ends a sleep */
     _Atomic uint32_t *asleep;      /* the word that wakers read */
     int64_t spin;                  /* nanoseconds without progress to spin before sleeping */
     const uint64_t *progress;      /* polls change it when something has moved, though not all that is waited for */
