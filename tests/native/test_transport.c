@@ -3,7 +3,7 @@
 #include "check.h"
 #include "tcp_world.h"
 
-#include "transport/window.h"
+#include "transport/shm.h"
 
 #include <poll.h>
 #include <sys/eventfd.h>

@@ -5,8 +5,7 @@
  * reads the other's with acquire. So bytes in [tail, head) are the receiver's to read and the rest the sender's to
  * write. Each keeps the other's counter as it last saw it and looks again only when that does not suffice, since a look
  * costs a cache line's journey. */
-#include "transport/transport.h"
-#include "transport/window.h"
+#include "transport/shm.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -3,8 +3,8 @@
  * A net is one transport as one rank uses it; a link is its stream to and from one peer. Whoever owns the net (the
  * engine of a rank) is one thread at a time, and every function here is called by that thread only.
  *
- * A transport is a file that fills in cmo_net_ops, and a row in the conformance tests
- * (tests/native/test_transport.c). */
+ * A transport is a file that fills in cmo_net_ops, a header that says how to make its net (shm.h, tcp.h, sim.h), and a
+ * row in the conformance tests (tests/native/test_transport.c). */
 #ifndef CMO_TRANSPORT_H
 #define CMO_TRANSPORT_H
 
@@ -56,14 +56,5 @@ struct cmo_link {
     bool up;       /* may be written */
     bool readable; /* a read may find something; a hint that may be true too often, never false too long */
 };
-
-/* shm: pipes in the windows of the ranks of one host; a rank's link to itself too. neighbours: [nlocal], borrowed;
- * world[i] is the world rank of neighbour i; `self` is our own place among them. */
-struct cmo_window;
-struct cmo_neighbour;
-cmo_err cmo_shm_net(cmo_net **out, struct cmo_window *own, const struct cmo_neighbour *neighbours, const int *world,
-                    int nlocal, int self, size_t pipe_bytes);
-
-/* tcp: see transport/tcp.h. sim: see transport/sim.h. */
 
 #endif
