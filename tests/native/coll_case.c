@@ -163,12 +163,11 @@ static unsigned char *guarded(uint64_t bytes) { return prepare(malloc(bytes + GU
 /* An array in the rank's window, at any address, if the case wants that and there is room; else an ordinary one. */
 static unsigned char *placed(coll_rank *me, world *w, uint64_t bytes, uint64_t *state, bool *in_window)
 {
-    const cmo_comm *c = world_comm(w, me->rank), *p = c->local_comm ? c->local_comm : c;
+    const cmo_comm *p = cmo_comm_with_pieces(world_comm(w, me->rank));
     coll_place place = me->run->c.place;
     uint64_t offset, lead = coll_random(state, 200);
-    void *address; /* as the rank itself maps its window, while the world has a mapping of its own */
     *in_window = p->neighbour && (place == COLL_SHARED || (place == COLL_MIXED && coll_random(state, 2)));
-    *in_window = *in_window && !cmo_shared_alloc(c->engine, lead + bytes + GUARD_BYTES, &address, &offset);
+    *in_window = *in_window && !cmo_window_alloc(world_window(w, me->rank), lead + bytes + GUARD_BYTES, &offset);
     return *in_window ? prepare((unsigned char *)p->neighbour[p->local]->head + offset + lead, bytes) : guarded(bytes);
 }
 

@@ -220,6 +220,7 @@ world_task *world_tasks(world *w, int r) { return w->ranks[r].first; }
 uint64_t world_random(world *w, uint64_t bound) { return cmo_sim_random(w->sim, bound); }
 int world_size(const world *w) { return w->settings.size; }
 cmo_comm *world_comm(world *w, int r) { return w->ranks[r].comm; }
+cmo_window *world_window(world *w, int r) { return w->ranks[r].window; }
 cmo_sim *world_sim(world *w) { return w->sim; }
 const int *world_hosts(const world *w) { return w->host; }
 uint64_t world_polls(const world *w) { return w->polls; }

@@ -78,6 +78,7 @@ world_task *world_tasks(world *w, int rank); /* the first task of a rank */
 uint64_t world_random(world *w, uint64_t bound);
 int world_size(const world *w);
 cmo_comm *world_comm(world *w, int rank);
+cmo_window *world_window(world *w, int rank);
 cmo_sim *world_sim(world *w);
 const int *world_hosts(const world *w);    /* [size] */
 

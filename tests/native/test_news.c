@@ -135,8 +135,8 @@ static void test_a_question_to_who_has_closed_is_answered(void)
 static cmo_told some_position(uint64_t seq)
 {
     cmo_told told = {.heard = true, .in_call = true, .seq = seq};
-    for (uint64_t s = seq < CMO_PAST ? 1 : seq - CMO_PAST + 1; s <= seq; s++)
-        told.past[s % CMO_PAST] = (cmo_past){.seq = s, .fingerprint = s * UINT64_C(0x9e3779b97f4a7c15),
+    for (uint64_t s = seq < CMO_RECENT ? 1 : seq - CMO_RECENT + 1; s <= seq; s++)
+        told.recent[s % CMO_RECENT] = (cmo_recent_call){.seq = s, .fingerprint = s * UINT64_C(0x9e3779b97f4a7c15),
                                              .count = s << 40, .root = 7, .kind = CMO_GATHER,
                                              .op = CMO_OP_SUM, .dtype = CMO_F64};
     return told;
@@ -152,10 +152,10 @@ static void test_what_is_told_is_read_back(void)
         cmo_told_write(again, &got);
         CHECK(!memcmp(bytes, again, sizeof bytes));
         CHECK(got.heard && got.in_call && got.seq == seq);
-        for (int k = 0; k < CMO_PAST; k++)
-            CHECK(got.past[k].seq == told.past[k].seq && got.past[k].fingerprint == told.past[k].fingerprint &&
-                  got.past[k].count == told.past[k].count && got.past[k].root == told.past[k].root &&
-                  got.past[k].kind == told.past[k].kind && got.past[k].dtype == told.past[k].dtype);
+        for (int k = 0; k < CMO_RECENT; k++)
+            CHECK(got.recent[k].seq == told.recent[k].seq && got.recent[k].fingerprint == told.recent[k].fingerprint &&
+                  got.recent[k].count == told.recent[k].count && got.recent[k].root == told.recent[k].root &&
+                  got.recent[k].kind == told.recent[k].kind && got.recent[k].dtype == told.recent[k].dtype);
     }
 }
 
@@ -191,9 +191,9 @@ static void test_what_is_read_of_any_bytes_can_be_used(void)
         cmo_told_write(bytes, &told);
         for (int k = 0; k < 3; k++) bytes[coll_random(&state, sizeof bytes)] = (uint8_t)coll_random(&state, 256);
         if (cmo_told_parse(&got, bytes, sizeof bytes) != CMO_OK) continue;
-        for (int k = 0; k < CMO_PAST; k++)
-            CHECK(got.past[k].kind < CMO_NKINDS && got.past[k].op < CMO_NOPS && got.past[k].dtype < CMO_NDTYPES &&
-                  got.past[k].root >= 0 && got.past[k].seq <= got.seq);
+        for (int k = 0; k < CMO_RECENT; k++)
+            CHECK(got.recent[k].kind < CMO_NKINDS && got.recent[k].op < CMO_NOPS && got.recent[k].dtype < CMO_NDTYPES &&
+                  got.recent[k].root >= 0 && got.recent[k].seq <= got.seq);
     }
 }
 

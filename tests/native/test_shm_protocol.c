@@ -157,7 +157,7 @@ static cmo_err allocate(void *ctx, const cmo_layout *layout, void **address)
 
 static uint64_t window_bytes; /* of the rank that lies */
 
-typedef void lie_fn(cmo_post *, cmo_record *, unsigned char *slot);
+typedef void lie_fn(cmo_announcement *, cmo_record *, unsigned char *slot);
 
 /* Rank 0 announces `call`; `lie` changes what it has announced; rank 1, in `other`, must not believe it. `size`:
  * the lie is about how much there is, so nobody is to be asked for memory. */
@@ -175,7 +175,7 @@ static void deceive_about(const char *name, cmo_call call, cmo_call other, lie_f
     t.lied = size;
     cmo_comm *comm = world_comm(t.world, 1);
     window_bytes = comm->neighbour[0]->size;
-    lie(&comm->piece[0]->post[1], &comm->piece[0]->record[1], comm->staging[0]); /* collective 1, round 0 */
+    lie(&comm->piece[0]->announcement[1], &comm->piece[0]->record[1], comm->staging[0]); /* collective 1, round 0 */
     for (int i = 0; i < 10; i++) trio_pass(&t, 1);
     CHECKF(trio_ended(&t, 1) && t.op[1].err == CMO_EPROTO, "%s about its %s: %s: %s", name, cmo_kind_name(call.kind),
            cmo_err_name(t.op[1].err), t.op[1].text);
@@ -188,7 +188,7 @@ static void deceive(const char *name, cmo_call call, cmo_call other, lie_fn *lie
 }
 
 #define LIE(name, statement)                                                       \
-    static void lie_##name(cmo_post *p, cmo_record *r, unsigned char *slot)        \
+    static void lie_##name(cmo_announcement *p, cmo_record *r, unsigned char *slot)        \
     {                                                                              \
         (void)p, (void)r, (void)slot, statement;                                   \
     }
@@ -199,11 +199,11 @@ LIE(shape, r->shape[0] = 9)
 LIE(shape_overflow, r->shape[0] = UINT64_MAX / 4)
 LIE(row, r->shape[1] = 5)
 LIE(row_overflow, r->shape[1] = UINT64_MAX / 4)
-LIE(number, atomic_store(&p->seq, 1 + CMO_POSTS))
+LIE(number, atomic_store(&p->seq, 1 + CMO_ANNOUNCEMENTS))
 LIE(blocks, memset(slot, 0xff, sizeof(uint64_t)))
 LIE(length, memset(p->payload, 0xff, sizeof(uint64_t)))
 
-static void put_place(cmo_post *p, uint64_t in, uint64_t out)
+static void put_place(cmo_announcement *p, uint64_t in, uint64_t out)
 {
     memcpy(p->payload + offsetof(cmo_shm_offer, in), &in, sizeof in);
     memcpy(p->payload + offsetof(cmo_shm_offer, out), &out, sizeof out);

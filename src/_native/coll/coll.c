@@ -12,7 +12,7 @@ const cmo_algorithm *cmo_choose(const cmo_op *op)
     return NULL;
 }
 
-/* Murmur3's finaliser: every bit of the result depends on every bit of both. */
+/* Murmur3's finalizer: every bit of the result depends on every bit of both. */
 static uint64_t mix(uint64_t a, uint64_t b)
 {
     uint64_t h = a * UINT64_C(0x9e3779b97f4a7c15) + b;
@@ -50,8 +50,9 @@ cmo_err cmo_coll_start(cmo_op *op, cmo_comm *comm, const cmo_call *call)
     cmo_list_init(&op->xfers);
     op->seq = ++comm->seq;
     op->fingerprint = comm->chain = mix(comm->chain, call_fingerprint(call, comm->size));
-    comm->history[op->seq % CMO_HISTORY] = op->fingerprint;
-    comm->past[op->seq % CMO_PAST] = (cmo_past){.seq = op->seq, .fingerprint = op->fingerprint, .root = call->root,
+    comm->fingerprints[op->seq % CMO_FINGERPRINTS] = op->fingerprint;
+    comm->recent[op->seq % CMO_RECENT] = (cmo_recent_call){
+        .seq = op->seq, .fingerprint = op->fingerprint, .root = call->root,
         .count = cmo_block_start(call->counts, call->count, call->counts ? comm->size : 1), .kind = (uint8_t)call->kind,
         .op = (uint8_t)call->op, .dtype = (uint8_t)call->dtype};
     op->algorithm = cmo_choose(op);
@@ -65,7 +66,7 @@ cmo_err cmo_coll_start(cmo_op *op, cmo_comm *comm, const cmo_call *call)
         return cmo_fail(CMO_ENOMEM, "the state of a %s", cmo_kind_name(call->kind));
     }
     op->finish = op->algorithm->finish;
-    cmo_check_early(op);
+    cmo_check_unexpected(op);
     return CMO_OK;
 }
 

@@ -29,7 +29,7 @@
 #define CO_END(op) } (op)->pc = -1; return CMO_OK
 
 typedef struct cmo_algorithm {
-    const char *name; /* "ring", as `commops bench` shows it */
+    const char *name; /* "ring": the file, or one of two algorithms in it; failing tests show it */
     cmo_kind kind;
     /* May it be used for this call? Must say the same on every rank, so it may look only at what every rank knows
      * alike: the communicator's shape, tunables, and the parts of the call that the fingerprint covers. */
@@ -47,8 +47,8 @@ const cmo_algorithm *cmo_choose(const cmo_op *op);
 
 /* Give the op its number, fingerprint, algorithm and state. The call's arguments have been checked. */
 cmo_err cmo_coll_start(cmo_op *op, cmo_comm *comm, const cmo_call *call);
+void cmo_coll_end(cmo_op *op);         /* cancel transfers, finish, free the state; may be repeated */
 extern const cmo_collectives cmo_coll; /* the two, for cmo_world */
-void cmo_coll_end(cmo_op *op); /* cancel transfers, finish, free the state; may be repeated */
 
 /* Make a collective from inside a collective: start it, then CO_WAIT(op, cmo_child_step(op)). One child at a time. */
 cmo_err cmo_child_start(cmo_op *op, cmo_comm *comm, const cmo_call *call);

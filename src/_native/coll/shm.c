@@ -18,7 +18,7 @@ void cmo_shm_ring(const cmo_comm *c)
 }
 
 /* Has every member finished collective `seq`? Remembers the answer in comm->safe_seq, so that n cache lines
- * are fetched once in CMO_POSTS collectives at most. Acquire: what the members have read of our slot they have
+ * are fetched once in CMO_ANNOUNCEMENTS collectives at most. Acquire: what the members have read of our slot they have
  * read before we write it again. */
 static bool shm_look_finished(cmo_comm *c, uint64_t seq)
 {
@@ -62,14 +62,16 @@ static void shm_fill_record(const cmo_op *op, cmo_record *record)
 cmo_err cmo_shm_announce(cmo_op *op, const void *payload, size_t bytes)
 {
     cmo_comm *c = op->comm;
-    if (op->seq > CMO_POSTS && c->safe_seq < op->seq - CMO_POSTS && !shm_look_finished(c, op->seq - CMO_POSTS))
+    /* The collective whose announcement stands where this one is to go */
+    uint64_t before = op->seq > CMO_ANNOUNCEMENTS ? op->seq - CMO_ANNOUNCEMENTS : 0;
+    if (c->safe_seq < before && !shm_look_finished(c, before))
         return CMO_AGAIN;
-    cmo_post *post = cmo_shm_post(op, c->rank);
+    cmo_announcement *own = cmo_shm_announcement(op, c->rank);
     shm_fill_record(op, cmo_shm_record(op, c->rank));
-    post->fingerprint = op->fingerprint;
-    cmo_shm_copy(post->payload, payload, bytes);
+    own->fingerprint = op->fingerprint;
+    cmo_shm_copy(own->payload, payload, bytes);
     /* Release: whoever sees the number sees what is above, and our round 0. */
-    atomic_store_explicit(&post->seq, op->seq, memory_order_release);
+    atomic_store_explicit(&own->seq, op->seq, memory_order_release);
     cmo_shm_ring(c);
     return CMO_OK;
 }

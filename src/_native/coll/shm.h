@@ -21,7 +21,7 @@
  * indexed by rank here. Rounds of an operation are counted from 0; round t of it is round base + t of the communicator.
  *
  * What all of them agree on: a member stages its round 0 before it announces. So whoever has seen an announcement may
- * read round 0, and an operation of one round costs one cache line of synchronisation. `staged` speaks of later rounds
+ * read round 0, and an operation of one round costs one cache line of synchronization. `staged` speaks of later rounds
  * only. A member whose array is read where it lies (shm_direct.c) stages nothing: its announcement stands for all
  * rounds. */
 #ifndef CMO_SHM_H

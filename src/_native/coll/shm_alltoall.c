@@ -30,7 +30,7 @@ typedef struct alltoall_state {
     size_t item;
     bool varies;       /* blocks differ */
     uint64_t lead;     /* rounds that carry counts, before those with data */
-    uint64_t *learnt;  /* if so, elements that come from each rank, [size]; owned */
+    uint64_t *learned;  /* if so, elements that come from each rank, [size]; owned */
     unsigned char *out;
 } alltoall_state;
 _Static_assert(sizeof(alltoall_state) <= CMO_STATE_INLINE, "see coll/algorithms.h");
@@ -68,7 +68,7 @@ static cmo_err counts_take(const cmo_op *op, alltoall_state *s, uint64_t t)
     if (at / round != t) return CMO_OK;
     CMO_TRY(cmo_shm_all_staged(op, &s->shm, c->size, t));
     for (int j = 0; j < c->size; j++)
-        memcpy(&s->learnt[j], cmo_shm_slot(op, &s->shm, j, t) + at % round, sizeof s->learnt[j]);
+        memcpy(&s->learned[j], cmo_shm_slot(op, &s->shm, j, t) + at % round, sizeof s->learned[j]);
     return CMO_OK;
 }
 
@@ -81,17 +81,17 @@ static cmo_err counts_learn(cmo_op *op, alltoall_state *s)
     for (int j = 0; j < c->size; j++) {
         uint64_t theirs = cmo_shm_offer_of(op, j).length;
         if (theirs > longest) longest = theirs;
-        if (s->learnt[j] > theirs || __builtin_add_overflow(total, s->learnt[j], &total) ||
+        if (s->learned[j] > theirs || __builtin_add_overflow(total, s->learned[j], &total) ||
             __builtin_mul_overflow(total, (uint64_t)s->item, &bytes))
-            return cmo_fail(CMO_EPROTO, "rank %d sends %" PRIu64 " elements to rank %d", j, s->learnt[j], c->rank);
-        if (!call->exchange && call->recv_counts && s->learnt[j] != call->recv_counts[j])
+            return cmo_fail(CMO_EPROTO, "rank %d sends %" PRIu64 " elements to rank %d", j, s->learned[j], c->rank);
+        if (!call->exchange && call->recv_counts && s->learned[j] != call->recv_counts[j])
             return cmo_fail(CMO_EMISMATCH,
                             "alltoall: rank %d sends %" PRIu64 " elements to rank %d, which expects %" PRIu64, j,
-                            s->learnt[j], c->rank, call->recv_counts[j]);
+                            s->learned[j], c->rank, call->recv_counts[j]);
     }
     s->shm.rounds = s->lead + cmo_shm_cut_slots(&s->cut, c, s->item, longest);
     if (!call->exchange) return CMO_OK;
-    cmo_layout layout = {.dtype = call->dtype, .counts = s->learnt, .ncounts = c->size};
+    cmo_layout layout = {.dtype = call->dtype, .counts = s->learned, .ncounts = c->size};
     void *out;
     CMO_TRY(call->allocate(call->allocate_ctx, &layout, &out));
     s->out = out;
@@ -115,8 +115,8 @@ static cmo_err alltoall_begin(cmo_op *op, alltoall_state *s)
     }
     s->shm.offer.length = counts_longest(op);
     s->lead = cmo_shm_rounds(counts_bytes(op), cmo_shm_round_bytes(c));
-    s->learnt = malloc((size_t)c->size * sizeof *s->learnt);
-    return s->learnt ? CMO_OK : cmo_fail(CMO_ENOMEM, "counts of %d ranks", c->size);
+    s->learned = malloc((size_t)c->size * sizeof *s->learned);
+    return s->learned ? CMO_OK : cmo_fail(CMO_ENOMEM, "counts of %d ranks", c->size);
 }
 
 /* Block of `rank` in a buffer whose blocks have these counts, in bytes. */
@@ -131,7 +131,7 @@ static void alltoall_keep_own(const cmo_op *op, const alltoall_state *s)
     const int rank = op->comm->rank;
     uint64_t bytes = cmo_block_count(call->counts, call->count, rank) * s->item;
     if (!bytes) return;
-    memcpy(s->out + alltoall_start(op, s, s->learnt, rank),
+    memcpy(s->out + alltoall_start(op, s, s->learned, rank),
            (const char *)call->in + alltoall_start(op, s, call->counts, rank), bytes);
 }
 
@@ -155,7 +155,7 @@ static cmo_err alltoall_take(const cmo_op *op, alltoall_state *s, uint64_t t)
     if (c->rank < turn.first || c->rank >= turn.last) return CMO_OK;
     for (; s->shm.next < c->size - 1; s->shm.next++) {
         int j = (c->rank + 1 + s->shm.next) % c->size;
-        uint64_t part = cmo_shm_part_of(&s->cut, cmo_block_count(s->learnt, op->call.count, j), turn.from);
+        uint64_t part = cmo_shm_part_of(&s->cut, cmo_block_count(s->learned, op->call.count, j), turn.from);
         if (!part) continue;
         const void *at;
         uint64_t in_slot = (uint64_t)(c->rank - turn.first) * s->cut.stride;
@@ -163,7 +163,7 @@ static cmo_err alltoall_take(const cmo_op *op, alltoall_state *s, uint64_t t)
         uint64_t from = alltoall_start(op, s, NULL, c->rank) + turn.from * s->item;
         CMO_TRY(cmo_shm_has_staged(op, &s->shm, j, t));
         CMO_TRY(cmo_shm_part(op, &s->shm, j, t, from, part * s->item, in_slot, &at));
-        memcpy(s->out + alltoall_start(op, s, s->learnt, j) + turn.from * s->item, at, part * s->item);
+        memcpy(s->out + alltoall_start(op, s, s->learned, j) + turn.from * s->item, at, part * s->item);
     }
     s->shm.next = 0;
     return CMO_OK;
@@ -212,4 +212,4 @@ cmo_err cmo_shm_alltoall_step(cmo_op *op)
     CO_END(op);
 }
 
-void cmo_shm_alltoall_finish(cmo_op *op) { free(((alltoall_state *)op->state)->learnt); }
+void cmo_shm_alltoall_finish(cmo_op *op) { free(((alltoall_state *)op->state)->learned); }

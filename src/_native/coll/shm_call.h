@@ -12,7 +12,7 @@ typedef struct cmo_shm_offer {
     /* 1 + the offset, in its window, of the array of which the others read its part, or the result; 0: see its slots */
     uint64_t in, out;
 } cmo_shm_offer;
-_Static_assert(sizeof(cmo_shm_offer) <= CMO_POST_BYTES, "an offer is a payload");
+_Static_assert(sizeof(cmo_shm_offer) <= CMO_ANNOUNCEMENT_BYTES, "an offer is a payload");
 
 /* The first member of every state. */
 typedef struct cmo_shm {
@@ -39,30 +39,30 @@ static inline void cmo_shm_copy(void *to, const void *from, uint64_t bytes)
     if (bytes) memcpy(to, from, bytes);
 }
 
-/* Post this operation with up to CMO_POST_BYTES of payload. CMO_AGAIN while somebody may still read what the slot held
- * before. */
+/* Announce this operation, with up to CMO_ANNOUNCEMENT_BYTES of payload. CMO_AGAIN while somebody may still read what
+ * the slot held before. */
 cmo_err cmo_shm_announce(cmo_op *op, const void *payload, size_t bytes);
 
 cmo_err cmo_shm_misfit(const cmo_op *op, int member, uint64_t seq); /* the error that an announcement is */
 
-static inline cmo_post *cmo_shm_post(const cmo_op *op, int member)
+static inline cmo_announcement *cmo_shm_announcement(const cmo_op *op, int member)
 {
-    return &op->comm->piece[member]->post[op->seq % CMO_POSTS];
+    return &op->comm->piece[member]->announcement[op->seq % CMO_ANNOUNCEMENTS];
 }
 
 static inline cmo_record *cmo_shm_record(const cmo_op *op, int member)
 {
-    return &op->comm->piece[member]->record[op->seq % CMO_POSTS];
+    return &op->comm->piece[member]->record[op->seq % CMO_ANNOUNCEMENTS];
 }
 
 /* Has this member made the same call? Then its payload, its record and its round 0 may be read. */
 static inline cmo_err cmo_shm_arrived(const cmo_op *op, int member)
 {
-    cmo_post *post = cmo_shm_post(op, member);
+    const cmo_announcement *theirs = cmo_shm_announcement(op, member);
     /* Acquire pairs with the release in cmo_shm_announce. */
-    uint64_t seq = atomic_load_explicit(&post->seq, memory_order_acquire);
+    uint64_t seq = atomic_load_explicit(&theirs->seq, memory_order_acquire);
     if (seq < op->seq) return CMO_AGAIN;
-    if (__builtin_expect(seq > op->seq || post->fingerprint != op->fingerprint, 0))
+    if (__builtin_expect(seq > op->seq || theirs->fingerprint != op->fingerprint, 0))
         return cmo_shm_misfit(op, member, seq);
     return CMO_OK;
 }
@@ -79,7 +79,7 @@ static inline cmo_err cmo_shm_all_arrived(const cmo_op *op, cmo_shm *s, int memb
 static inline cmo_shm_offer cmo_shm_offer_of(const cmo_op *op, int member)
 {
     cmo_shm_offer offer;
-    memcpy(&offer, cmo_shm_post(op, member)->payload, sizeof offer);
+    memcpy(&offer, cmo_shm_announcement(op, member)->payload, sizeof offer);
     __asm__("" : "+m"(offer)); /* one read: what is checked is what is used, whatever its owner does meanwhile */
     return offer;
 }

@@ -24,8 +24,8 @@ typedef struct gather_state {
     uint64_t round_bytes;
     size_t item;
     bool sends, receives;
-    const uint64_t *counts; /* as in the call, or the learnt ones */
-    uint64_t *learnt;       /* with exchange: [size]; owned */
+    const uint64_t *counts; /* as in the call, or the learned ones */
+    uint64_t *learned;       /* with exchange: [size]; owned */
     unsigned char *out;
 } gather_state;
 _Static_assert(sizeof(gather_state) <= CMO_STATE_INLINE, "see coll/algorithms.h");
@@ -64,16 +64,16 @@ static cmo_err gather_learn(cmo_op *op, gather_state *s)
 {
     const cmo_comm *c = op->comm;
     uint64_t total = 0, bytes;
-    s->counts = s->learnt = malloc((size_t)c->size * sizeof *s->learnt);
-    if (!s->learnt) return cmo_fail(CMO_ENOMEM, "counts of %d ranks", c->size);
+    s->counts = s->learned = malloc((size_t)c->size * sizeof *s->learned);
+    if (!s->learned) return cmo_fail(CMO_ENOMEM, "counts of %d ranks", c->size);
     for (int j = 0; j < c->size; j++) {
-        s->learnt[j] = cmo_shm_offer_of(op, j).length;
-        if (__builtin_add_overflow(total, s->learnt[j], &total) ||
+        s->learned[j] = cmo_shm_offer_of(op, j).length;
+        if (__builtin_add_overflow(total, s->learned[j], &total) ||
             __builtin_mul_overflow(total, (uint64_t)s->item, &bytes))
             return cmo_fail(CMO_EPROTO, "the blocks of ranks 0 to %d are more than 2^64 bytes", j);
     }
     if (!s->receives) return CMO_OK;
-    cmo_layout layout = {.dtype = op->call.dtype, .counts = s->learnt, .ncounts = c->size};
+    cmo_layout layout = {.dtype = op->call.dtype, .counts = s->learned, .ncounts = c->size};
     void *out;
     CMO_TRY(op->call.allocate(op->call.allocate_ctx, &layout, &out));
     s->out = out;
@@ -152,4 +152,4 @@ cmo_err cmo_shm_gather_step(cmo_op *op)
     CO_END(op);
 }
 
-void cmo_shm_gather_finish(cmo_op *op) { free(((gather_state *)op->state)->learnt); }
+void cmo_shm_gather_finish(cmo_op *op) { free(((gather_state *)op->state)->learned); }

@@ -2,13 +2,13 @@
  *
  *     allgather of 8 bytes, 5 ranks
  *
- *     post of     0        1        2        3        4          each rank writes its own line,
+ *     line of     0        1        2        3        4          each rank writes its own line,
  *              [seq|a]  [seq|b]  [seq|c]  [seq|d]  [seq|e]       then reads the lines of the others
  *                 \________\________|________/________/
  *                          every rank: a b c d e
  *
  * One step. A rank writes one line of 64 bytes and reads size - 1: none as a sender of gather or reduce, those of the
- * ranks before it in a scan. Nobody waits for readers: the line is written again CMO_POSTS collectives later. A
+ * ranks before it in a scan. Nobody waits for readers: the line is written again CMO_ANNOUNCEMENTS collectives later. A
  * reduction folds the payloads in the order of ranks, with one call of the kernel.
  *
  * Broadcast and scatter, where only the root knows how much there is, do the same in shm_rooted.c. */
@@ -21,13 +21,14 @@ typedef struct inline_state {
 } inline_state;
 _Static_assert(sizeof(inline_state) <= CMO_STATE_SMALL, "see coll/algorithms.h");
 
-/* Elements that this rank posts, or the most that any rank posts where they differ by the counts that all know. */
+/* Elements that this rank announces, or the most that any rank does where they differ by the counts that all know. */
 static uint64_t inline_longest(const cmo_call *call, int size)
 {
     switch (call->kind) {
     case CMO_BARRIER: return 0;
     case CMO_REDUCE_SCATTER: case CMO_ALLTOALL:
-        if (!call->counts && call->count > CMO_POST_BYTES) return call->count; /* size times that could overflow */
+        /* size times that could overflow */
+        if (!call->counts && call->count > CMO_ANNOUNCEMENT_BYTES) return call->count;
         return cmo_block_start(call->counts, call->count, size);
     default: break;
     }
@@ -44,7 +45,7 @@ bool cmo_shm_inline_fits(const cmo_op *op)
 {
     const cmo_call *call = &op->call;
     if (!cmo_shm_fits(op) || call->exchange || (call->kind == CMO_ALLTOALL && call->counts)) return false;
-    return inline_longest(call, op->comm->size) <= CMO_POST_BYTES / cmo_dtype_size(call->dtype);
+    return inline_longest(call, op->comm->size) <= CMO_ANNOUNCEMENT_BYTES / cmo_dtype_size(call->dtype);
 }
 
 /* Fold `count` elements at `offset` bytes of the first `sources` payloads. */
@@ -53,7 +54,7 @@ static void inline_reduce(const cmo_op *op, int sources, uint64_t offset, uint64
     const cmo_call *call = &op->call;
     if (!sources) return;
     const void *srcs[CMO_SHM_MEMBERS];
-    for (int j = 0; j < sources; j++) srcs[j] = cmo_shm_post(op, j)->payload + offset;
+    for (int j = 0; j < sources; j++) srcs[j] = cmo_shm_announcement(op, j)->payload + offset;
     cmo_kernel_for(call->dtype, call->op)(call->out, srcs, sources, count, cmo_fold_divisor(call, sources));
 }
 
@@ -74,14 +75,14 @@ static void inline_deliver(const cmo_op *op, int sources)
     case CMO_GATHER: case CMO_ALLGATHER:
         for (int j = 0; j < sources; j++) {
             size_t bytes = cmo_block_count(call->counts, call->count, j) * item;
-            cmo_shm_copy(out, cmo_shm_post(op, j)->payload, bytes);
+            cmo_shm_copy(out, cmo_shm_announcement(op, j)->payload, bytes);
             out += bytes;
         }
         break;
     case CMO_ALLTOALL:
         for (int j = 0; j < sources; j++) {
             size_t bytes = call->count * item;
-            cmo_shm_copy(out, cmo_shm_post(op, j)->payload + (size_t)rank * bytes, bytes);
+            cmo_shm_copy(out, cmo_shm_announcement(op, j)->payload + (size_t)rank * bytes, bytes);
             out += bytes;
         }
         break;
@@ -89,7 +90,7 @@ static void inline_deliver(const cmo_op *op, int sources)
     }
 }
 
-static size_t inline_posts(const cmo_op *op)
+static size_t inline_bytes(const cmo_op *op)
 {
     const cmo_call *call = &op->call;
     bool block = call->kind == CMO_GATHER || call->kind == CMO_ALLGATHER;
@@ -102,7 +103,7 @@ cmo_err cmo_shm_inline_step(cmo_op *op)
 {
     inline_state *s = op->state;
     CO_BEGIN(op);
-    CO_WAIT(op, cmo_shm_announce(op, op->call.in, inline_posts(op)));
+    CO_WAIT(op, cmo_shm_announce(op, op->call.in, inline_bytes(op)));
     CO_WAIT(op, cmo_shm_all_arrived(op, &s->shm, cmo_shm_sources(op)));
     inline_deliver(op, cmo_shm_sources(op));
     cmo_shm_end(op, &s->shm);

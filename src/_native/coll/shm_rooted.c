@@ -29,7 +29,7 @@ typedef struct rooted_state {
     uint64_t total;    /* elements of the array in the stream */
     bool equal;        /* all ranks' parts are alike */
     uint64_t rows;     /* of this rank's part, where a row has no elements */
-    bool learnt;       /* lo, hi and out are known */
+    bool learned;       /* lo, hi and out are known */
     uint64_t direct;   /* where the root's array is, if it offers it; 0: in the stream */
     unsigned char *out;
 } rooted_state;
@@ -48,7 +48,7 @@ static cmo_err rooted_measure(const cmo_op *op, rooted_state *s, cmo_dtype dtype
     if (__builtin_mul_overflow(total, (uint64_t)cmo_dtype_size(dtype), &s->bytes) ||
         __builtin_add_overflow(s->bytes, s->head, &s->bytes))
         return cmo_fail(CMO_EPROTO, "rank %d sends an array of more than 2^64 bytes", op->call.root);
-    s->shm.rounds = s->bytes > CMO_POST_BYTES ? cmo_shm_rounds(s->bytes, s->round_bytes) : 0;
+    s->shm.rounds = s->bytes > CMO_ANNOUNCEMENT_BYTES ? cmo_shm_rounds(s->bytes, s->round_bytes) : 0;
     return CMO_OK;
 }
 
@@ -110,7 +110,7 @@ static void rooted_stage(const cmo_op *op, const rooted_state *s, uint64_t t)
 
 static cmo_err rooted_announce(cmo_op *op, const rooted_state *s)
 {
-    unsigned char payload[CMO_POST_BYTES] = {0};
+    unsigned char payload[CMO_ANNOUNCEMENT_BYTES] = {0};
     if (s->shm.rounds) return cmo_shm_announce_offer(op, &s->shm);
     rooted_copy_in(op, s, payload, 0, s->bytes);
     return cmo_shm_announce(op, payload, s->bytes);
@@ -211,14 +211,14 @@ static cmo_err rooted_learn(cmo_op *op, rooted_state *s)
     void *out;
     CMO_TRY(cmo_incoming(op, &layout, &out));
     s->out = out;
-    s->learnt = true;
+    s->learned = true;
     return CMO_OK;
 }
 
 /* Take what [from, to) of the stream, which is at `round`, has for this rank. */
 static cmo_err rooted_take(cmo_op *op, rooted_state *s, const unsigned char *round, uint64_t from, uint64_t to)
 {
-    if (!s->learnt) {
+    if (!s->learned) {
         if (from < s->head) CMO_TRY(rooted_read_counts(op, s, round, from, cmo_shm_min(to, s->head)));
         if (to < s->head) return CMO_OK;
         CMO_TRY(rooted_learn(op, s));
@@ -242,7 +242,7 @@ static cmo_err rooted_take_direct(const cmo_op *op, rooted_state *s)
 /* The round after t that has something for this rank. */
 static uint64_t rooted_next(const rooted_state *s, uint64_t t)
 {
-    if (!s->learnt) return t + 1;
+    if (!s->learned) return t + 1;
     if (s->direct) return s->shm.rounds;
     if (s->lo == s->hi || (s->hi - 1) / s->round_bytes <= t) return s->shm.rounds;
     return larger(t + 1, s->lo / s->round_bytes);
@@ -257,12 +257,12 @@ static cmo_err rooted_receive(cmo_op *op, rooted_state *s)
     CO_WAIT(op, cmo_shm_arrived(op, op->call.root));
     CMO_TRY(rooted_read_record(op, s));
     if (m->rounds) s->direct = cmo_shm_offer_of(op, op->call.root).in;
-    if (!m->rounds) CMO_TRY(rooted_take(op, s, cmo_shm_post(op, op->call.root)->payload, 0, s->bytes));
+    if (!m->rounds) CMO_TRY(rooted_take(op, s, cmo_shm_announcement(op, op->call.root)->payload, 0, s->bytes));
     while (m->t < m->rounds) {
         CO_WAIT(op, cmo_shm_has_filled(op, m, op->call.root, m->t));
         uint64_t from = m->t * s->round_bytes, to = cmo_shm_min(from + s->round_bytes, s->bytes);
         CMO_TRY(rooted_take(op, s, cmo_shm_slot(op, m, op->call.root, m->t), from, to));
-        if (s->direct && s->learnt) CMO_TRY(rooted_take_direct(op, s));
+        if (s->direct && s->learned) CMO_TRY(rooted_take_direct(op, s));
         m->t = rooted_next(s, m->t);
         if (m->t < m->rounds) cmo_shm_consumed(op, m, m->t);
     }

@@ -75,6 +75,6 @@ cmo_err cmo_tree_broadcast_step(cmo_op *op)
 void cmo_tree_broadcast_finish(cmo_op *op)
 {
     tree_broadcast *s = op->state;
-    cmo_xfer_cancel(&s->recv); /* frees the shape that it has learnt */
+    cmo_xfer_cancel(&s->recv); /* frees the shape that it has learned */
     free(s->sends);
 }

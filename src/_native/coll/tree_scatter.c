@@ -252,7 +252,7 @@ cmo_err cmo_tree_scatter_step(cmo_op *op)
 void cmo_tree_scatter_finish(cmo_op *op)
 {
     tree_scatter *s = op->state;
-    cmo_xfer_cancel(&s->recv_manifest); /* frees the shape that it has learnt */
+    cmo_xfer_cancel(&s->recv_manifest); /* frees the shape that it has learned */
     free(s->manifest);
     free(s->manifests);
     free(s->starts);

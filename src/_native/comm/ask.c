@@ -59,8 +59,6 @@ static void ask_peers(const cmo_comm *c, const cmo_op *op)
 
 /* ------------------------------------------------------------------ in shared memory */
 
-static cmo_comm *with_pieces(cmo_comm *c) { return c->local_comm ? c->local_comm : c; }
-
 /* Say in our piece what we have called last. Its members are two words, read by others meanwhile: `seq` is 0 while they
  * do not belong together. */
 static void stand(cmo_piece *own, uint64_t seq, uint64_t fingerprint)
@@ -86,16 +84,17 @@ static bool announced_another(const cmo_op *op, int i)
 {
     const cmo_comm *c = op->comm;
     if (!c->piece) return false;
-    const cmo_post *own = &c->piece[c->local]->post[op->seq % CMO_POSTS], *post = own;
+    const uint64_t slot = op->seq % CMO_ANNOUNCEMENTS;
+    const cmo_announcement *own = &c->piece[c->local]->announcement[slot], *theirs = &c->piece[i]->announcement[slot];
     if (atomic_load_explicit(&own->seq, memory_order_relaxed) != op->seq) return false; /* ours is not there yet */
-    post = &c->piece[i]->post[op->seq % CMO_POSTS];
-    return atomic_load_explicit(&post->seq, memory_order_acquire) == op->seq && post->fingerprint != op->fingerprint;
+    return atomic_load_explicit(&theirs->seq, memory_order_acquire) == op->seq &&
+           theirs->fingerprint != op->fingerprint;
 }
 
 /* Compare ourselves with the ranks of our host. */
 static void look_around(cmo_comm *c, const cmo_op *op)
 {
-    cmo_comm *p = with_pieces(c);
+    cmo_comm *p = cmo_comm_with_pieces(c);
     if (!p->piece) return;
     stand(p->piece[p->local], c->seq, c->chain);
     for (int i = 0; i < p->nlocal && !c->failed; i++) {

@@ -38,7 +38,7 @@ typedef struct cmo_layout {
     const uint64_t *shape;  /* [ndim] */
     const uint64_t *counts; /* after an exchange of counts: elements from each rank, [size]; else NULL */
     int ncounts;
-    uint32_t extra;         /* point to point: the header's `extra` */
+    uint32_t extra;         /* point to point: the sender's own word; travels in the header's `fingerprint` */
     int source;             /* point to point: rank of the sender */
     int64_t tag;            /* point to point: tag of the message */
 } cmo_layout;

@@ -1,4 +1,5 @@
-/* Frames to and from one peer. Sending: control frames first, then messages in the order of their posts are announced
+/* Frames to and from one peer. Sending: control frames first, then messages in the order in which they were posted are
+ * announced
  * (or sent whole, if small), then the bytes of announced messages whose receiver has answered, a frame of each in turn,
  * so that none starves another. Receiving: bytes are read ahead into a small buffer for headers and small messages; the
  * payload of a large one is read straight to where it belongs. Whatever a peer says is checked against what was agreed
@@ -23,20 +24,15 @@ static cmo_err channel_broken(cmo_channel *c, cmo_err err)
 static cmo_channel *channel_new(cmo_engine *e, int peer, cmo_link *link)
 {
     cmo_channel *c = calloc(1, sizeof *c);
-    /* A copy costs shared memory more than a second look */
-    size_t ahead = link->net == e->shm ? CMO_HEADER_BYTES : READ_AHEAD;
-    uint8_t *buffer = malloc(ahead);
-    if (!c || !buffer) {
-        free(c);
-        free(buffer);
+    if (!c) {
         cmo_fail(CMO_ENOMEM, "a channel to rank %d", peer);
         return NULL;
     }
     c->engine = e;
     c->peer = peer;
     c->link = link;
-    c->rx_buffer = buffer;
-    c->rx_capacity = ahead;
+    /* A copy costs shared memory more than a second look */
+    c->rx_capacity = link->net == e->shm ? CMO_HEADER_BYTES : READ_AHEAD;
     cmo_list_init(&c->control);
     cmo_list_init(&c->sends);
     cmo_list_init(&c->moving);
@@ -81,6 +77,7 @@ void cmo_channel_free(cmo_channel *c)
     cmo_list_remove(&c->node);
     c->engine->channel[c->peer] = NULL;
     free(c->rx_buffer);
+    free(c->rx_news);
     free(c);
 }
 
@@ -281,7 +278,7 @@ static cmo_err rx_begin(cmo_channel *c, const uint8_t *shape_bytes)
     uint64_t shape[CMO_MAX_DIMS];
     c->rx_payload = NULL;
     c->rx_xfer = NULL;
-    c->rx_early = NULL;
+    c->rx_unexpected = NULL;
     c->rx_left = h->kind == CMO_RTS ? 0 : h->length;
     if (h->generation != c->engine->generation) return CMO_OK; /* of a world that is no more */
     switch ((cmo_frame_kind)h->kind) {
@@ -290,9 +287,9 @@ static cmo_err rx_begin(cmo_channel *c, const uint8_t *shape_bytes)
         if (h->ndim) CMO_TRY(cmo_shape_parse(shape, shape_bytes, h->ndim, cmo_dtype_size(h->dtype), h->length));
         if (h->kind == CMO_EAGER && h->length > (uint64_t)c->engine->tunables.eager_window)
             return cmo_fail(CMO_EPROTO, "rank %d sends %llu bytes unasked", c->peer, (unsigned long long)h->length);
-        cmo_match_arrived(c, h, shape, &c->rx_xfer, &c->rx_early);
+        cmo_match_arrived(c, h, shape, &c->rx_xfer, &c->rx_unexpected);
         if (h->kind == CMO_EAGER)
-            c->rx_payload = c->rx_xfer ? c->rx_xfer->buffer : c->rx_early ? c->rx_early->data : NULL;
+            c->rx_payload = c->rx_xfer ? c->rx_xfer->buffer : c->rx_unexpected ? c->rx_unexpected->data : NULL;
         else c->rx_xfer = NULL;
         break;
     case CMO_CTS: return rx_cts(c, h);
@@ -301,16 +298,20 @@ static cmo_err rx_begin(cmo_channel *c, const uint8_t *shape_bytes)
         if (h->aux > c->window) return cmo_fail(CMO_EPROTO, "rank %d returns more than it was given", c->peer);
         c->window -= h->aux;
         break;
-    case CMO_FAIL: c->rx_payload = c->rx_news; break;
+    case CMO_FAIL:
+        free(c->rx_news);
+        c->rx_news = c->rx_payload = malloc(CMO_MAX_FAIL_BYTES);
+        if (!c->rx_news) return cmo_fail(CMO_ENOMEM, "what rank %d tells of a failure", c->peer);
+        break;
     case CMO_BYE:
         if (!cmo_match_keep(c, h, NULL)) cmo_bye_heard(c, h);
         break;
     case CMO_ASK:
         if (h->space != CMO_COLLECTIVE || h->tag != CMO_ASK_TAG)
             return cmo_fail(CMO_EPROTO, "rank %d asks what is no question", c->peer);
-        cmo_match_arrived(c, h, NULL, &c->rx_xfer, &c->rx_early);
+        cmo_match_arrived(c, h, NULL, &c->rx_xfer, &c->rx_unexpected);
         c->rx_xfer = NULL;
-        c->rx_early = NULL;
+        c->rx_unexpected = NULL;
         break;
     case CMO_NFRAMES: break;
     }
@@ -322,7 +323,7 @@ static void rx_moved(cmo_channel *c, uint64_t bytes)
     c->rx_left -= bytes;
     if (c->rx_payload) c->rx_payload += bytes;
     if (c->rx_xfer) c->rx_xfer->done += bytes;
-    if (c->rx_early) c->rx_early->have += bytes;
+    if (c->rx_unexpected) c->rx_unexpected->have += bytes;
 }
 
 static cmo_err rx_whole(cmo_channel *c)
@@ -330,24 +331,26 @@ static cmo_err rx_whole(cmo_channel *c)
     cmo_header *h = &c->rx_header;
     c->rx_in_payload = false;
     if (h->generation != c->engine->generation) return CMO_OK;
-    if (h->kind == CMO_EAGER && !c->rx_early) cmo_channel_credit(c, h); /* else when the receive takes it */
+    if (h->kind == CMO_EAGER && !c->rx_unexpected) cmo_channel_credit(c, h); /* else when the receive takes it */
     if (c->rx_xfer && c->rx_xfer->done == c->rx_xfer->length) cmo_xfer_done(c->rx_xfer);
-    if (c->rx_early && h->kind == CMO_EAGER) {
-        cmo_early *early = c->rx_early;
-        c->rx_early = NULL;
-        cmo_match_whole(early);
+    if (c->rx_unexpected && h->kind == CMO_EAGER) {
+        cmo_unexpected *unexpected = c->rx_unexpected;
+        c->rx_unexpected = NULL;
+        cmo_match_whole(unexpected);
     }
     if (h->kind == CMO_FAIL) {
         cmo_told told;
         CMO_TRY(cmo_failure_parse(h, c->rx_news, &told));
         if (!cmo_match_keep(c, h, c->rx_news)) cmo_failure_heard(c, h, c->rx_news);
+        free(c->rx_news);
+        c->rx_news = NULL;
     }
     c->rx_xfer = NULL;
-    c->rx_early = NULL;
+    c->rx_unexpected = NULL;
     return CMO_OK;
 }
 
-/* Use up what has been read ahead. True if a frame's end or header was passed, so that it is worth going on. */
+/* Use up what has been read ahead, down to less than a header and its shape. */
 static cmo_err rx_consume(cmo_channel *c)
 {
     for (;;) {
@@ -377,6 +380,9 @@ static cmo_err rx_consume(cmo_channel *c)
 static cmo_err channel_receive(cmo_channel *c, bool *moved)
 {
     const cmo_net_ops *ops = c->link->net->ops;
+    if (!c->link->readable) return CMO_OK;
+    if (!c->rx_buffer && !(c->rx_buffer = malloc(c->rx_capacity)))
+        return cmo_fail(CMO_ENOMEM, "what rank %d sends", c->peer);
     for (int reads = 0; reads < 8 && c->link->readable; reads++) { /* then others get their turn */
         if (c->rx_start) { /* what is left of the buffer is less than a header, or nothing */
             memmove(c->rx_buffer, c->rx_buffer + c->rx_start, c->rx_end - c->rx_start);

@@ -4,14 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *cmo_kind_name(cmo_kind kind)
+int cmo_comm_rank_of(const cmo_comm *comm, int world)
 {
-    static const char *const names[] = {
-#define CMO_X(e, name) name,
-        CMO_KINDS(CMO_X)
-#undef CMO_X
-    };
-    return (unsigned)kind < CMO_NKINDS ? names[kind] : "?";
+    /* Members are mostly in rising order of world rank: look where that would put it, then everywhere. */
+    for (int i = world < comm->size ? world : comm->size - 1; i >= 0; i--)
+        if (comm->world[i] == world) return i;
+    for (int i = 0; i < comm->size; i++)
+        if (comm->world[i] == world) return i;
+    return -1;
 }
 
 size_t cmo_comm_piece_bytes(const cmo_engine *e)
@@ -55,7 +55,6 @@ static cmo_err comm_map_pieces(cmo_comm *c, const uint64_t *offset)
     c->piece_bytes = bytes;
     return CMO_OK;
 }
-
 
 /* Ids need no agreement: ranks that make a communicator make it from the same parent, as the same child of it. Nor can
  * threads that make several at once upset each other. 64 bits, so that no two meet by chance. */
@@ -124,7 +123,7 @@ cmo_err cmo_comm_create(cmo_comm **out, cmo_engine *e, uint64_t id, const int *w
     cmo_list_init(&c->busy);
     cmo_list_init(&c->queue);
     cmo_list_init(&c->posted);
-    cmo_list_init(&c->early);
+    cmo_list_init(&c->unexpected);
     size_t n = (size_t)size;
     c->world = malloc(n * sizeof *c->world);
     c->host = malloc(n * sizeof *c->host);
@@ -160,7 +159,7 @@ void cmo_comm_free(cmo_comm *c)
     if (!c) return;
     cmo_comm_free(c->local_comm);
     cmo_comm_free(c->cross_comm);
-    CMO_EACH(n, &c->early) cmo_early_free(CMO_ENTRY(n, cmo_early, node));
+    CMO_EACH(n, &c->unexpected) cmo_unexpected_free(CMO_ENTRY(n, cmo_unexpected, node));
     cmo_list_remove(&c->node);
     free(c->world);
     free(c->host);
@@ -293,7 +292,7 @@ void cmo_comm_close(cmo_comm *c)
 bool cmo_comm_retire(cmo_comm *c)
 {
     cmo_engine *e = c->engine;
-    cmo_comm *p = c->local_comm ? c->local_comm : c;
+    cmo_comm *p = cmo_comm_with_pieces(c);
     if (!cmo_list_empty(&c->queue)) return false;
     for (int i = 0; p->piece && i < p->nlocal; i++)
         if (i != p->local && !e->dead[p->world[p->locals[i]]] &&
@@ -303,12 +302,3 @@ bool cmo_comm_retire(cmo_comm *c)
     cmo_comm_free(c);
     return true;
 }
-
-cmo_err cmo_shared_alloc(cmo_engine *e, size_t bytes, void **address, uint64_t *offset)
-{
-    CMO_TRY(cmo_window_alloc(e->window, bytes, offset));
-    *address = (char *)cmo_window_base(e->window) + *offset;
-    return CMO_OK;
-}
-
-void cmo_shared_free(cmo_engine *e, uint64_t offset, size_t bytes) { cmo_window_free(e->window, offset, bytes); }

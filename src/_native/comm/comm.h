@@ -9,7 +9,7 @@
 typedef struct cmo_engine cmo_engine;
 typedef struct cmo_comm cmo_comm;
 
-enum { CMO_HISTORY = 64 }; /* fingerprints kept of past collectives, for messages that come late */
+enum { CMO_FINGERPRINTS = 64 }; /* kept of the last collectives, to compare messages that come late with */
 
 struct cmo_comm {
     cmo_engine *engine;
@@ -34,8 +34,9 @@ struct cmo_comm {
 
     uint64_t seq;               /* of the last collective started here */
     uint64_t chain;             /* its fingerprint */
-    cmo_past past[CMO_PAST];    /* the latest collectives called here, at [seq % CMO_PAST] */
-    uint64_t history[CMO_HISTORY]; /* fingerprint of collective seq at [seq % CMO_HISTORY] */
+    cmo_recent_call recent[CMO_RECENT]; /* the latest collectives called here, for error messages; at
+                                   [seq % CMO_RECENT] */
+    uint64_t fingerprints[CMO_FINGERPRINTS]; /* fingerprint of collective seq at [seq % CMO_FINGERPRINTS] */
     uint64_t round;             /* staging rounds that past collectives have used */
     uint64_t safe_seq;          /* every member is known to have finished this collective */
     uint64_t safe_round;        /* every member is known to have consumed this many rounds */
@@ -48,7 +49,7 @@ struct cmo_comm {
 
     cmo_node queue;             /* collectives not yet ended; the first is the one that is stepped */
     cmo_node posted;            /* receives that have not matched */
-    cmo_node early;             /* messages that have not matched, in order of arrival */
+    cmo_node unexpected;        /* messages that have not matched, in order of arrival */
     struct {                    /* is the collective getting on? See comm/ask.c */
         uint64_t seq, progress;
         int64_t at, patience;   /* when to look again, and how long after that */
@@ -74,5 +75,30 @@ struct cmo_comm {
 };
 
 static inline bool cmo_comm_shares_memory(const cmo_comm *c) { return c->nhosts == 1 && c->piece; }
+
+/* The part of it whose members share memory with this rank: itself, where all are on this host. Its `piece` is NULL where
+ * there is no such memory. */
+static inline cmo_comm *cmo_comm_with_pieces(cmo_comm *c) { return c->local_comm ? c->local_comm : c; }
+
+/* ------------------------------------------------------------------ making and ending; between cmo_engine_enter and _leave */
+
+/* What each member contributes to making a child communicator, exchanged by an allgather that the caller makes. */
+typedef struct cmo_member {
+    int64_t color, key;      /* color < 0: this rank will not be a member of any child */
+    uint64_t piece_offset;   /* of the piece reserved for the child in this rank's window; 0: none */
+    int64_t error;           /* cmo_err of the reservation */
+} cmo_member;
+
+/* Reserve what a child needs here and fill in `own`. */
+cmo_err cmo_comm_offer(cmo_comm *parent, int64_t color, int64_t key, cmo_member *own);
+/* Build the child from all members' contributions ([parent->size], in rank order). *out is NULL for a color < 0. Frees
+ * the reservation on failure. */
+cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **out);
+/* No more calls from this rank; those in progress end with CMO_EREVOKED. Peers that still wait for it are told. The
+ * struct is freed by the engine. */
+void cmo_comm_close(cmo_comm *comm);
+
+/* Break the communicator: every call of every member in it fails with this error. For the driver. */
+void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text);
 
 #endif

@@ -1,4 +1,5 @@
-/* Who drives an engine, how a call is handed over, and the progress thread. The rules are in engine.h.
+/* Who drives an engine, how a call is handed over, and the fast path of blocking calls. The rules are in engine.h; the
+ * progress thread is in thread.c.
  *
  * `role` is 1 while there is a driver. It is taken by compare and swap. Whoever finds it taken puts its call on the
  * submitted list, under the lock, and looks at the role once more; the driver, after giving the role up, looks at the
@@ -8,31 +9,26 @@
  *
  * The driver holds `driving` while it is one. A thread that must change something for a moment (make or close a
  * communicator) counts itself in `nwanting`, wakes the driver if it sleeps, and takes `driving`, which the driver lets
- * go between two passes. */
+ * go between two passes.
+ *
+ * The fast path: a blocking call among ranks of one host, made while nothing else is in progress here, is tried in a
+ * tight loop of its own steps, without passes over the engine, which cost a small call more than all the rest. When it
+ * does not end there soon, it goes on in the passes, from where it stands. */
 #include "comm/internal.h"
 
-#include <errno.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-static void ring(int fd)
-{
-    uint64_t one = 1;
-    if (fd >= 0 && write(fd, &one, sizeof one) < 0) { /* EAGAIN: it is ringing already */
-    }
-}
+enum {
+    GIVE_WAY_US = 10,   /* between looks whether those who make or close a communicator have done so: they hold up every
+                           call of this rank, for microseconds */
+    SETTLE_US = 1000,   /* between looks whether the others have said where they stood when the communicator broke … */
+    SETTLE_LOOKS = 1000 /* … for about as long as failure.c has them wait for each other (settle_time) */
+};
 
-static void silence(int fd)
-{
-    uint64_t count;
-    if (fd >= 0 && read(fd, &count, sizeof count) < 0) { /* EAGAIN: somebody else did */
-    }
-}
-
-static bool role_take(cmo_engine *e)
+bool cmo_role_take(cmo_engine *e)
 {
     uint32_t free_role = 0;
     if (!atomic_compare_exchange_strong_explicit(&e->role, &free_role, 1, memory_order_seq_cst, memory_order_relaxed))
@@ -69,39 +65,39 @@ static bool role_hand_on(cmo_engine *e)
     return next != NULL;
 }
 
-static void role_leave(cmo_engine *e)
+void cmo_role_leave(cmo_engine *e)
 {
     do {
         bool running = e->running > 0; /* ours to read only while the role is ours */
         if (running && role_hand_on(e)) return;
         pthread_mutex_unlock(&e->driving);
         atomic_store_explicit(&e->role, 0, memory_order_seq_cst);
-        if (running && e->has_thread) ring(e->thread_bell);
-        if (!atomic_load_explicit(&e->nsubmitted, memory_order_seq_cst) || !role_take(e)) return;
+        if (running && e->has_thread) cmo_bell_ring(e->thread_bell);
+        if (!atomic_load_explicit(&e->nsubmitted, memory_order_seq_cst) || !cmo_role_take(e)) return;
         cmo_engine_poll(e); /* takes what was submitted */
     } while (true);
 }
 
 /* Between two passes: let those in who want to change something. */
-static void give_way(cmo_engine *e)
+void cmo_role_give_way(cmo_engine *e)
 {
     if (!atomic_load_explicit(&e->nwanting, memory_order_relaxed)) return;
     pthread_mutex_unlock(&e->driving);
-    while (atomic_load_explicit(&e->nwanting, memory_order_relaxed)) usleep(10);
+    while (atomic_load_explicit(&e->nwanting, memory_order_relaxed)) usleep(GIVE_WAY_US);
     pthread_mutex_lock(&e->driving);
 }
 
 void cmo_engine_enter(cmo_engine *e)
 {
     atomic_fetch_add_explicit(&e->nwanting, 1, memory_order_seq_cst);
-    if (atomic_load_explicit(e->asleep, memory_order_seq_cst)) ring(e->neighbours[e->self].doorbell);
+    if (atomic_load_explicit(e->asleep, memory_order_seq_cst)) cmo_bell_ring(e->neighbours[e->self].doorbell);
     pthread_mutex_lock(&e->driving);
     atomic_fetch_sub_explicit(&e->nwanting, 1, memory_order_relaxed);
 }
 
 void cmo_engine_leave(cmo_engine *e) { pthread_mutex_unlock(&e->driving); }
 
-static void engine_slept(void *engine, const struct epoll_event *events, int n)
+void cmo_engine_slept(void *engine, const struct epoll_event *events, int n)
 {
     cmo_engine *e = engine;
     e->look = true;
@@ -110,7 +106,7 @@ static void engine_slept(void *engine, const struct epoll_event *events, int n)
         if (which >= (uint64_t)e->nlocal) continue; /* the sockets: the next pass looks at them */
         cmo_neighbour *neighbour = &e->neighbours[which];
         if ((int)which == e->self) {
-            silence(neighbour->doorbell);
+            cmo_bell_silence(neighbour->doorbell);
             continue;
         }
         epoll_ctl(e->epoll, EPOLL_CTL_DEL, neighbour->pidfd, NULL);
@@ -132,14 +128,14 @@ static bool op_ended(cmo_op *op) { return atomic_load_explicit(&op->signal, memo
 static cmo_err drive_poll(void *ctx)
 {
     drive_ctx *d = ctx;
-    give_way(d->engine);
+    cmo_role_give_way(d->engine);
     cmo_engine_poll(d->engine);
     return op_ended(d->op) ? CMO_OK : CMO_AGAIN;
 }
 
 static void drive_slept(void *ctx, const struct epoll_event *events, int n)
 {
-    engine_slept(((drive_ctx *)ctx)->engine, events, n);
+    cmo_engine_slept(((drive_ctx *)ctx)->engine, events, n);
 }
 
 /* Drive until the op has ended, the deadline has passed or a signal came. The role is ours. */
@@ -177,8 +173,8 @@ static bool hand_over(cmo_engine *e, cmo_op *op)
     cmo_list_append(&e->submitted, &op->node);
     atomic_fetch_add_explicit(&e->nsubmitted, 1, memory_order_seq_cst);
     pthread_mutex_unlock(&e->lock);
-    if (role_take(e)) return true;
-    if (atomic_load_explicit(e->asleep, memory_order_seq_cst)) ring(e->neighbours[e->self].doorbell);
+    if (cmo_role_take(e)) return true;
+    if (atomic_load_explicit(e->asleep, memory_order_seq_cst)) cmo_bell_ring(e->neighbours[e->self].doorbell);
     return false;
 }
 
@@ -208,7 +204,7 @@ cmo_err cmo_op_wait(cmo_op *op, double seconds)
     cmo_engine *e = op->engine;
     int64_t until = cmo_deadline(seconds);
     while (!op_ended(op)) {
-        bool mine = role_take(e);
+        bool mine = cmo_role_take(e);
         if (!mine) {
             pthread_mutex_lock(&e->lock);
             op->waited = !op_ended(op);
@@ -229,7 +225,7 @@ cmo_err cmo_op_wait(cmo_op *op, double seconds)
                 cmo_engine_poll(e);
                 err = CMO_OK;
             }
-            role_leave(e);
+            cmo_role_leave(e);
         } else if (cmo_now() >= until) {
             err = cmo_fail(CMO_ETIMEOUT, "the call has not ended within %g s", seconds);
         } else if (e->waiter.interrupted && e->waiter.interrupted(e->waiter.interrupt_ctx)) {
@@ -246,7 +242,7 @@ cmo_err cmo_op_wait(cmo_op *op, double seconds)
 static cmo_err comm_usable(cmo_op *op, cmo_comm *comm, const cmo_call *call)
 {
     op->lost = -1;
-    cmo_comm *p = comm->local_comm ? comm->local_comm : comm;
+    cmo_comm *p = cmo_comm_with_pieces(comm);
     if (comm->closed) return cmo_fail(CMO_EREVOKED, "the communicator is closed");
     /* A look at a word that is ours until somebody breaks the communicator. */
     bool aborted = p->piece && atomic_load_explicit(&p->piece[p->local]->abort, memory_order_relaxed);
@@ -258,9 +254,9 @@ static cmo_err comm_usable(cmo_op *op, cmo_comm *comm, const cmo_call *call)
     cmo_failure_late(comm, call);
     /* What others have told may have waited for a driver */
     if (!comm->engine->threadless) cmo_engine_poll(comm->engine);
-    for (int i = 0; i < 1000 && !comm->engine->threadless && !cmo_failure_settled(comm); i++) {
+    for (int i = 0; i < SETTLE_LOOKS && !comm->engine->threadless && !cmo_failure_settled(comm); i++) {
         cmo_engine_poll(comm->engine);
-        usleep(1000);
+        usleep(SETTLE_US);
     }
     cmo_failure_text(comm, text, sizeof text);
     cmo_err err = cmo_fail(comm->failed, "the communicator is broken: %s", text);
@@ -286,32 +282,34 @@ static cmo_err wait_for_driver(cmo_engine *e, cmo_op *op)
     return err;
 }
 
-/* Looks without an advance before a call goes the general way, and advances after which it does in any case: other
- * threads, messages and news of failures wait meanwhile. */
-enum { ALONE_LOOKS = 256, ALONE_YIELDS = 32, ALONE_ADVANCES = 64 };
+/* Looks without an advance before a call leaves the fast path, and advances after which it does in any case: other
+ * threads, messages and news of failures wait meanwhile. With more ranks than cores each look gives the core away, so
+ * the peers get on between two looks, and a look takes a turn of theirs: then few of them tell as much, and cost more. */
+enum { FAST_LOOKS = 256, FAST_YIELDS = 32, FAST_ADVANCES = 64 };
 
-/* May a call among ranks of this host be tried the short way: in a tight loop of its own steps, without passes over the
- * engine, which cost a small call more than all the rest? Only while nothing else is in progress here. */
-static bool may_go_alone(cmo_engine *e, cmo_comm *c)
+/* Only while nothing else is in progress here, and nobody has broken the communicator. */
+static bool may_run_fast(cmo_engine *e, cmo_comm *c)
 {
     return c->piece && c->nhosts == 1 && !e->running && !c->failed &&
            !atomic_load_explicit(&e->nsubmitted, memory_order_relaxed) &&
            !atomic_load_explicit(&c->piece[c->local]->abort, memory_order_relaxed);
 }
 
-/* True: the call has ended well. Otherwise it goes on in the passes from where it stands. The role is ours. */
-static bool run_alone(cmo_engine *e, cmo_op *op)
+/* True: the call has ended well. Otherwise it goes on in the passes from where it stands. The role is ours. What it does
+ * with a call is what op_steps and op_end of engine.c do, but for what cannot be here: a broken communicator, a call
+ * that another thread looks at. A change to one belongs in the other. */
+static bool run_fast(cmo_engine *e, cmo_op *op)
 {
     cmo_comm *c = op->comm;
     cmo_err err = CMO_OK;
-    if (!may_go_alone(e, c)) return false;
+    if (!may_run_fast(e, c)) return false;
     if (!op->point) {
         cmo_call call = op->call;
         err = e->collectives->start(op, c, &call);
     }
-    unsigned last = op->advanced, end = last + ALONE_ADVANCES;
+    unsigned last = op->advanced, end = last + FAST_ADVANCES;
     bool crowded = e->waiter.crowded;
-    int looks = crowded ? ALONE_YIELDS : ALONE_LOOKS;
+    const int looks = crowded ? FAST_YIELDS : FAST_LOOKS;
     for (int n = 0; err == CMO_OK && n < looks && op->advanced != end; n++) {
         err = op->step(op);
         if (err == CMO_OK && !op->err) {
@@ -333,20 +331,20 @@ static bool run_alone(cmo_engine *e, cmo_op *op)
 cmo_err cmo_op_run(cmo_op *op)
 {
     cmo_engine *e = op->engine;
-    if (!role_take(e)) {
+    if (!cmo_role_take(e)) {
         op->shared = true;
         if (!hand_over(e, op)) return wait_for_driver(e, op);
         cmo_engine_poll(e);
     } else {
-        if (run_alone(e, op)) {
-            role_leave(e);
+        if (run_fast(e, op)) {
+            cmo_role_leave(e);
             return CMO_OK;
         }
         cmo_engine_submit(e, op);
     }
     cmo_err err = op_ended(op) ? CMO_OK : drive(e, op, op->deadline);
     if (!op_ended(op)) drive_to_end(e, op, err);
-    role_leave(e);
+    cmo_role_leave(e);
     return op_result(op);
 }
 
@@ -355,13 +353,13 @@ void cmo_op_launch(cmo_op *op)
     cmo_engine *e = op->engine;
     if (e->threadless) {
         cmo_engine_submit(e, op);
-    } else if (role_take(e)) {
+    } else if (cmo_role_take(e)) {
         cmo_engine_submit(e, op);
         cmo_engine_poll(e); /* what needs nobody else is over at once */
-        role_leave(e);
+        cmo_role_leave(e);
     } else if (hand_over(e, op)) {
         cmo_engine_poll(e);
-        role_leave(e);
+        cmo_role_leave(e);
     }
 }
 
@@ -392,97 +390,4 @@ cmo_err cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool share
     op->point = true;
     memset(op->inline_state, 0, sizeof(cmo_xfer));
     return CMO_OK;
-}
-
-/* ------------------------------------------------------------------ the progress thread */
-
-static cmo_err thread_poll(void *engine)
-{
-    cmo_engine *e = engine;
-    give_way(e);
-    cmo_engine_poll(e);
-    return e->running && !atomic_load_explicit(&e->stop, memory_order_relaxed) ? CMO_AGAIN : CMO_OK;
-}
-
-/* It sleeps until it is rung, because there are calls that nobody waits for, or until the sockets have something: then
- * it takes in what comes (connections, messages before their receives, news of failures), though this rank is in no
- * call. */
-static void *thread_main(void *engine)
-{
-    cmo_engine *e = engine;
-    while (!atomic_load_explicit(&e->stop, memory_order_acquire)) {
-        struct epoll_event event;
-        int n = epoll_wait(e->thread_epoll, &event, 1, -1);
-        silence(e->thread_bell);
-        if (n <= 0 || atomic_load_explicit(&e->stop, memory_order_acquire)) continue;
-        if (role_take(e)) {
-            cmo_wait(&e->thread_waiter, thread_poll, engine_slept, e, CMO_NEVER);
-            role_leave(e);
-        } else if (event.data.u64) {
-            usleep(2000); /* a driver is at it; the sockets stay readable until it has looked, so do not spin on that */
-        }
-    }
-    return NULL;
-}
-
-cmo_err cmo_engine_start_thread(cmo_engine *e)
-{
-    sigset_t all, before;
-    sigfillset(&all); /* signals are for the threads of the program */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&e->thread, NULL, thread_main, e);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (rc) return cmo_fail(CMO_ESYS, "the progress thread: %s", strerror(rc));
-    e->has_thread = true;
-    return CMO_OK;
-}
-
-/* Let what is queued go out, for a while: the last frames say that we leave. */
-static void flush(cmo_engine *e)
-{
-    int64_t until = cmo_now() + 2 * CMO_SECOND;
-    for (bool idle = false; !idle && cmo_now() < until;) {
-        idle = true;
-        if (e->remote) e->remote->ops->poll(e->remote);
-        CMO_EACH(n, &e->channels) {
-            cmo_channel *c = CMO_ENTRY(n, cmo_channel, node);
-            cmo_channel_pump(c);
-            /* Also what waits for its connection: a rank that has not heard of a failure from us would blame us for it. */
-            if (!cmo_channel_idle(c) && !e->dead[c->peer]) idle = false;
-        }
-        if (!idle) usleep(100);
-    }
-}
-
-static void thread_stop(cmo_engine *e)
-{
-    if (!e->has_thread) return;
-    atomic_store_explicit(&e->stop, 1, memory_order_release);
-    ring(e->thread_bell);
-    ring(e->neighbours[e->self].doorbell);
-    pthread_join(e->thread, NULL);
-    e->has_thread = false;
-}
-
-static cmo_comm *any_open(cmo_engine *e)
-{
-    CMO_EACH(n, &e->comms)
-        if (!CMO_ENTRY(n, cmo_comm, node)->outer) return CMO_ENTRY(n, cmo_comm, node);
-    return NULL;
-}
-
-void cmo_engine_close(cmo_engine *e)
-{
-    cmo_engine_enter(e);
-    for (cmo_comm *c; (c = any_open(e));) cmo_comm_close(c);
-    cmo_engine_leave(e);
-    ring(e->neighbours[e->self].doorbell); /* a driver may sleep for a call that has just ended */
-}
-
-void cmo_engine_destroy(cmo_engine *e)
-{
-    cmo_engine_close(e);
-    thread_stop(e);
-    if (!e->threadless) flush(e);
-    cmo_engine_release(e);
 }

@@ -1,6 +1,7 @@
 /* A rank's engine: what it is made of, and one pass over all that is in progress. Who makes the passes is in
  * drive.c. */
 #include "comm/internal.h"
+#include "transport/shm.h"
 
 #include <sched.h>
 #include <stdio.h>
@@ -55,7 +56,7 @@ static void op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text)
 
 void cmo_op_abandon(cmo_op *op) { op_end(op->comm->engine, op, CMO_EREVOKED, "the communicator was closed"); }
 
-/* Start or go on with a call. True if it has ended well. What goes wrong is in op->err and op->text. */
+/* Start or go on with a call; run_fast of drive.c does the same for a call that is alone. True if it has ended well. What goes wrong is in op->err and op->text. */
 static bool op_steps(cmo_engine *e, cmo_comm *comm, cmo_op *op)
 {
     cmo_err err = CMO_OK;
@@ -107,7 +108,7 @@ static void pass_collective(cmo_engine *e, cmo_comm *comm)
 
 static void pass_point(cmo_engine *e, cmo_op *op)
 {
-    cmo_err err = cmo_point_step(op);
+    cmo_err err = op->step(op);
     if (op->err) op_end(e, op, op->err, op->text);
     else if (err != CMO_AGAIN) op_end(e, op, err, cmo_reason());
     else if (op->comm->failed) {
@@ -295,7 +296,7 @@ static void engine_free(cmo_engine *e)
         if (!c->outer) cmo_comm_free(c), n_next = e->comms.next; /* its parts have gone with it */
     }
     CMO_EACH(n, &e->retired) cmo_comm_free(CMO_ENTRY(n, cmo_comm, node));
-    CMO_EACH(n, &e->orphans) cmo_early_free(CMO_ENTRY(n, cmo_early, node));
+    CMO_EACH(n, &e->orphans) cmo_unexpected_free(CMO_ENTRY(n, cmo_unexpected, node));
     CMO_EACH(n, &e->channels) cmo_channel_free(CMO_ENTRY(n, cmo_channel, node));
     if (e->shm) e->shm->ops->close(e->shm);
     if (e->epoll >= 0) close(e->epoll);

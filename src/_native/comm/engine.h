@@ -3,7 +3,8 @@
  * All state of an engine is touched by one thread at a time, the driver. A thread that makes a blocking call becomes
  * the driver if there is none, and steps every call in progress, its own among them, until its own has ended; if there
  * is a driver it hands its call over and sleeps until it is told that the call has ended, or that it is to drive now.
- * The progress thread drives the calls that nobody waits for. In simulation there are no threads: the scheduler calls
+ * The progress thread drives the calls that nobody waits for. A small call may end before any pass is made, on the fast
+ * path (drive.c). In simulation there are no threads: the scheduler calls
  * cmo_engine_poll. */
 #ifndef CMO_ENGINE_H
 #define CMO_ENGINE_H
@@ -52,7 +53,7 @@ bool cmo_engine_poll(cmo_engine *e);
 
 enum { CMO_OP_RUNNING, CMO_OP_DRIVE, CMO_OP_ENDED };
 
-/* Make the call and wait for its end. The op is the caller's, need not be initialised, and may be on the stack. On
+/* Make the call and wait for its end. The op is the caller's, need not be initialized, and may be on the stack. On
  * failure the reason is recorded (cmo_reason). timeout in seconds, negative: for ever. */
 cmo_err cmo_call_blocking(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout);
 
@@ -103,30 +104,5 @@ cmo_err cmo_probe_now(cmo_comm *comm, int source, int64_t tag, cmo_status *statu
  * of a pass. */
 void cmo_engine_enter(cmo_engine *e);
 void cmo_engine_leave(cmo_engine *e);
-
-/* ------------------------------------------------------------------ communicators; between enter and leave */
-
-/* What each member contributes to making a child communicator, exchanged by an allgather that the caller makes. */
-typedef struct cmo_member {
-    int64_t color, key;      /* color < 0: this rank will not be a member of any child */
-    uint64_t piece_offset;   /* of the piece reserved for the child in this rank's window; 0: none */
-    int64_t error;           /* cmo_err of the reservation */
-} cmo_member;
-
-/* Reserve what a child needs here and fill in `own`. */
-cmo_err cmo_comm_offer(cmo_comm *parent, int64_t color, int64_t key, cmo_member *own);
-/* Build the child from all members' contributions ([parent->size], in rank order). *out is NULL for a color < 0. Frees
- * the reservation on failure. */
-cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **out);
-/* No more calls from this rank; those in progress end with CMO_EREVOKED. Peers that still wait for it are told. The
- * struct is freed by the engine. */
-void cmo_comm_close(cmo_comm *comm);
-
-/* Break the communicator: every call of every member in it fails with this error. For the driver. */
-void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text);
-
-/* Memory that every member on this host can address. */
-cmo_err cmo_shared_alloc(cmo_engine *e, size_t bytes, void **address, uint64_t *offset);
-void cmo_shared_free(cmo_engine *e, uint64_t offset, size_t bytes);
 
 #endif

@@ -14,7 +14,6 @@ static const int64_t settle_time = CMO_SECOND;   /* how long a failure waits for
 static const int64_t parting_time = CMO_SECOND / 4; /* for what a rank of this host sent before it closed to come */
 
 static cmo_comm *outermost(cmo_comm *c) { return c->outer ? c->outer : c; }
-static cmo_comm *with_pieces(cmo_comm *c) { return c->local_comm ? c->local_comm : c; }
 
 /* The collective that this rank is in, or NULL. */
 static cmo_op *current(cmo_comm *c)
@@ -62,7 +61,7 @@ static void tell_remote(cmo_comm *c)
 
 static void tell_local(cmo_comm *c)
 {
-    cmo_comm *p = with_pieces(c);
+    cmo_comm *p = cmo_comm_with_pieces(c);
     if (!p->piece) return;
     cmo_verdict *v = &p->piece[p->local]->verdict;
     v->lost = lost_rank(c); /* as numbered in the outermost communicator, which all of them share */
@@ -91,7 +90,7 @@ void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text)
     if (c->cross_comm) c->cross_comm->failed = err;
     if (c->told || (c->told = calloc((size_t)c->size, sizeof *c->told))) {
         c->told[c->rank] = (cmo_told){.heard = true, .in_call = op != NULL, .seq = c->seq};
-        memcpy(c->told[c->rank].past, c->past, sizeof c->past);
+        memcpy(c->told[c->rank].recent, c->recent, sizeof c->recent);
     }
     bool asks = err == CMO_EMISMATCH || err == CMO_ETIMEOUT;
     c->settle = cmo_engine_now(e) + (asks && c->told ? settle_time : 0);
@@ -111,8 +110,8 @@ void cmo_failure_differs(cmo_comm *comm, int rank, uint64_t seq)
 
 bool cmo_failure_compare(cmo_comm *comm, int rank, uint64_t seq, uint64_t fingerprint)
 {
-    if (seq > comm->seq || comm->seq - seq >= CMO_HISTORY) return false;
-    if (comm->history[seq % CMO_HISTORY] == fingerprint) return false;
+    if (seq > comm->seq || comm->seq - seq >= CMO_FINGERPRINTS) return false;
+    if (comm->fingerprints[seq % CMO_FINGERPRINTS] == fingerprint) return false;
     cmo_failure_differs(comm, rank, seq);
     return true;
 }
@@ -125,9 +124,9 @@ void cmo_failure_late(cmo_comm *comm, const cmo_call *call)
     cmo_told *own = &c->told[c->rank];
     own->in_call = true;
     own->seq = c->seq + 1;
-    own->past[own->seq % CMO_PAST] = (cmo_past){.seq = own->seq, .count = call->count, .root = call->root,
-                                                .kind = (uint8_t)call->kind, .op = (uint8_t)call->op,
-                                                .dtype = (uint8_t)call->dtype};
+    own->recent[own->seq % CMO_RECENT] = (cmo_recent_call){
+        .seq = own->seq, .count = call->count, .root = call->root, .kind = (uint8_t)call->kind,
+        .op = (uint8_t)call->op, .dtype = (uint8_t)call->dtype};
     tell_remote(c);
     c->settle = cmo_engine_now(c->engine) + settle_time; /* for those who have waited to hear this */
 }
@@ -140,8 +139,8 @@ static bool is_ahead(cmo_comm *c, const cmo_told *told)
 {
     const cmo_op *op = current(c);
     if (!op || told->seq <= op->seq) return false;
-    const cmo_past *past = &told->past[op->seq % CMO_PAST];
-    return past->seq == op->seq && past->fingerprint == op->fingerprint;
+    const cmo_recent_call *recent = &told->recent[op->seq % CMO_RECENT];
+    return recent->seq == op->seq && recent->fingerprint == op->fingerprint;
 }
 
 /* Has this rank come to the collective about which others have disagreed already? */
@@ -182,7 +181,7 @@ void cmo_failure_heard(cmo_channel *channel, const cmo_header *h, const uint8_t 
     channel->engine->moved = true;
 }
 
-/* Nothing more comes from this rank: it has closed. Fails what waits for it. */
+/* Is there still somebody to do its part of this transfer? */
 void cmo_xfer_expect(cmo_xfer *x)
 {
     cmo_comm *c = x->op->comm;
@@ -196,6 +195,7 @@ void cmo_xfer_expect(cmo_xfer *x)
     cmo_xfer_fail(x, CMO_EPEERLOST, text);
 }
 
+/* Nothing more comes from this rank: it has closed. Fails what waits for it. */
 static void member_left(cmo_comm *c, int rank)
 {
     if (c->left[rank]) return;
@@ -256,16 +256,17 @@ static void look_who_closed(cmo_comm *c, cmo_comm *p)
 static void look_at(const cmo_piece *piece, cmo_told *told)
 {
     *told = (cmo_told){.heard = true};
-    for (int k = 0; k < CMO_POSTS; k++) {
+    for (int k = 0; k < CMO_ANNOUNCEMENTS; k++) {
+        const cmo_announcement *a = &piece->announcement[k];
         const cmo_record *r = &piece->record[k];
-        uint64_t seq = atomic_load_explicit(&piece->post[k].seq, memory_order_acquire);
+        uint64_t seq = atomic_load_explicit(&a->seq, memory_order_acquire);
         if (seq > told->seq) told->seq = seq;
-        told->past[k] = (cmo_past){.seq = seq, .fingerprint = piece->post[k].fingerprint, .count = r->count,
-                                   .root = r->root, .kind = r->kind, .op = r->op, .dtype = r->dtype};
+        told->recent[k] = (cmo_recent_call){.seq = seq, .fingerprint = a->fingerprint, .count = r->count, .root = r->root,
+                                            .kind = r->kind, .op = r->op, .dtype = r->dtype};
     }
     told->in_call = told->seq > atomic_load_explicit(&piece->finished, memory_order_acquire);
 }
-_Static_assert((int)CMO_PAST == (int)CMO_POSTS, "a post and a past call have the same place");
+_Static_assert((int)CMO_RECENT == (int)CMO_ANNOUNCEMENTS, "announcements and recent calls have the same places");
 
 static void take_verdict(cmo_comm *p, const cmo_piece *theirs)
 {
@@ -288,7 +289,7 @@ static void take_verdict(cmo_comm *p, const cmo_piece *theirs)
 /* Look into shared memory: has somebody broken the communicator, or closed it before the collective that we are in? */
 void cmo_failure_look(cmo_comm *comm)
 {
-    cmo_comm *c = outermost(comm), *p = with_pieces(c);
+    cmo_comm *c = outermost(comm), *p = cmo_comm_with_pieces(c);
     if (c->failed) return;
     if (doom_has_come(c)) {
         char text[CMO_TEXT];
@@ -310,8 +311,8 @@ void cmo_failure_look(cmo_comm *comm)
     if (!op || !op->step) return;
     for (int i = 0; i < p->nlocal; i++) {
         if (i == p->local || !atomic_load_explicit(&p->piece[i]->closed, memory_order_acquire)) continue;
-        if (atomic_load_explicit(&p->piece[i]->post[op->seq % CMO_POSTS].seq, memory_order_acquire) >= op->seq)
-            continue;
+        const cmo_announcement *theirs = &p->piece[i]->announcement[op->seq % CMO_ANNOUNCEMENTS];
+        if (atomic_load_explicit(&theirs->seq, memory_order_acquire) >= op->seq) continue;
         char text[CMO_TEXT];
         int rank = cmo_comm_rank_of(c, p->world[p->locals[i]]);
         snprintf(text, sizeof text, "rank %d has closed the communicator", rank);
@@ -345,7 +346,7 @@ void cmo_peer_lost(cmo_engine *e, int world, const char *cause)
 
 /* ------------------------------------------------------------------ explaining */
 
-static void describe(char *out, size_t n, const cmo_past *call)
+static void describe(char *out, size_t n, const cmo_recent_call *call)
 {
     cmo_kind kind = (cmo_kind)call->kind;
     char what[64] = "", at[32] = "";
@@ -366,7 +367,7 @@ static void describe(char *out, size_t n, const cmo_past *call)
 }
 
 /* Is it known where this rank stands, for a failure of collective `seq`? */
-static bool has_told(const cmo_comm *c, int r, uint64_t seq)
+static bool position_known(const cmo_comm *c, int r, uint64_t seq)
 {
     cmo_told told;
     if (r == c->rank || c->lost[r] || c->left[r]) return true;
@@ -390,14 +391,14 @@ static uint64_t first_difference(const cmo_comm *c, uint64_t seq)
         cmo_told told = position(c, r);
         if (told.heard && told.seq > last) last = told.seq;
     }
-    for (uint64_t s = last > CMO_PAST ? last - CMO_PAST + 1 : 1; s <= last; s++) {
-        cmo_past known = {0};
+    for (uint64_t s = last > CMO_RECENT ? last - CMO_RECENT + 1 : 1; s <= last; s++) {
+        cmo_recent_call known = {0};
         for (int r = 0; r < c->size; r++) {
             cmo_told told = position(c, r);
-            const cmo_past *past = &told.past[s % CMO_PAST];
-            if (!told.heard || past->seq != s) continue;
-            if (known.seq && known.fingerprint != past->fingerprint) return s;
-            known = *past;
+            const cmo_recent_call *recent = &told.recent[s % CMO_RECENT];
+            if (!told.heard || recent->seq != s) continue;
+            if (known.seq && known.fingerprint != recent->fingerprint) return s;
+            known = *recent;
         }
     }
     return seq;
@@ -422,7 +423,7 @@ static bool all_have_told(cmo_comm *c)
     if (!asks || !c->told || cmo_engine_now(c->engine) >= c->settle) return true;
     uint64_t seq = c->failed == CMO_EMISMATCH ? first_difference(c, c->failed_seq) : c->failed_seq;
     for (int r = 0; r < c->size; r++)
-        if (!has_told(c, r, seq)) return false;
+        if (!position_known(c, r, seq)) return false;
     return true;
 }
 
@@ -441,8 +442,8 @@ static void list_calls(const cmo_comm *c, uint64_t seq, char *out, size_t n)
     for (int r = 0; r < c->size && at + 1 < n; r++) {
         char call[128] = "has not arrived";
         cmo_told told = position(c, r);
-        const cmo_past *past = &told.past[seq % CMO_PAST];
-        if (told.heard && past->seq == seq) describe(call, sizeof call, past);
+        const cmo_recent_call *recent = &told.recent[seq % CMO_RECENT];
+        if (told.heard && recent->seq == seq) describe(call, sizeof call, recent);
         else if (told.heard && told.seq > seq) snprintf(call, sizeof call, "went on");
         at += (size_t)snprintf(out + at, n - at, "%srank %d: %s", r ? "; " : "", r, call);
     }

@@ -1,4 +1,17 @@
-/* What the files of this room share and nobody else sees. */
+/* What the files of this room share and nobody else sees.
+ *
+ *     engine.c   a rank's engine, and one pass over all that is in progress
+ *     drive.c    who makes the passes; calls that are made, handed over, waited for; the fast path
+ *     thread.c   the progress thread, and the engine's end
+ *     comm.c     communicators: members, hosts, pieces, children, their end
+ *     point.c    point-to-point calls
+ *     channel.c  frames to and from one peer
+ *     match.c    messages meet receives
+ *     ask.c      who waits too long asks
+ *     failure.c  what happens when something goes wrong between ranks
+ *     told.c     where a rank stands, as it tells the others then
+ *     call.c     names of calls
+ *     op.c       the first error of a call */
 #ifndef CMO_INTERNAL_H
 #define CMO_INTERNAL_H
 
@@ -8,21 +21,22 @@
 #include "base/wait.h"
 
 #include <pthread.h>
+#include <unistd.h>
 
 /* ------------------------------------------------------------------ channel.c: frames to and from one peer */
 
 enum { CMO_FRAME_HEAD = CMO_HEADER_BYTES + 8 * CMO_MAX_DIMS };
 
-/* A message that came before its receive. */
-typedef struct cmo_early {
-    cmo_node node;          /* in comm->early or engine->orphans */
+/* A message that came before its receive was posted. */
+typedef struct cmo_unexpected {
+    cmo_node node;          /* in comm->unexpected or engine->orphans */
     struct cmo_channel *channel;
     cmo_header header;
     uint64_t shape[CMO_MAX_DIMS];
     uint8_t *data;          /* EAGER: [header.length]; owned */
     uint64_t have;          /* bytes of it that are here */
     cmo_xfer *claimed;      /* matched while it was still arriving: copied there when whole */
-} cmo_early;
+} cmo_unexpected;
 
 typedef struct cmo_control { /* a frame without a transfer, to be sent */
     cmo_node node;
@@ -40,7 +54,7 @@ typedef struct cmo_channel {
     uint64_t asked;         /* the last round of questions in which it got one; see engine->asks */
 
     cmo_node control;       /* frames to be sent before any transfer's */
-    cmo_node sends;         /* transfers to be announced, in the order of their posts */
+    cmo_node sends;         /* transfers to be announced, in the order in which they were posted */
     cmo_node moving;        /* transfers whose bytes may go, served in turn */
     uint64_t window;        /* bytes of eager messages that the peer has not given back */
     uint64_t owed;          /* bytes that we have not given back to the peer */
@@ -52,19 +66,19 @@ typedef struct cmo_channel {
     uint64_t tx_left, tx_bytes;
     cmo_xfer *tx_xfer;      /* whose payload it is */
     cmo_control *tx_control;
-    uint8_t *tx_orphan;     /* the rest of a frame whose transfer was cancelled; owned */
+    uint8_t *tx_orphan;     /* the rest of a frame whose transfer was canceled; owned */
     bool tx_blocked;
 
     /* The frame being received. */
-    uint8_t *rx_buffer;     /* bytes read ahead; owned */
+    uint8_t *rx_buffer;     /* [rx_capacity] bytes read ahead, NULL until something comes; owned */
     size_t rx_capacity, rx_start, rx_end;
     bool rx_in_payload;
     cmo_header rx_header;
     uint8_t *rx_payload;    /* where the payload goes; NULL: nowhere */
     uint64_t rx_left;
     cmo_xfer *rx_xfer;
-    cmo_early *rx_early;
-    uint8_t rx_news[CMO_MAX_FAIL_BYTES]; /* the payload of a FAIL frame */
+    cmo_unexpected *rx_unexpected;
+    uint8_t *rx_news;       /* the payload of a FAIL frame while it comes; owned */
 } cmo_channel;
 
 /* The channel to a world rank, its link opened if it was not. NULL with a reason on failure. */
@@ -79,18 +93,18 @@ void cmo_channel_forget(cmo_channel *c, const cmo_xfer *x); /* a transfer that i
 
 /* ------------------------------------------------------------------ match.c: messages meet receives */
 
-/* A header of kind EAGER or RTS has come. Says where an eager payload goes: to a posted transfer, an early message, or
- * nowhere (neither is set). */
-void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shape, cmo_xfer **x, cmo_early **early);
-void cmo_match_posted(cmo_comm *comm, cmo_xfer *x); /* a receive has been posted: take an early message, or wait */
-void cmo_match_whole(cmo_early *early);             /* all of its bytes are here */
+/* A header of kind EAGER or RTS has come. Says where an eager payload goes: to a posted transfer, an unexpected
+ * message, or nowhere (neither is set). */
+void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shape, cmo_xfer **x,
+                       cmo_unexpected **unexpected);
+void cmo_match_posted(cmo_comm *comm, cmo_xfer *x); /* a receive has been posted: take an unexpected message, or wait */
+void cmo_match_whole(cmo_unexpected *unexpected);             /* all of its bytes are here */
 /* A frame without a transfer (FAIL, BYE) is for a communicator that does not exist here yet: keep it. False: it does,
  * or no longer. */
 bool cmo_match_keep(cmo_channel *c, const cmo_header *h, const void *payload);
 void cmo_match_orphans(cmo_engine *e, cmo_comm *comm); /* a communicator has come to be: give it what came for it */
-cmo_early *cmo_match_find(cmo_comm *comm, int source, int64_t tag); /* a point-to-point message that is waiting */
-void cmo_early_free(cmo_early *m);
-int cmo_comm_rank_of(const cmo_comm *comm, int world); /* -1: not a member */
+cmo_unexpected *cmo_match_find(cmo_comm *comm, int source, int64_t tag); /* a point-to-point message that is waiting */
+void cmo_unexpected_free(cmo_unexpected *m);
 
 void cmo_xfer_send(cmo_xfer *x);                      /* queue it for its peer */
 void cmo_xfer_done(cmo_xfer *x);                      /* it has ended well */
@@ -123,7 +137,7 @@ void cmo_failure_look(cmo_comm *comm);                /* abort words, members th
 bool cmo_failure_settled(cmo_comm *comm);             /* everybody has said where it stood, or had the time to */
 void cmo_failure_text(cmo_comm *comm, char *out, size_t n); /* the explanation for this rank's caller */
 
-/* ------------------------------------------------------------------ engine.c, drive.c, point.c */
+/* ------------------------------------------------------------------ engine.c, drive.c, thread.c, point.c */
 
 enum { CMO_CLOSED_IDS = 256, CMO_WORLD_ID = 1 /* of the communicator of all ranks */ };
 
@@ -181,12 +195,26 @@ struct cmo_engine {
     _Atomic uint32_t stop;
 };
 
+/* A doorbell of this process, an eventfd: -1 in simulation. */
+static inline void cmo_bell_ring(int fd)
+{
+    uint64_t one = 1;
+    if (fd >= 0 && write(fd, &one, sizeof one) < 0) { /* EAGAIN: it is ringing already */
+    }
+}
+
+static inline void cmo_bell_silence(int fd)
+{
+    uint64_t count;
+    if (fd >= 0 && read(fd, &count, sizeof count) < 0) { /* EAGAIN: somebody else did */
+    }
+}
+
 static inline int64_t cmo_engine_now(cmo_engine *e) { return e->now ? e->now(e->now_ctx) : cmo_now(); }
 cmo_comm *cmo_engine_find(cmo_engine *e, uint64_t id);
 void cmo_engine_attach(cmo_engine *e, cmo_comm *comm); /* into the list */
 /* For the driver: queue a call, behind all that were handed over before. */
 void cmo_engine_submit(cmo_engine *e, cmo_op *op);
-cmo_err cmo_point_step(cmo_op *op);
 void cmo_point_describe(const cmo_op *op, char *out, size_t n); /* what it waited for in vain */
 cmo_err cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared);
 void cmo_point_pump(cmo_op *op);                       /* move what its message can be in */
@@ -194,6 +222,13 @@ void cmo_point_end(cmo_op *op);                        /* give back what it hold
 cmo_err cmo_op_run(cmo_op *op);                        /* start a prepared op and see it to its end */
 void cmo_op_launch(cmo_op *op);                        /* start a prepared op, whoever drives */
 void cmo_op_abandon(cmo_op *op);                       /* end it: its communicator is being closed */
+
+/* Of who drives; see drive.c. */
+bool cmo_role_take(cmo_engine *e);                     /* become the driver; false: there is one */
+void cmo_role_leave(cmo_engine *e);                    /* to whoever sleeps for a call, to the progress thread, or to
+                                                          nobody */
+void cmo_role_give_way(cmo_engine *e);                 /* between two passes: let those in who want to change something */
+void cmo_engine_slept(void *engine, const struct epoll_event *events, int n); /* see base/wait.h */
 cmo_err cmo_engine_start_thread(cmo_engine *e);
 void cmo_engine_release(cmo_engine *e);                /* free everything */
 
@@ -203,6 +238,7 @@ void cmo_engine_release(cmo_engine *e);                /* free everything */
 cmo_err cmo_comm_create(cmo_comm **out, cmo_engine *e, uint64_t id, const int *world, const int *host, int size,
                         int rank, const uint64_t *piece_offset, cmo_comm *outer);
 void cmo_comm_free(cmo_comm *comm);
+int cmo_comm_rank_of(const cmo_comm *comm, int world); /* -1: not a member */
 size_t cmo_comm_piece_bytes(const cmo_engine *e);
 bool cmo_comm_retire(cmo_comm *comm); /* true: its piece has been given back, it may be freed */
 

@@ -9,21 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-int cmo_comm_rank_of(const cmo_comm *comm, int world)
-{
-    /* Members are mostly in rising order of world rank: look where that would put it, then everywhere. */
-    for (int i = world < comm->size ? world : comm->size - 1; i >= 0; i--)
-        if (comm->world[i] == world) return i;
-    for (int i = 0; i < comm->size; i++)
-        if (comm->world[i] == world) return i;
-    return -1;
-}
-
-void cmo_early_free(cmo_early *m)
+void cmo_unexpected_free(cmo_unexpected *m)
 {
     cmo_channel *c = m->channel;
-    if (c->rx_early == m) { /* the rest of it goes nowhere */
-        c->rx_early = NULL;
+    if (c->rx_unexpected == m) { /* the rest of it goes nowhere */
+        c->rx_unexpected = NULL;
         c->rx_payload = NULL;
     } else if (m->header.kind == CMO_EAGER) {
         cmo_channel_credit(c, &m->header);
@@ -101,23 +91,15 @@ void cmo_xfer_cancel(cmo_xfer *x)
 {
     if (x->state == CMO_X_WAITING || x->state == CMO_X_MOVING) {
         if (x->channel) cmo_channel_forget(x->channel, x);
-        CMO_EACH(n, &x->op->comm->early) {
-            cmo_early *m = CMO_ENTRY(n, cmo_early, node);
-            if (m->claimed == x) cmo_early_free(m);
+        CMO_EACH(n, &x->op->comm->unexpected) {
+            cmo_unexpected *m = CMO_ENTRY(n, cmo_unexpected, node);
+            if (m->claimed == x) cmo_unexpected_free(m);
         }
         xfer_leave(x);
     }
     x->state = CMO_X_IDLE;
     free(x->got_shape);
     x->got_shape = NULL;
-}
-
-void cmo_op_fail(cmo_op *op, cmo_err err, const char *text)
-{
-    if (op->err) return;
-    op->err = err;
-    snprintf(op->text, sizeof op->text, "%s", text);
-    op->comm->engine->moved = true;
 }
 
 /* ------------------------------------------------------------------ a match */
@@ -184,22 +166,22 @@ static bool match_take(cmo_xfer *x, cmo_channel *c, const cmo_header *h, const u
     return true;
 }
 
-static void early_copy(cmo_early *m, cmo_xfer *x)
+static void unexpected_copy(cmo_unexpected *m, cmo_xfer *x)
 {
     if (x->length) memcpy(x->buffer, m->data, x->length);
     x->done = x->length;
-    cmo_early_free(m);
+    cmo_unexpected_free(m);
     cmo_xfer_done(x);
 }
 
-void cmo_match_whole(cmo_early *m)
+void cmo_match_whole(cmo_unexpected *m)
 {
-    if (m->claimed) early_copy(m, m->claimed);
+    if (m->claimed) unexpected_copy(m, m->claimed);
 }
 
-static cmo_early *early_new(cmo_channel *c, const cmo_header *h, const uint64_t *shape)
+static cmo_unexpected *unexpected_new(cmo_channel *c, const cmo_header *h, const uint64_t *shape)
 {
-    cmo_early *m = calloc(1, sizeof *m);
+    cmo_unexpected *m = calloc(1, sizeof *m);
     if (!m) return NULL;
     if (h->kind == CMO_EAGER && h->length && !(m->data = malloc(h->length))) {
         free(m);
@@ -221,8 +203,8 @@ static bool match_disagrees(cmo_comm *comm, const cmo_header *h, int source)
 static void match_forget_ask(cmo_node *list, const cmo_channel *c, uint64_t comm)
 {
     CMO_EACH(n, list) {
-        cmo_early *m = CMO_ENTRY(n, cmo_early, node);
-        if (m->header.kind == CMO_ASK && m->channel == c && m->header.comm == comm) cmo_early_free(m);
+        cmo_unexpected *m = CMO_ENTRY(n, cmo_unexpected, node);
+        if (m->header.kind == CMO_ASK && m->channel == c && m->header.comm == comm) cmo_unexpected_free(m);
     }
 }
 
@@ -233,13 +215,14 @@ static bool is_closed(const cmo_engine *e, uint64_t id)
     return false;
 }
 
-void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shape, cmo_xfer **x, cmo_early **early)
+void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shape, cmo_xfer **x,
+                       cmo_unexpected **unexpected)
 {
     cmo_engine *e = c->engine;
     cmo_comm *comm = cmo_engine_find(e, h->comm);
     cmo_node *where = &e->orphans;
     *x = NULL;
-    *early = NULL;
+    *unexpected = NULL;
     if (comm) {
         int source = cmo_comm_rank_of(comm, c->peer);
         /* Others disagree, and this one may have been in no call yet in which to say what it called; it is waited
@@ -255,57 +238,57 @@ void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shap
             }
         }
         if (h->kind == CMO_ASK && h->seq <= comm->seq) return; /* it is compared */
-        where = &comm->early;
+        where = &comm->unexpected;
     } else if (is_closed(e, h->comm)) {
         /* It waits for what will never come, and may have had no connection by which to hear that we have left. */
         if (h->kind == CMO_ASK) cmo_channel_control(c, &(cmo_header){.kind = CMO_BYE, .comm = h->comm}, NULL, 0);
         return;
     }
     if (h->kind == CMO_ASK) match_forget_ask(where, c, h->comm);
-    cmo_early *m = early_new(c, h, shape);
+    cmo_unexpected *m = unexpected_new(c, h, shape);
     if (!m) {
-        if (comm) cmo_comm_fail(comm, CMO_ENOMEM, "no memory for a message that came early");
+        if (comm) cmo_comm_fail(comm, CMO_ENOMEM, "no memory for a message that came before its receive");
         return;
     }
     cmo_list_append(where, &m->node);
     e->moved = true;
-    *early = m;
+    *unexpected = m;
 }
 
 /* Messages that came before this rank made their call have waited unlooked at. */
-void cmo_check_early(cmo_op *op)
+void cmo_check_unexpected(cmo_op *op)
 {
     cmo_comm *comm = op->comm;
-    CMO_EACH(n, &comm->early) {
-        cmo_early *m = CMO_ENTRY(n, cmo_early, node);
+    CMO_EACH(n, &comm->unexpected) {
+        cmo_unexpected *m = CMO_ENTRY(n, cmo_unexpected, node);
         if (m->header.space != CMO_COLLECTIVE || m->header.seq != op->seq) continue;
         const cmo_header h = m->header;
         int source = cmo_comm_rank_of(comm, m->channel->peer);
-        if (h.kind == CMO_ASK) cmo_early_free(m); /* it has waited for this comparison only */
+        if (h.kind == CMO_ASK) cmo_unexpected_free(m); /* it has waited for this comparison only */
         if (match_disagrees(comm, &h, source)) return;
     }
 }
 
 void cmo_match_posted(cmo_comm *comm, cmo_xfer *x)
 {
-    CMO_EACH(n, &comm->early) {
-        cmo_early *m = CMO_ENTRY(n, cmo_early, node);
+    CMO_EACH(n, &comm->unexpected) {
+        cmo_unexpected *m = CMO_ENTRY(n, cmo_unexpected, node);
         int source = m->claimed ? -1 : cmo_comm_rank_of(comm, m->channel->peer);
         if (m->claimed || !match_fits(x, &m->header, source)) continue;
         if (!match_take(x, m->channel, &m->header, m->shape, source)) return;
-        if (m->header.kind == CMO_RTS) cmo_early_free(m);
-        else if (m->have == m->header.length) early_copy(m, x);
+        if (m->header.kind == CMO_RTS) cmo_unexpected_free(m);
+        else if (m->have == m->header.length) unexpected_copy(m, x);
         else m->claimed = x;
         return;
     }
     cmo_list_append(&comm->posted, &x->node);
 }
 
-cmo_early *cmo_match_find(cmo_comm *comm, int source, int64_t tag)
+cmo_unexpected *cmo_match_find(cmo_comm *comm, int source, int64_t tag)
 {
     cmo_xfer wanted = {.peer = source, .header = {.space = CMO_POINT, .tag = tag}};
-    CMO_EACH(n, &comm->early) {
-        cmo_early *m = CMO_ENTRY(n, cmo_early, node);
+    CMO_EACH(n, &comm->unexpected) {
+        cmo_unexpected *m = CMO_ENTRY(n, cmo_unexpected, node);
         if (!m->claimed && match_fits(&wanted, &m->header, cmo_comm_rank_of(comm, m->channel->peer))) return m;
     }
     return NULL;
@@ -315,7 +298,7 @@ bool cmo_match_keep(cmo_channel *c, const cmo_header *h, const void *payload)
 {
     cmo_engine *e = c->engine;
     if (cmo_engine_find(e, h->comm) || is_closed(e, h->comm)) return false;
-    cmo_early *m = early_new(c, h, NULL);
+    cmo_unexpected *m = unexpected_new(c, h, NULL);
     if (m && h->length && (m->data = malloc(h->length))) memcpy(m->data, payload, h->length);
     if (m) cmo_list_append(&e->orphans, &m->node);
     return m != NULL;
@@ -324,20 +307,20 @@ bool cmo_match_keep(cmo_channel *c, const cmo_header *h, const void *payload)
 void cmo_match_orphans(cmo_engine *e, cmo_comm *comm)
 {
     CMO_EACH(n, &e->orphans) {
-        cmo_early *m = CMO_ENTRY(n, cmo_early, node);
+        cmo_unexpected *m = CMO_ENTRY(n, cmo_unexpected, node);
         if (m->header.comm != comm->id || cmo_comm_rank_of(comm, m->channel->peer) < 0) continue;
         cmo_list_remove(n);
         if (m->header.kind == CMO_FAIL || m->header.kind == CMO_BYE) {
             if (m->header.kind == CMO_BYE) cmo_bye_heard(m->channel, &m->header);
             else if (m->data) cmo_failure_heard(m->channel, &m->header, m->data);
-            cmo_early_free(m);
+            cmo_unexpected_free(m);
         } else {
-            cmo_list_append(&comm->early, n);
+            cmo_list_append(&comm->unexpected, n);
         }
     }
 }
 
-/* ------------------------------------------------------------------ posts, by the algorithms */
+/* ------------------------------------------------------------------ posted by the algorithms */
 
 static void xfer_begin(cmo_op *op, cmo_xfer *x, int peer, uint64_t step, const void *buffer, uint64_t bytes)
 {

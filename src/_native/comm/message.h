@@ -26,7 +26,7 @@ enum { CMO_ANY = -1 };
 typedef enum { CMO_X_IDLE, CMO_X_WAITING, CMO_X_MOVING, CMO_X_DONE } cmo_xfer_state;
 
 /* One message on its way. Zeroed by its owner before the first post; lives in the owner's state until it is done or
- * the op that posted it is cancelled; may be posted again when done. */
+ * the op that posted it is canceled; may be posted again when done. */
 typedef struct cmo_xfer {
     cmo_node node;               /* in a list of the matcher or of the channel */
     cmo_node of_op;              /* in op->xfers, so that the op can cancel it */
@@ -42,7 +42,7 @@ typedef struct cmo_xfer {
     cmo_header header;           /* what was sent, or is matched; after a match, the sender's */
     const uint64_t *shape;       /* send: [header.ndim], borrowed */
     uint64_t *got_shape;         /* receive: [header.ndim] of the message, owned by the transfer until it is posted
-                                    again or cancelled */
+                                    again or canceled */
     cmo_allocate allocate;       /* receive: asked for the buffer at the match; NULL: buffer and length are given and
                                     must fit exactly */
     void *allocate_ctx;
@@ -67,7 +67,7 @@ static inline bool cmo_matched(const cmo_xfer *x) { return x->state >= CMO_X_MOV
 
 /* A collective has got its fingerprint: does a message that came before it belong to another call? Then the
  * communicator fails. */
-void cmo_check_early(struct cmo_op *op);
+void cmo_check_unexpected(struct cmo_op *op);
 
 /* Take a transfer back, in whatever state: its buffer is not touched afterwards. */
 void cmo_xfer_cancel(cmo_xfer *x);

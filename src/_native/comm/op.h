@@ -45,7 +45,7 @@ struct cmo_op {
     bool waited;                /* a thread sleeps on `signal`; under the engine's lock */
     bool shared;                /* another thread than the driver may look at it: it ends under the engine's lock */
     cmo_status *status;         /* point to point: what was received; borrowed */
-    _Atomic uint32_t signal;    /* CMO_OP_RUNNING, then CMO_OP_DONE; see comm/engine.h */
+    _Atomic uint32_t signal;    /* CMO_OP_RUNNING, then CMO_OP_ENDED; see comm/engine.h */
     bool point;                 /* point to point: in the engine's list, not in a communicator's queue */
     void (*on_done)(void *);    /* called once by whoever ends it, after signal; NULL: none */
     void *on_done_ctx;

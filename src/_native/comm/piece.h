@@ -2,9 +2,9 @@
  *
  * Every word has one writer, the owner of the piece, except `abort`. A member tells the others three things:
  *
- * - Announcements: post[seq % CMO_POSTS] carries the fingerprint of collective `seq`, and up to 48 bytes of payload.
- *   `seq` is stored last (release), so whoever sees it (acquire) sees the rest. A slot may be used again when every
- *   member has finished the collective that it announced: all `finished` ≥ seq - CMO_POSTS.
+ * - Announcements: announcement[seq % CMO_ANNOUNCEMENTS] carries the fingerprint of collective `seq`, and up to 48
+ *   bytes of payload. `seq` is stored last (release), so whoever sees it (acquire) sees the rest. A slot may be used
+ *   again when every member has finished the collective that it announced: all `finished` ≥ seq - CMO_ANNOUNCEMENTS.
  *   An announcement also says that the owner's part of the collective's first round, if it has one, is in its slot.
  * - Rounds of staging: payload too large for an announcement goes through staging slots, one round each. Rounds are
  *   numbered through the life of the communicator, alike on every member; round k uses slot k % slots. `staged` and
@@ -29,16 +29,16 @@
 
 #include "transport/window.h"
 
-enum { CMO_POSTS = 8, CMO_POST_BYTES = 48, CMO_RECORD_DIMS = 64 };
+enum { CMO_ANNOUNCEMENTS = 8, CMO_ANNOUNCEMENT_BYTES = 48, CMO_RECORD_DIMS = 64 };
 
-typedef struct cmo_post {
+typedef struct cmo_announcement {
     _Alignas(CMO_LINE) _Atomic uint64_t seq;
     uint64_t fingerprint;
-    unsigned char payload[CMO_POST_BYTES];
-} cmo_post;
+    unsigned char payload[CMO_ANNOUNCEMENT_BYTES];
+} cmo_announcement;
 
-/* What the owner called, for those who must learn it (broadcast, scatter) and for error messages. Valid as post[] is;
- * the first cache line is enough for arrays of up to 3 dimensions. */
+/* What the owner called, for those who must learn it (broadcast, scatter) and for error messages. Valid as
+ * announcement[] is; the first cache line is enough for arrays of up to 3 dimensions. */
 typedef struct cmo_record {
     _Alignas(CMO_LINE) uint64_t seq;
     uint64_t count;  /* as in the call: elements of the array, or of one block; with CMO_RECORD_COUNTS, of all blocks
@@ -60,7 +60,7 @@ typedef struct cmo_verdict {
 } cmo_verdict;
 
 typedef struct cmo_piece {
-    cmo_post post[CMO_POSTS];
+    cmo_announcement announcement[CMO_ANNOUNCEMENTS];
     _Alignas(CMO_LINE) _Atomic uint64_t staged;
     _Alignas(CMO_LINE) _Atomic uint64_t reduced;
     _Alignas(CMO_LINE) _Atomic uint64_t consumed;
@@ -72,7 +72,7 @@ typedef struct cmo_piece {
     _Alignas(CMO_LINE) _Atomic uint64_t waits_seq; /* the collective that the owner was in when it last waited long … */
     _Atomic uint64_t waits_fingerprint;           /* … in the communicator of all hosts; see comm/ask.c */
     _Alignas(CMO_LINE) cmo_verdict verdict;
-    cmo_record record[CMO_POSTS];
+    cmo_record record[CMO_ANNOUNCEMENTS];
     _Alignas(CMO_LINE) _Atomic uint32_t left[];   /* [members] 1: that member will never touch this piece again */
 } cmo_piece;
 

@@ -54,7 +54,7 @@ static cmo_err probe(cmo_op *op)
 {
     cmo_xfer *x = transfer_of(op);
     cmo_comm *c = op->comm;
-    cmo_early *m = cmo_match_find(c, x->peer, x->header.tag);
+    cmo_unexpected *m = cmo_match_find(c, x->peer, x->header.tag);
     if (m) {
         status_of(op->status, cmo_comm_rank_of(c, m->channel->peer), &m->header, m->shape);
         return CMO_OK;
@@ -65,8 +65,6 @@ static cmo_err probe(cmo_op *op)
     }
     return CMO_AGAIN;
 }
-
-cmo_err cmo_point_step(cmo_op *op) { return op->step(op); }
 
 void cmo_point_pump(cmo_op *op)
 {
@@ -163,7 +161,7 @@ cmo_err cmo_probe_now(cmo_comm *comm, int source, int64_t tag, cmo_status *statu
     cmo_engine *e = comm->engine;
     cmo_engine_enter(e);
     cmo_engine_poll(e);
-    cmo_early *m = cmo_match_find(comm, source, tag);
+    cmo_unexpected *m = cmo_match_find(comm, source, tag);
     if (m) status_of(status, cmo_comm_rank_of(comm, m->channel->peer), &m->header, m->shape);
     cmo_engine_leave(e);
     return m ? CMO_OK : CMO_AGAIN;

@@ -5,17 +5,17 @@
 
 #include <string.h>
 
-enum { PAST_AT = 16, PAST_BYTES = 32 };
+enum { RECENT_AT = 16, RECENT_BYTES = 32 };
 
-static void past_write(uint8_t *out, const cmo_past *past)
+static void recent_write(uint8_t *out, const cmo_recent_call *recent)
 {
-    cmo_wire_put(out, past->seq, 8);
-    cmo_wire_put(out + 8, past->fingerprint, 8);
-    cmo_wire_put(out + 16, past->count, 8);
-    cmo_wire_put(out + 24, (uint64_t)past->root, 4);
-    out[28] = past->kind;
-    out[29] = past->op;
-    out[30] = past->dtype;
+    cmo_wire_put(out, recent->seq, 8);
+    cmo_wire_put(out + 8, recent->fingerprint, 8);
+    cmo_wire_put(out + 16, recent->count, 8);
+    cmo_wire_put(out + 24, (uint64_t)recent->root, 4);
+    out[28] = recent->kind;
+    out[29] = recent->op;
+    out[30] = recent->dtype;
     out[31] = 0;
 }
 
@@ -23,16 +23,17 @@ void cmo_told_write(uint8_t out[CMO_TOLD_BYTES], const cmo_told *told)
 {
     cmo_wire_put(out, told->seq, 8);
     cmo_wire_put(out + 8, told->in_call, 8);
-    for (int k = 0; k < CMO_PAST; k++) past_write(out + PAST_AT + k * PAST_BYTES, &told->past[k]);
+    for (int k = 0; k < CMO_RECENT; k++) recent_write(out + RECENT_AT + k * RECENT_BYTES, &told->recent[k]);
 }
 
-static cmo_err past_parse(cmo_past *past, const uint8_t *in)
+static cmo_err recent_parse(cmo_recent_call *recent, const uint8_t *in)
 {
     uint64_t root = cmo_wire_get(in + 24, 4);
-    *past = (cmo_past){.seq = cmo_wire_get(in, 8), .fingerprint = cmo_wire_get(in + 8, 8),
+    *recent = (cmo_recent_call){.seq = cmo_wire_get(in, 8), .fingerprint = cmo_wire_get(in + 8, 8),
                        .count = cmo_wire_get(in + 16, 8), .root = (int)root,
                        .kind = in[28], .op = in[29], .dtype = in[30]};
-    if (past->kind >= CMO_NKINDS || past->op >= CMO_NOPS || past->dtype >= CMO_NDTYPES || root > INT32_MAX || in[31])
+    if (recent->kind >= CMO_NKINDS || recent->op >= CMO_NOPS || recent->dtype >= CMO_NDTYPES || root > INT32_MAX ||
+        in[31])
         return cmo_fail(CMO_EPROTO, "a peer tells of a call that nobody can make");
     return CMO_OK;
 }
@@ -46,11 +47,12 @@ cmo_err cmo_told_parse(cmo_told *told, const uint8_t *in, size_t bytes)
     told->in_call = in_call;
     told->seq = cmo_wire_get(in, 8);
     if (in_call > 1) return cmo_fail(CMO_EPROTO, "a peer is neither in a call nor in none");
-    for (int k = 0; k < CMO_PAST; k++) {
-        cmo_past *past = &told->past[k];
-        CMO_TRY(past_parse(past, in + PAST_AT + k * PAST_BYTES));
-        if (!past->seq) continue;
-        if (past->seq % CMO_PAST != (uint64_t)k || past->seq > told->seq || told->seq - past->seq >= CMO_PAST)
+    for (int k = 0; k < CMO_RECENT; k++) {
+        cmo_recent_call *recent = &told->recent[k];
+        CMO_TRY(recent_parse(recent, in + RECENT_AT + k * RECENT_BYTES));
+        if (!recent->seq) continue;
+        if (recent->seq % CMO_RECENT != (uint64_t)k || recent->seq > told->seq ||
+            told->seq - recent->seq >= CMO_RECENT)
             return cmo_fail(CMO_EPROTO, "a peer tells of its calls in a wrong order");
     }
     return CMO_OK;

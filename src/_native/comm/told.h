@@ -8,34 +8,34 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CMO_PAST = 8 }; /* collectives that error messages can tell of; as many as posts (comm/piece.h) */
+enum { CMO_RECENT = 8 }; /* collectives that error messages can tell of; as many as announcements (comm/piece.h) */
 
-typedef struct cmo_past { /* a collective that was called; seq 0: none */
+typedef struct cmo_recent_call { /* a collective that was called; seq 0: none */
     uint64_t seq, fingerprint, count;
     int root;
     uint8_t kind, op, dtype;
-} cmo_past;
+} cmo_recent_call;
 
 typedef struct cmo_told {
     bool heard;
     bool in_call;
     uint64_t seq;            /* of the collective that it is in, or has called last */
-    cmo_past past[CMO_PAST]; /* its latest collectives, at [seq % CMO_PAST] */
+    cmo_recent_call recent[CMO_RECENT]; /* its latest collectives, at [seq % CMO_RECENT] */
 } cmo_told;
 
 /* On the wire, little-endian:
  *
  *      0       8         16                 48                         272
  *     +-------+---------+------------------+------------------+--     --+
- *     |  seq  | in_call | past[0]          | past[1]          |   ...   |
+ *     |  seq  | in_call | recent[0]        | recent[1]        |   ...   |
  *     +-------+---------+------------------+------------------+--     --+
  *
  *      0       8             16      24     28     29   30      31  32
  *     +-------+-------------+-------+------+------+----+-------+---+
- *     |  seq  | fingerprint | count | root | kind | op | dtype | 0 |      one of past[]
+ *     |  seq  | fingerprint | count | root | kind | op | dtype | 0 |      one of recent[]
  *     +-------+-------------+-------+------+------+----+-------+---+
  */
-enum { CMO_TOLD_BYTES = 16 + CMO_PAST * 32 };
+enum { CMO_TOLD_BYTES = 16 + CMO_RECENT * 32 };
 
 void cmo_told_write(uint8_t out[CMO_TOLD_BYTES], const cmo_told *told);
 

@@ -1,0 +1,109 @@
+/* The progress thread of an engine, and the engine's end. It drives the calls that nobody waits for, and takes in what
+ * comes while this rank is in no call. Who else drives, and how the role changes hands, is in drive.c. */
+#include "comm/internal.h"
+
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    DRIVEN_US = 2000, /* the sockets have something, and another thread drives: they stay readable until it has looked,
+                         and the thread would spin on that */
+    FLUSH_US = 100    /* between tries to send what is queued: sockets take more, or peers read, within that time */
+};
+
+static const int64_t flush_time = 2 * CMO_SECOND; /* for the last frames; a peer that takes none may be stuck */
+
+static cmo_err thread_poll(void *engine)
+{
+    cmo_engine *e = engine;
+    cmo_role_give_way(e);
+    cmo_engine_poll(e);
+    return e->running && !atomic_load_explicit(&e->stop, memory_order_relaxed) ? CMO_AGAIN : CMO_OK;
+}
+
+/* It sleeps until it is rung, because there are calls that nobody waits for, or until the sockets have something: then
+ * it takes in what comes (connections, messages before their receives, news of failures), though this rank is in no
+ * call. */
+static void *thread_main(void *engine)
+{
+    cmo_engine *e = engine;
+    while (!atomic_load_explicit(&e->stop, memory_order_acquire)) {
+        struct epoll_event event;
+        int n = epoll_wait(e->thread_epoll, &event, 1, -1);
+        cmo_bell_silence(e->thread_bell);
+        if (n <= 0 || atomic_load_explicit(&e->stop, memory_order_acquire)) continue;
+        if (cmo_role_take(e)) {
+            cmo_wait(&e->thread_waiter, thread_poll, cmo_engine_slept, e, CMO_NEVER);
+            cmo_role_leave(e);
+        } else if (event.data.u64) {
+            usleep(DRIVEN_US);
+        }
+    }
+    return NULL;
+}
+
+cmo_err cmo_engine_start_thread(cmo_engine *e)
+{
+    sigset_t all, before;
+    sigfillset(&all); /* signals are for the threads of the program */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(&e->thread, NULL, thread_main, e);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rc) return cmo_fail(CMO_ESYS, "the progress thread: %s", strerror(rc));
+    e->has_thread = true;
+    return CMO_OK;
+}
+
+/* ------------------------------------------------------------------ the end */
+
+/* Let what is queued go out, for a while: the last frames say that we leave. */
+static void flush(cmo_engine *e)
+{
+    int64_t until = cmo_now() + flush_time;
+    for (bool idle = false; !idle && cmo_now() < until;) {
+        idle = true;
+        if (e->remote) e->remote->ops->poll(e->remote);
+        CMO_EACH(n, &e->channels) {
+            cmo_channel *c = CMO_ENTRY(n, cmo_channel, node);
+            cmo_channel_pump(c);
+            /* Also what waits for its connection: a rank that has not heard of a failure from us would blame us for
+             * it. */
+            if (!cmo_channel_idle(c) && !e->dead[c->peer]) idle = false;
+        }
+        if (!idle) usleep(FLUSH_US);
+    }
+}
+
+static void thread_stop(cmo_engine *e)
+{
+    if (!e->has_thread) return;
+    atomic_store_explicit(&e->stop, 1, memory_order_release);
+    cmo_bell_ring(e->thread_bell);
+    cmo_bell_ring(e->neighbours[e->self].doorbell);
+    pthread_join(e->thread, NULL);
+    e->has_thread = false;
+}
+
+static cmo_comm *any_open(cmo_engine *e)
+{
+    CMO_EACH(n, &e->comms)
+        if (!CMO_ENTRY(n, cmo_comm, node)->outer) return CMO_ENTRY(n, cmo_comm, node);
+    return NULL;
+}
+
+void cmo_engine_close(cmo_engine *e)
+{
+    cmo_engine_enter(e);
+    for (cmo_comm *c; (c = any_open(e));) cmo_comm_close(c);
+    cmo_engine_leave(e);
+    cmo_bell_ring(e->neighbours[e->self].doorbell); /* a driver may sleep for a call that has just ended */
+}
+
+void cmo_engine_destroy(cmo_engine *e)
+{
+    cmo_engine_close(e);
+    thread_stop(e);
+    if (!e->threadless) flush(e);
+    cmo_engine_release(e);
+}
