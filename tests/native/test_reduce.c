@@ -410,9 +410,22 @@ static void test_environment_lowers_the_choice(void)
     CHECK(chosen_index_with("no such set") == highest);
 }
 
+static void test_a_name_that_is_none_is_reported(void)
+{
+    static const char *const good[] = {"", "baseline"}, *const bad[] = {"AVX2", "avx", "baseline "};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++)
+        CHECK(setenv("COMMOPS_ISA", good[i], 1) == 0 && cmo_isa_check() == CMO_OK);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        CHECK(setenv("COMMOPS_ISA", bad[i], 1) == 0 && cmo_isa_check() == CMO_EINVAL);
+        CHECK(strstr(cmo_reason(), "COMMOPS_ISA=") && strstr(cmo_reason(), bad[i]) && strstr(cmo_reason(), "baseline"));
+    }
+    CHECK(unsetenv("COMMOPS_ISA") == 0 && cmo_isa_check() == CMO_OK);
+}
+
 int main(void)
 {
     test_environment_lowers_the_choice();
+    test_a_name_that_is_none_is_reported();
     test_names_and_sizes();
     test_enumerators_out_of_range_are_refused();
     test_half_conversions();

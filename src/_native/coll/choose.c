@@ -93,7 +93,8 @@ const cmo_algorithm cmo_algorithms[] = {
     {"hosts", CMO_BROADCAST, root_on_every_host, cmo_hosts_broadcast_step, NULL, CMO_STATE_HEAP},
     {"hosts_reduce", CMO_ALLREDUCE, hosts, cmo_hosts_allreduce_step, cmo_hosts_reduce_finish, CMO_STATE_INLINE},
     {"hosts_reduce", CMO_REDUCE, hosts, cmo_hosts_reduce_step, cmo_hosts_reduce_finish, CMO_STATE_INLINE},
-    {"hosts_allgather", CMO_ALLGATHER, even_hosts, cmo_hosts_allgather_step, cmo_hosts_allgather_finish, CMO_STATE_INLINE},
+    {"hosts_allgather", CMO_ALLGATHER, even_hosts, cmo_hosts_allgather_step, cmo_hosts_allgather_finish,
+     CMO_STATE_INLINE},
 
     /* Messages. */
     {"dissemination", CMO_BARRIER, NULL, cmo_dissemination_step, NULL, CMO_STATE_HEAP},

@@ -2,6 +2,7 @@
 #include "isa.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,8 +53,8 @@ static const struct {
 #undef CMO_X
 };
 
-/* The highest set that was compiled and runs here, no higher than the one called `limit` (NULL
- * or an unknown name: no limit). */
+/* The highest set that was compiled and runs here, no higher than the one called `limit` (NULL or an unknown name: no
+ * limit). */
 static const struct cmo_isa *isa_highest(const char *limit)
 {
     const struct cmo_isa *best = &cmo_isa_baseline;
@@ -65,6 +66,21 @@ static const struct cmo_isa *isa_highest(const char *limit)
             break;
     }
     return best;
+}
+
+cmo_err cmo_isa_check(void)
+{
+    const char *text = getenv("COMMOPS_ISA");
+    char names[64] = "";
+    if (text == NULL || *text == 0)
+        return CMO_OK;
+    for (size_t i = 0; i < sizeof isa_list / sizeof isa_list[0]; i++) {
+        if (strcmp(text, isa_list[i].name) == 0)
+            return CMO_OK;
+        const size_t at = strlen(names);
+        snprintf(names + at, sizeof names - at, "%s%s", i ? ", " : "", isa_list[i].name);
+    }
+    return cmo_fail(CMO_EINVAL, "COMMOPS_ISA=%s: one of these is needed: %s", text, names);
 }
 
 static const struct cmo_isa *isa_chosen(void)

@@ -8,6 +8,8 @@
 #ifndef CMO_REDUCE_H
 #define CMO_REDUCE_H
 
+#include "base/error.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -79,5 +81,9 @@ void cmo_float_to_half(cmo_dtype dtype, void *dst, const float *src, size_t coun
 
 /* "baseline", "avx2" or "avx512" (x86-64), "baseline" elsewhere. COMMOPS_ISA names a lower one, for tests. */
 const char *cmo_isa_name(void);
+
+/* CMO_EINVAL, with the reason, where COMMOPS_ISA names none of these. For whoever starts to use the kernels: they
+ * themselves take such a value for no limit. */
+cmo_err cmo_isa_check(void);
 
 #endif
