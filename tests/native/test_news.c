@@ -54,7 +54,7 @@ static cmo_call gather_to(int root)
 static void linger(const pair *p, int rank)
 {
     for (int i = 0; i < 4; i++) {
-        cmo_engine_poll(p->child[rank]->engine);
+        cmo_engine_poll(world_comm(p->w, rank)->engine);
         cmo_sim_sleep(world_sim(p->w), cmo_sim_now(world_sim(p->w)) + CMO_SECOND / 2);
     }
 }
@@ -107,27 +107,94 @@ static void test_a_question_waits_for_its_communicator(void)
     world_destroy(p.w);
 }
 
+/* Rank 1 closes the child as if it had no connection by which to say goodbye. */
+static void close_unheard(pair *p)
+{
+    make_other(p);
+    cmo_engine *e = p->child[1]->engine;
+    e->channel[0]->gone = true;
+    cmo_comm_close(p->child[1]);
+    e->channel[0]->gone = false;
+}
+
+/* Rank 0 has started an op in the child and waits for rank 1, which has closed it. Does it come to know? */
+static void check_hears(pair *p, const cmo_op *op, const char *what)
+{
+    linger(p, 0);
+    CHECKF(op->signal != CMO_OP_ENDED, "%s: before it was asked", what);
+    pass_message(p);
+    for (int i = 0; i < 3; i++) { /* the answer is on its way */
+        cmo_engine_poll(world_comm(p->w, 1)->engine);
+        cmo_sim_sleep(world_sim(p->w), cmo_sim_now(world_sim(p->w)) + CMO_SECOND);
+        cmo_engine_poll(p->child[0]->engine);
+    }
+    CHECKF(op->signal == CMO_OP_ENDED && op->err == CMO_EPEERLOST, "%s: %s", what, cmo_err_name(op->err));
+}
+
 static void test_a_question_to_who_has_closed_is_answered(void)
 {
     static cmo_op op;
     pair p = make_pair();
-    make_other(&p);
-    cmo_engine *e = world_comm(p.w, 1)->engine;
-    e->channel[0]->gone = true; /* as if there were no connection by which to say goodbye */
-    cmo_comm_close(p.child[1]);
-    e->channel[0]->gone = false;
+    close_unheard(&p);
     cmo_call call = gather_to(0);
     memset(&op, 0, sizeof op);
     CHECK(cmo_call_start(&op, p.child[0], &call, 60) == CMO_OK);
-    linger(&p, 0);
-    pass_message(&p);
-    for (int i = 0; i < 3; i++) { /* the answer is on its way */
-        cmo_engine_poll(e);
-        cmo_sim_sleep(world_sim(p.w), cmo_sim_now(world_sim(p.w)) + CMO_SECOND);
-        cmo_engine_poll(p.child[0]->engine);
-    }
-    CHECK(op.signal == CMO_OP_ENDED && op.err == CMO_EPEERLOST);
+    check_hears(&p, &op, "a collective");
     world_destroy(p.w);
+}
+
+static cmo_err no_buffer(void *ctx, const cmo_layout *layout, void **address)
+{
+    (void)ctx, (void)layout, (void)address;
+    return cmo_fail(CMO_EINVAL, "no message was sent");
+}
+
+/* So is one about a message: a receive, a probe, a send that is too long to go unasked. */
+static void test_who_waits_for_a_message_of_who_has_closed_hears_of_it(void)
+{
+    static const char *const what[] = {"a receive", "a probe", "a send"};
+    static uint8_t letter[1 << 20];
+    static const uint64_t bytes = sizeof letter;
+    static cmo_op op;
+    for (int k = 0; k < 3; k++) {
+        pair p = make_pair();
+        cmo_message m = {.peer = 1, .tag = 1, .dtype = CMO_U8, .ndim = 1, .shape = &bytes, .buffer = letter,
+                         .bytes = bytes, .allocate = no_buffer};
+        cmo_status status;
+        close_unheard(&p);
+        memset(&op, 0, sizeof op);
+        if (k == 0) CHECK(cmo_recv_start(&op, p.child[0], &m, 60, &status) == CMO_OK);
+        if (k == 1) CHECK(cmo_probe_start(&op, p.child[0], 1, 1, 60, &status) == CMO_OK);
+        if (k == 2) CHECK(cmo_send_start(&op, p.child[0], &m, 60) == CMO_OK);
+        check_hears(&p, &op, what[k]);
+        CHECKF(op.lost == 1, "%s: rank %d is lost", what[k], op.lost);
+        world_destroy(p.w);
+    }
+}
+
+/* Asking does no harm where the peer is only late, be the communicator made there or not. */
+static void test_who_is_late_is_waited_for(void)
+{
+    static cmo_op op;
+    for (int made = 0; made < 2; made++) {
+        pair p = make_pair();
+        cmo_status status;
+        if (made) make_other(&p);
+        memset(&op, 0, sizeof op);
+        CHECK(cmo_probe_start(&op, p.child[0], 1, 1, 60, &status) == CMO_OK);
+        linger(&p, 0);
+        pass_message(&p);
+        cmo_engine_poll(world_comm(p.w, 1)->engine);
+        if (!made) make_other(&p);
+        linger(&p, 1);
+        linger(&p, 0);
+        CHECK(op.signal != CMO_OP_ENDED && !p.child[0]->failed && !p.child[1]->failed);
+        cmo_comm_close(p.child[1]); /* now there is a connection */
+        linger(&p, 1);
+        linger(&p, 0);
+        CHECK(op.signal == CMO_OP_ENDED && op.err == CMO_EPEERLOST);
+        world_destroy(p.w);
+    }
 }
 
 /* ------------------------------------------------------------------ what a rank tells */
@@ -203,6 +270,8 @@ int main(void)
     test_a_goodbye_waits_for_its_communicator();
     test_a_question_waits_for_its_communicator();
     test_a_question_to_who_has_closed_is_answered();
+    test_who_waits_for_a_message_of_who_has_closed_hears_of_it();
+    test_who_is_late_is_waited_for();
     test_what_is_told_is_read_back();
     test_what_nobody_tells_is_refused();
     test_what_is_read_of_any_bytes_can_be_used();

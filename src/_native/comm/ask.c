@@ -20,7 +20,11 @@
  * - Hence the way ends, in a rank that waits for nobody: that one is late, or at work, and not in a wrong call.
  *
  * A fingerprint is of a call and all before it, so one comparison is enough. No time passes for a decision, only for
- * asking: however late a rank comes, it is no mismatch. */
+ * asking: however late a rank comes, it is no mismatch.
+ *
+ * A message between two ranks may be waited for in vain too: from or to a rank that has closed the communicator, and
+ * had no connection by which to say so. It is asked once, in an ASK frame of space POINT, which has no call to compare.
+ * Who has closed answers with BYE; who closes later says BYE over the connection that there is now. */
 #include "comm/internal.h"
 
 static const int64_t patience = CMO_SECOND / 4; /* how long a collective stands still before it is asked about */
@@ -55,6 +59,22 @@ static void ask_peers(const cmo_comm *c, const cmo_op *op)
             cmo_channel_control(channel, &h, NULL, 0);
             e->moved = true;
         }
+}
+
+void cmo_ask_point(cmo_op *op, int64_t now)
+{
+    const cmo_comm *c = op->comm;
+    const cmo_xfer *x = cmo_point_transfer(op);
+    /* Whose memory we share says there that it has closed */
+    if (x->peer < 0 || x->state >= CMO_X_MOVING || c->failed || c->host[x->peer] == c->host[c->rank]) return;
+    if (!op->ask_at) op->ask_at = now + patience;
+    if (now < op->ask_at) return;
+    op->ask_at = CMO_NEVER;
+    cmo_channel *channel = cmo_channel_to(c->engine, c->world[x->peer]);
+    if (!channel || channel->gone) return;
+    cmo_channel_control(channel, &(cmo_header){.kind = CMO_ASK, .space = CMO_POINT, .comm = c->id, .tag = CMO_ASK_TAG},
+                        NULL, 0);
+    c->engine->moved = true;
 }
 
 /* ------------------------------------------------------------------ in shared memory */

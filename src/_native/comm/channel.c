@@ -307,7 +307,7 @@ static cmo_err rx_begin(cmo_channel *c, const uint8_t *shape_bytes)
         if (!cmo_match_keep(c, h, NULL)) cmo_bye_heard(c, h);
         break;
     case CMO_ASK:
-        if (h->space != CMO_COLLECTIVE || h->tag != CMO_ASK_TAG)
+        if (h->tag != CMO_ASK_TAG)
             return cmo_fail(CMO_EPROTO, "rank %d asks what is no question", c->peer);
         cmo_match_arrived(c, h, NULL, &c->rx_xfer, &c->rx_unexpected);
         c->rx_xfer = NULL;

@@ -76,11 +76,12 @@ struct cmo_comm {
 
 static inline bool cmo_comm_shares_memory(const cmo_comm *c) { return c->nhosts == 1 && c->piece; }
 
-/* The part of it whose members share memory with this rank: itself, where all are on this host. Its `piece` is NULL where
- * there is no such memory. */
+/* The part of it whose members share memory with this rank: itself, where all are on this host. Its `piece` is NULL
+ * where there is no such memory. */
 static inline cmo_comm *cmo_comm_with_pieces(cmo_comm *c) { return c->local_comm ? c->local_comm : c; }
 
-/* ------------------------------------------------------------------ making and ending; between cmo_engine_enter and _leave */
+/* ------------------------------------------------------------------ making and ending; between cmo_engine_enter
+ * and cmo_engine_leave */
 
 /* What each member contributes to making a child communicator, exchanged by an allgather that the caller makes. */
 typedef struct cmo_member {

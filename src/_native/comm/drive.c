@@ -191,6 +191,7 @@ static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
     op->timeout = timeout;
     if (!comm->engine->now) op->deadline = cmo_deadline(timeout);
     else op->deadline = timeout < 0 ? CMO_NEVER : cmo_engine_now(comm->engine) + (int64_t)(timeout * 1e9);
+    op->ask_at = 0;
     op->waited = false;
     op->shared = shared;
     op->advanced = 0;
@@ -283,8 +284,9 @@ static cmo_err wait_for_driver(cmo_engine *e, cmo_op *op)
 }
 
 /* Looks without an advance before a call leaves the fast path, and advances after which it does in any case: other
- * threads, messages and news of failures wait meanwhile. With more ranks than cores each look gives the core away, so
- * the peers get on between two looks, and a look takes a turn of theirs: then few of them tell as much, and cost more. */
+ * threads, messages and news of failures wait meanwhile. With more ranks than cores each look gives the core away
+ * (FAST_YIELDS of them): the peers get on meanwhile, so that fewer looks tell as much, and each costs a turn of
+ * theirs. */
 enum { FAST_LOOKS = 256, FAST_YIELDS = 32, FAST_ADVANCES = 64 };
 
 /* Only while nothing else is in progress here, and nobody has broken the communicator. */
@@ -295,9 +297,9 @@ static bool may_run_fast(cmo_engine *e, cmo_comm *c)
            !atomic_load_explicit(&c->piece[c->local]->abort, memory_order_relaxed);
 }
 
-/* True: the call has ended well. Otherwise it goes on in the passes from where it stands. The role is ours. What it does
- * with a call is what op_steps and op_end of engine.c do, but for what cannot be here: a broken communicator, a call
- * that another thread looks at. A change to one belongs in the other. */
+/* True: the call has ended well. Otherwise it goes on in the passes from where it stands. The role is ours. What it
+ * does with a call is what op_steps and op_end of engine.c do, but for what cannot be here: a broken communicator, a
+ * call that another thread looks at. A change to one belongs in the other. */
 static bool run_fast(cmo_engine *e, cmo_op *op)
 {
     cmo_comm *c = op->comm;

@@ -56,7 +56,8 @@ static void op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text)
 
 void cmo_op_abandon(cmo_op *op) { op_end(op->comm->engine, op, CMO_EREVOKED, "the communicator was closed"); }
 
-/* Start or go on with a call; run_fast of drive.c does the same for a call that is alone. True if it has ended well. What goes wrong is in op->err and op->text. */
+/* Start or go on with a call. True if it has ended well. What goes wrong is in op->err and op->text. The fast path does
+ * the same, less what it need not (run_fast in drive.c): a change to one belongs in the other. */
 static bool op_steps(cmo_engine *e, cmo_comm *comm, cmo_op *op)
 {
     cmo_err err = CMO_OK;
@@ -146,6 +147,7 @@ static void pass_look(cmo_engine *e)
         cmo_op *op = CMO_ENTRY(n, cmo_op, node);
         cmo_failure_look(op->comm);
         if (op->deadline <= now) op_expire(e, op);
+        else cmo_ask_point(op, now);
     }
 }
 
@@ -329,6 +331,7 @@ void cmo_engine_release(cmo_engine *e)
 
 cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
 {
+    CMO_TRY(cmo_isa_check()); /* a mistake in the environment, as cmo_tunables_read finds them */
     cmo_engine *e = calloc(1, sizeof *e);
     if (!e) return cmo_fail(CMO_ENOMEM, "an engine");
     e->rank = w->rank;

@@ -261,8 +261,8 @@ static void look_at(const cmo_piece *piece, cmo_told *told)
         const cmo_record *r = &piece->record[k];
         uint64_t seq = atomic_load_explicit(&a->seq, memory_order_acquire);
         if (seq > told->seq) told->seq = seq;
-        told->recent[k] = (cmo_recent_call){.seq = seq, .fingerprint = a->fingerprint, .count = r->count, .root = r->root,
-                                            .kind = r->kind, .op = r->op, .dtype = r->dtype};
+        told->recent[k] = (cmo_recent_call){.seq = seq, .fingerprint = a->fingerprint, .count = r->count,
+                                            .root = r->root, .kind = r->kind, .op = r->op, .dtype = r->dtype};
     }
     told->in_call = told->seq > atomic_load_explicit(&piece->finished, memory_order_acquire);
 }

@@ -118,6 +118,7 @@ void cmo_xfer_unregister(cmo_engine *e, cmo_xfer *x);
 enum { CMO_ASK_TAG = -1 }; /* of ASK frames: no receive of a collective has it */
 
 void cmo_ask_look(cmo_comm *comm, int64_t now); /* has its collective been standing still for long? Then ask */
+void cmo_ask_point(cmo_op *op, int64_t now);          /* has its message been waited for in vain so long? Then ask */
 
 /* ------------------------------------------------------------------ failure.c */
 
@@ -215,6 +216,7 @@ cmo_comm *cmo_engine_find(cmo_engine *e, uint64_t id);
 void cmo_engine_attach(cmo_engine *e, cmo_comm *comm); /* into the list */
 /* For the driver: queue a call, behind all that were handed over before. */
 void cmo_engine_submit(cmo_engine *e, cmo_op *op);
+cmo_xfer *cmo_point_transfer(cmo_op *op);               /* its only one */
 void cmo_point_describe(const cmo_op *op, char *out, size_t n); /* what it waited for in vain */
 cmo_err cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared);
 void cmo_point_pump(cmo_op *op);                       /* move what its message can be in */
@@ -227,7 +229,7 @@ void cmo_op_abandon(cmo_op *op);                       /* end it: its communicat
 bool cmo_role_take(cmo_engine *e);                     /* become the driver; false: there is one */
 void cmo_role_leave(cmo_engine *e);                    /* to whoever sleeps for a call, to the progress thread, or to
                                                           nobody */
-void cmo_role_give_way(cmo_engine *e);                 /* between two passes: let those in who want to change something */
+void cmo_role_give_way(cmo_engine *e);                 /* between two passes: let in who wants to change something */
 void cmo_engine_slept(void *engine, const struct epoll_event *events, int n); /* see base/wait.h */
 cmo_err cmo_engine_start_thread(cmo_engine *e);
 void cmo_engine_release(cmo_engine *e);                /* free everything */

@@ -223,6 +223,8 @@ void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shap
     cmo_node *where = &e->orphans;
     *x = NULL;
     *unexpected = NULL;
+    /* Nothing to compare: that we have closed is the only answer there is. Closing later, we say BYE unasked. */
+    if (h->kind == CMO_ASK && h->space == CMO_POINT && !is_closed(e, h->comm)) return;
     if (comm) {
         int source = cmo_comm_rank_of(comm, c->peer);
         /* Others disagree, and this one may have been in no call yet in which to say what it called; it is waited

@@ -42,6 +42,7 @@ struct cmo_op {
     cmo_node node;              /* in the queue of its communicator, or of the engine's other operations */
     int64_t deadline;
     double timeout;             /* seconds, for the message */
+    int64_t ask_at;             /* point to point: when to ask the peer whether it is still there; 0: not decided */
     bool waited;                /* a thread sleeps on `signal`; under the engine's lock */
     bool shared;                /* another thread than the driver may look at it: it ends under the engine's lock */
     cmo_status *status;         /* point to point: what was received; borrowed */

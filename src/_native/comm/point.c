@@ -6,7 +6,7 @@
 
 _Static_assert(sizeof(cmo_xfer) <= CMO_OP_INLINE_STATE, "a transfer fits into the op");
 
-static cmo_xfer *transfer_of(cmo_op *op) { return (cmo_xfer *)(void *)op->inline_state; }
+cmo_xfer *cmo_point_transfer(cmo_op *op) { return (cmo_xfer *)(void *)op->inline_state; }
 
 static void status_of(cmo_status *s, int source, const cmo_header *h, const uint64_t *shape)
 {
@@ -28,7 +28,7 @@ void cmo_point_describe(const cmo_op *op, char *out, size_t n)
 static void point_post(cmo_op *op)
 {
     cmo_comm *c = op->comm;
-    cmo_xfer *x = transfer_of(op);
+    cmo_xfer *x = cmo_point_transfer(op);
     cmo_list_init(&x->node);
     cmo_list_append(&op->xfers, &x->of_op);
     x->state = CMO_X_WAITING;
@@ -39,7 +39,7 @@ static void point_post(cmo_op *op)
 
 static cmo_err send_or_recv(cmo_op *op)
 {
-    cmo_xfer *x = transfer_of(op);
+    cmo_xfer *x = cmo_point_transfer(op);
     if (op->pc == 0) {
         op->pc = 1;
         op->comm->engine->moved = true;
@@ -52,7 +52,7 @@ static cmo_err send_or_recv(cmo_op *op)
 
 static cmo_err probe(cmo_op *op)
 {
-    cmo_xfer *x = transfer_of(op);
+    cmo_xfer *x = cmo_point_transfer(op);
     cmo_comm *c = op->comm;
     cmo_unexpected *m = cmo_match_find(c, x->peer, x->header.tag);
     if (m) {
@@ -69,7 +69,7 @@ static cmo_err probe(cmo_op *op)
 void cmo_point_pump(cmo_op *op)
 {
     cmo_engine *e = op->comm->engine;
-    cmo_xfer *x = transfer_of(op);
+    cmo_xfer *x = cmo_point_transfer(op);
     cmo_channel *channel = x->peer >= 0 ? e->channel[op->comm->world[x->peer]] : NULL;
     if (channel) {
         cmo_channel_pump(channel);
@@ -82,7 +82,7 @@ void cmo_point_pump(cmo_op *op)
 void cmo_point_end(cmo_op *op)
 {
     CMO_EACH(n, &op->xfers) cmo_xfer_cancel(CMO_ENTRY(n, cmo_xfer, of_op));
-    cmo_xfer_cancel(transfer_of(op));
+    cmo_xfer_cancel(cmo_point_transfer(op));
 }
 
 static cmo_err point_start(cmo_op *op, cmo_comm *comm, int peer, int64_t tag, double timeout, cmo_status *status,
@@ -91,7 +91,7 @@ static cmo_err point_start(cmo_op *op, cmo_comm *comm, int peer, int64_t tag, do
     CMO_TRY(cmo_point_prepare(op, comm, timeout, !blocking));
     op->step = step;
     op->status = status;
-    cmo_xfer *x = transfer_of(op);
+    cmo_xfer *x = cmo_point_transfer(op);
     x->op = op;
     x->peer = peer;
     x->header = (cmo_header){.space = CMO_POINT, .comm = comm->id, .tag = tag};
@@ -101,7 +101,7 @@ static cmo_err point_start(cmo_op *op, cmo_comm *comm, int peer, int64_t tag, do
 static cmo_err send_prepare(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, bool blocking)
 {
     CMO_TRY(point_start(op, comm, m->peer, m->tag, timeout, NULL, send_or_recv, blocking));
-    cmo_xfer *x = transfer_of(op);
+    cmo_xfer *x = cmo_point_transfer(op);
     x->sends = true;
     x->buffer = (uint8_t *)(uintptr_t)m->buffer;
     x->length = x->ready = x->header.length = m->bytes;
@@ -116,8 +116,8 @@ static cmo_err recv_prepare(cmo_op *op, cmo_comm *comm, const cmo_message *m, do
                             bool blocking)
 {
     CMO_TRY(point_start(op, comm, m->peer, m->tag, timeout, status, send_or_recv, blocking));
-    transfer_of(op)->allocate = m->allocate;
-    transfer_of(op)->allocate_ctx = m->allocate_ctx;
+    cmo_point_transfer(op)->allocate = m->allocate;
+    cmo_point_transfer(op)->allocate_ctx = m->allocate_ctx;
     return CMO_OK;
 }
 

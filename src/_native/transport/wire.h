@@ -22,7 +22,8 @@
  *            |                            |                     | or 0                | and the reason
  *     BYE    | 0, 0                       | 0                   | 0                   | none: sender has closed `comm`
  *     ASK    | 0, 0                       | 0                   | 0                   | none: sender waits in the call
- *            |                            |                     |                     | (seq, fingerprint) of `comm`
+ *            |                            |                     |                     | (seq, fingerprint) of `comm`,
+ *            |                            |                     |                     | or in POINT for a message
  *
  * `space` says how a message is matched: in COLLECTIVE by (comm, source, seq, tag = phase and step of the algorithm),
  * in POINT by (comm, source, tag = the user's). `fingerprint` is that of the call in COLLECTIVE; in POINT it is the
