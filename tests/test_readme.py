@@ -1,8 +1,9 @@
-"""What README.md shows is run here, in its order and in one folder.
+"""What README.md and CONTRIBUTING.md show is run here, in its order and in one folder.
 
 A `python` block is saved under the name in its first line. Each line of a `sh` block is run, but for lines
 that would install or call make: those are compared with the Makefile and with pyproject.toml. The lines of a
-`text` block are what the command before it prints. Links lead somewhere.
+`text` block are what the command before it prints. Links lead somewhere, and the variables of the environment
+that are listed are those that there are.
 """
 
 from __future__ import annotations
@@ -39,15 +40,13 @@ class Block:
 
 def blocks_of(page: Path) -> list[Block]:
     found = re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
-    return [Block(language, tuple(text.splitlines())) for language, text in found]
+    return [Block(language, tuple(text.replace("\\\n", "").splitlines())) for language, text in found]
 
 
-BLOCKS = blocks_of(ROOT / "README.md")
+README = (ROOT / "README.md").read_text()
+BLOCKS = [block for page in ("README.md", "CONTRIBUTING.md") for block in blocks_of(ROOT / page)]
 PROGRAMS = {block.lines[0].removeprefix("# "): block for block in BLOCKS if block.language == "python"}
 COMMANDS = [line for block in BLOCKS if block.language == "sh" for line in block.lines]
-SPOKEN_OF = [
-    line for page in PAGES for block in blocks_of(page) if block.language == "sh" for line in block.lines
-]
 
 
 def is_run(command: str) -> bool:
@@ -102,8 +101,9 @@ def test_output_is_as_shown(index: int, folder: Path) -> None:
 
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    spoken_of = {line.split()[1] for line in SPOKEN_OF if line.startswith("make ")}
-    assert {"demo", "test"} <= spoken_of <= targets
+    pages = "\n".join(page.read_text() for page in PAGES)
+    spoken_of = set(re.findall(r"(?:^|`)make ([\w-]+)", pages, re.MULTILINE))
+    assert {"demo", "test", "lint"} <= spoken_of <= targets
 
 
 def test_extras_exist() -> None:
@@ -126,7 +126,29 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_every_call_of_the_table_exists() -> None:
     import commops
 
-    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (`.*?) \|", README, re.MULTILINE)
     called = {name for row in rows for name in re.findall(r"`(\w+)\(", row)}
     assert {"allreduce", "recv", "zeros"} <= called
     assert [name for name in called if not hasattr(commops.Comm, name)] == []
+
+
+def test_every_variable_of_the_environment_is_listed_and_no_other() -> None:
+    from commops._core import native
+
+    section = re.search(r"^## Environment variables\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    listed = set(re.findall(r"`([A-Z][A-Z_]+…?)`", section[1]))
+    tunables = {variable for _, variable, *_ in native.tunables()}
+    of_others = tuple(name.removesuffix("…") for name in listed if name.endswith("…"))
+
+    sources = [path for path in (ROOT / "src").rglob("*") if path.suffix in (".py", ".pyx", ".c", ".h")]
+    text = "".join(path.read_text() for path in sources)
+    ours = set(re.findall(r"""["'](COMMOPS_[A-Z_]+)["']""", text))
+    assert {"COMMOPS_TOKEN", "COMMOPS_ISA"} | tunables <= ours
+    assert {name for name in listed - tunables if name.startswith("COMMOPS_")} == ours - tunables
+
+    launchers = (ROOT / "src" / "commops" / "launch" / "environment.py").read_text()
+    read = set(re.findall(r"""["']([A-Z]+(?:_[A-Z]+)+)["']""", launchers)) - ours
+    assert {"WORLD_SIZE", "SLURM_PROCID"} <= read
+    parts = {"LOCAL_SIZE", "RUN_ID", "RESTART_COUNT"}  # of names that are put together there
+    assert [name for name in read - parts if name not in listed and not name.startswith(of_others)] == []
