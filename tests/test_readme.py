@@ -123,6 +123,18 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_names_that_are_spoken_of_exist(page: Path) -> None:
+    files = [path for folder in ("src", "tests", "bench") for path in (ROOT / folder).rglob("*.*")]
+    sources = [path for path in files if path.suffix in (".py", ".pyx", ".pxd", ".c", ".h", ".build")]
+    text = "".join(path.read_text(encoding="utf-8") for path in sources if path != Path(__file__))
+    spoken_of = re.findall(r"`([^`\n]+)`", page.read_text())
+    names = [word for word in spoken_of if re.fullmatch(r"\w*_\w*", word)]
+    paths = [word for word in spoken_of if re.fullmatch(r"[\w/]+\.(c|h|py|pyx|pxd|build)", word)]
+    assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
+    assert [path for path in paths if not any(f"/{source}".endswith(f"/{path}") for source in sources)] == []
+
+
 def test_every_call_of_the_table_exists() -> None:
     import commops
 
