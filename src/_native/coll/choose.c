@@ -117,3 +117,12 @@ const cmo_algorithm cmo_algorithms[] = {
 };
 
 const int cmo_nalgorithms = sizeof cmo_algorithms / sizeof cmo_algorithms[0];
+
+const cmo_algorithm *cmo_choose(const cmo_op *op)
+{
+    for (int i = 0; i < cmo_nalgorithms; i++) {
+        const cmo_algorithm *a = &cmo_algorithms[i];
+        if (a->kind == op->call.kind && (!a->fits || a->fits(op))) return a;
+    }
+    return NULL;
+}

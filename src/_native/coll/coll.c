@@ -3,15 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const cmo_algorithm *cmo_choose(const cmo_op *op)
-{
-    for (int i = 0; i < cmo_nalgorithms; i++) {
-        const cmo_algorithm *a = &cmo_algorithms[i];
-        if (a->kind == op->call.kind && (!a->fits || a->fits(op))) return a;
-    }
-    return NULL;
-}
-
 /* Murmur3's finalizer: every bit of the result depends on every bit of both. */
 static uint64_t mix(uint64_t a, uint64_t b)
 {
@@ -37,7 +28,8 @@ static uint64_t call_fingerprint(const cmo_call *c, int size)
     return h;
 }
 
-cmo_err cmo_coll_start(cmo_op *op, cmo_comm *comm, const cmo_call *call)
+/* Give the op its number, fingerprint, algorithm and state. The call's arguments have been checked. */
+static cmo_err coll_start(cmo_op *op, cmo_comm *comm, const cmo_call *call)
 {
     op->call = *call;
     op->comm = comm;
@@ -70,10 +62,11 @@ cmo_err cmo_coll_start(cmo_op *op, cmo_comm *comm, const cmo_call *call)
     return CMO_OK;
 }
 
-void cmo_coll_end(cmo_op *op)
+/* Cancel transfers, finish, free the state; may be repeated. */
+static void coll_end(cmo_op *op)
 {
     if (op->child) {
-        cmo_coll_end(op->child);
+        coll_end(op->child);
         free(op->child);
         op->child = NULL;
     }
@@ -85,7 +78,7 @@ void cmo_coll_end(cmo_op *op)
     op->state = NULL;
 }
 
-const cmo_collectives cmo_coll = {.start = cmo_coll_start, .end = cmo_coll_end};
+const cmo_collectives cmo_coll = {.start = coll_start, .end = coll_end};
 
 cmo_err cmo_child_start(cmo_op *op, cmo_comm *comm, const cmo_call *call)
 {
@@ -94,7 +87,7 @@ cmo_err cmo_child_start(cmo_op *op, cmo_comm *comm, const cmo_call *call)
     op->child = child;
     child->deadline = op->deadline;
     comm->chain = mix(comm->chain, op->fingerprint); /* the same call inside different ones is not the same */
-    return cmo_coll_start(child, comm, call);
+    return coll_start(child, comm, call);
 }
 
 cmo_err cmo_child_step(cmo_op *op)
@@ -105,7 +98,7 @@ cmo_err cmo_child_step(cmo_op *op)
     op->advanced += child->advanced - before;
     if (child->err) err = cmo_fail(child->err, "%s", child->text);
     if (err == CMO_AGAIN) return err;
-    cmo_coll_end(child);
+    coll_end(child);
     free(child);
     op->child = NULL;
     return err;

@@ -45,10 +45,8 @@ extern const int cmo_nalgorithms;
 
 const cmo_algorithm *cmo_choose(const cmo_op *op);
 
-/* Give the op its number, fingerprint, algorithm and state. The call's arguments have been checked. */
-cmo_err cmo_coll_start(cmo_op *op, cmo_comm *comm, const cmo_call *call);
-void cmo_coll_end(cmo_op *op);         /* cancel transfers, finish, free the state; may be repeated */
-extern const cmo_collectives cmo_coll; /* the two, for cmo_world */
+/* How the engine starts and ends a collective: for cmo_world. */
+extern const cmo_collectives cmo_coll;
 
 /* Make a collective from inside a collective: start it, then CO_WAIT(op, cmo_child_step(op)). One child at a time. */
 cmo_err cmo_child_start(cmo_op *op, cmo_comm *comm, const cmo_call *call);

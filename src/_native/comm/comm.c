@@ -259,6 +259,20 @@ static void comm_leave_pieces(cmo_comm *c)
     }
 }
 
+/* Free a closed communicator, and give its piece back, when no member of this host can touch that any more. */
+static void comm_retire(cmo_comm *c)
+{
+    cmo_engine *e = c->engine;
+    cmo_comm *p = cmo_comm_with_pieces(c);
+    if (!cmo_list_empty(&c->queue)) return;
+    for (int i = 0; p->piece && i < p->nlocal; i++)
+        if (i != p->local && !e->dead[p->world[p->locals[i]]] &&
+            !atomic_load_explicit(&p->piece[p->local]->left[i], memory_order_acquire))
+            return;
+    if (p->piece) cmo_window_free(e->window, p->piece_offset, p->piece_bytes);
+    cmo_comm_free(c);
+}
+
 void cmo_comm_close(cmo_comm *c)
 {
     if (c->closed) return;
@@ -286,19 +300,5 @@ void cmo_comm_close(cmo_comm *c)
     if (c->cross_comm) cmo_list_remove(&c->cross_comm->node);
     e->closed_ids[e->nclosed++ % CMO_CLOSED_IDS] = c->id;
     cmo_list_append(&e->retired, &c->node);
-    CMO_EACH(n, &e->retired) cmo_comm_retire(CMO_ENTRY(n, cmo_comm, node));
-}
-
-bool cmo_comm_retire(cmo_comm *c)
-{
-    cmo_engine *e = c->engine;
-    cmo_comm *p = cmo_comm_with_pieces(c);
-    if (!cmo_list_empty(&c->queue)) return false;
-    for (int i = 0; p->piece && i < p->nlocal; i++)
-        if (i != p->local && !e->dead[p->world[p->locals[i]]] &&
-            !atomic_load_explicit(&p->piece[p->local]->left[i], memory_order_acquire))
-            return false;
-    if (p->piece) cmo_window_free(e->window, p->piece_offset, p->piece_bytes);
-    cmo_comm_free(c);
-    return true;
+    CMO_EACH(n, &e->retired) comm_retire(CMO_ENTRY(n, cmo_comm, node));
 }

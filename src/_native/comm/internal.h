@@ -111,7 +111,6 @@ void cmo_xfer_done(cmo_xfer *x);                      /* it has ended well */
 void cmo_xfer_fail(cmo_xfer *x, cmo_err err, const char *text);
 cmo_xfer *cmo_xfer_by_id(cmo_engine *e, uint64_t id); /* NULL: no such transfer; ids come from peers */
 uint64_t cmo_xfer_register(cmo_engine *e, cmo_xfer *x);
-void cmo_xfer_unregister(cmo_engine *e, cmo_xfer *x);
 
 /* ------------------------------------------------------------------ ask.c */
 
@@ -242,6 +241,5 @@ cmo_err cmo_comm_create(cmo_comm **out, cmo_engine *e, uint64_t id, const int *w
 void cmo_comm_free(cmo_comm *comm);
 int cmo_comm_rank_of(const cmo_comm *comm, int world); /* -1: not a member */
 size_t cmo_comm_piece_bytes(const cmo_engine *e);
-bool cmo_comm_retire(cmo_comm *comm); /* true: its piece has been given back, it may be freed */
 
 #endif

@@ -57,7 +57,7 @@ cmo_xfer *cmo_xfer_by_id(cmo_engine *e, uint64_t id)
     return i < e->nxfers && e->xfers[i] && e->xfers[i]->id == id ? e->xfers[i] : NULL;
 }
 
-void cmo_xfer_unregister(cmo_engine *e, cmo_xfer *x)
+static void xfer_unregister(cmo_engine *e, cmo_xfer *x)
 {
     uint32_t i = (uint32_t)x->id - 1;
     if (!x->id) return;
@@ -68,7 +68,7 @@ void cmo_xfer_unregister(cmo_engine *e, cmo_xfer *x)
 
 static void xfer_leave(cmo_xfer *x)
 {
-    cmo_xfer_unregister(x->op->comm->engine, x);
+    xfer_unregister(x->op->comm->engine, x);
     cmo_list_remove(&x->node);
     cmo_list_remove(&x->of_op);
     x->state = CMO_X_DONE;
