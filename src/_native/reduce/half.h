@@ -1,4 +1,4 @@
-/* Half types to float32 and back, one element at a time and without a branch, so that loops over them vectorise.
+/* Half types to float32 and back, one element at a time and without a branch, so that loops over them vectorize.
  *
  * Widening is exact. Narrowing rounds to the nearest, ties to even. A NaN keeps its sign and the leading bits of its
  * payload and becomes quiet, which is what the conversion instructions of F16C do, so both ways give the same bits.

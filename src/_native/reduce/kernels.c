@@ -2,7 +2,7 @@
  *
  * Three layers:
  *   step    the inner loop of one op over one representation: folds 2, 3 or 4 arrays in one pass. Generated from the
- *           tables of expressions below; the compiler vectorises it.
+ *           tables of expressions below; the compiler vectorizes it.
  *   fold    any number of arrays by steps, in blocks that stay in the first-level cache, so that dst is written once.
  *   kernel  what the table at the end holds: a fold of one step. Dtypes share it where the bits allow: signed sums are
  *           unsigned sums, a complex sum is a real sum of twice the length, bool is logic on bytes.
