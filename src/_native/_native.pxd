@@ -29,6 +29,7 @@ cdef extern from "commops.h" nogil:
     const char *cmo_redop_name(cmo_redop)
     const char *cmo_dtype_name(cmo_dtype)
     const char *cmo_isa_name()
+    cmo_err cmo_isa_check()
     ctypedef void (*cmo_kernel)(void *, const void *const *, int, size_t, uint64_t)
     cmo_kernel cmo_kernel_for(cmo_dtype, cmo_redop)
 

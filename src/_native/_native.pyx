@@ -36,12 +36,11 @@ cdef void learn_types():
     cdef int i
     for i in range(NUMPY_TYPES):
         code_of_type[i] = -1
-    for code, name in enumerate(DTYPES):
-        if name != "bfloat16":
-            code_of_type[np.dtype(name).num] = code
-    for character in "lLqQ":  # one of long and long long is int64 by name, and the other is as well
+    for character in np.typecodes["All"]:
         dtype = np.dtype(character)
-        code_of_type[dtype.num] = DTYPES.index(f"{'int' if dtype.kind == 'i' else 'uint'}{8 * dtype.itemsize}")
+        for name in (dtype.name, dtype.type.__name__):  # long and long long share the former, long double has the latter
+            if name in DTYPES:
+                code_of_type[dtype.num] = DTYPES.index(name)
 
 
 learn_types()
@@ -99,6 +98,7 @@ def isa():
 def tunables():
     """Rows (name, environment variable, default, value, documentation); ValueError where the environment is wrong."""
     cdef cmo_tunables values
+    check(cmo_isa_check())
     check(cmo_tunables_read(&values))
     cdef int64_t *value = <int64_t *>&values
     return [(cmo_tunable_rows[i].name.decode(), cmo_tunable_rows[i].env.decode(), cmo_tunable_rows[i].default, value[i],

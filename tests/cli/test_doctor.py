@@ -47,6 +47,7 @@ def test_a_tunable_shows_where_its_value_comes_from(commops: Run) -> None:
     ("environ", "words"),
     [
         ({"COMMOPS_SLOTS": "many"}, "COMMOPS_SLOTS=many"),
+        ({"COMMOPS_ISA": "avx3"}, "COMMOPS_ISA=avx3"),
         ({"COMMOPS_TRANSPORT": "pigeon"}, "COMMOPS_TRANSPORT=pigeon"),
         ({"RANK": "3", "WORLD_SIZE": "2"}, "RANK=3"),
     ],
