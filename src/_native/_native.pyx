@@ -38,7 +38,7 @@ cdef void learn_types():
         code_of_type[i] = -1
     for character in np.typecodes["All"]:
         dtype = np.dtype(character)
-        for name in (dtype.name, dtype.type.__name__):  # long and long long share the former, long double has the latter
+        for name in (dtype.name, dtype.type.__name__):  # long and long long share the first; long double has the second
             if name in DTYPES:
                 code_of_type[dtype.num] = DTYPES.index(name)
 
