@@ -232,7 +232,7 @@ static void test_a_rank_that_has_gone_on_tells_who_asks_it(void)
     gatherer g[3] = {{.root = 0, .at = 5}, {.root = 2, .at = 0}, {.root = 2, .at = 50}};
     world *w = run_gatherers(g);
     CHECK(!g[1].task->err && g[1].task->ended_at < CMO_SECOND); /* it has given its block to rank 2, who is not there */
-    CHECK(heard_by(&g[0], 5 + 2));
+    CHECK(heard_by(&g[0], 5 + 6));
     CHECK(heard_by(&g[2], 50 + 1));
     world_destroy(w);
 }
@@ -241,8 +241,8 @@ static void test_what_a_late_rank_was_asked_counts_when_it_comes(void)
 {
     gatherer g[3] = {{.root = 0, .at = 0}, {.root = 2, .at = 10}, {.root = 2, .at = 50}};
     world *w = run_gatherers(g);
-    CHECK(heard_by(&g[0], 10 + 1.5));
-    CHECK(heard_by(&g[1], 10 + 1.5));
+    CHECK(heard_by(&g[0], 10 + 5.5));
+    CHECK(heard_by(&g[1], 10 + 5.5));
     CHECK(heard_by(&g[2], 50 + 1));
     world_destroy(w);
 }

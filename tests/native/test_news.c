@@ -53,7 +53,7 @@ static cmo_call gather_to(int root)
 /* Let a rank look around for some seconds. */
 static void linger(const pair *p, int rank)
 {
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 12; i++) {
         cmo_engine_poll(world_comm(p->w, rank)->engine);
         cmo_sim_sleep(world_sim(p->w), cmo_sim_now(world_sim(p->w)) + CMO_SECOND / 2);
     }

@@ -10,7 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const int64_t settle_time = CMO_SECOND;   /* how long a failure waits for the others to say where they are */
+/* How long a failure waits, at most, for the others to say where they stand. Those who make different calls are all
+ * there, and on a busy machine their word may take a while; of a passed deadline an absence is the likely cause. */
+static const int64_t settle_time = 5 * CMO_SECOND, settle_time_late = CMO_SECOND;
 static const int64_t parting_time = CMO_SECOND / 4; /* for what a rank of this host sent before it closed to come */
 
 static cmo_comm *outermost(cmo_comm *c) { return c->outer ? c->outer : c; }
@@ -92,8 +94,8 @@ void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text)
         c->told[c->rank] = (cmo_told){.heard = true, .in_call = op != NULL, .seq = c->seq};
         memcpy(c->told[c->rank].recent, c->recent, sizeof c->recent);
     }
-    bool asks = err == CMO_EMISMATCH || err == CMO_ETIMEOUT;
-    c->settle = cmo_engine_now(e) + (asks && c->told ? settle_time : 0);
+    int64_t settle = err == CMO_EMISMATCH ? settle_time : err == CMO_ETIMEOUT ? settle_time_late : 0;
+    c->settle = cmo_engine_now(e) + (c->told ? settle : 0);
     tell_local(c);
     /* A rank that is not there yet, when others disagree, speaks when it is: they want to know what it calls. */
     if (op || err != CMO_EMISMATCH) tell_remote(c);
