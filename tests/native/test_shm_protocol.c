@@ -111,7 +111,7 @@ static void later(cmo_call root, cmo_call other, cmo_call third)
         err[r] = cmo_call_start(&next[r], world_comm(t.world, r), &(cmo_call){.kind = CMO_BARRIER}, -1);
     for (int i = 0; i < PASSES; i++) {
         /* A failure waits for all to say where they are, but not for ever. */
-        if (i == PASSES / 2) cmo_sim_sleep(world_sim(t.world), 2 * CMO_SECOND);
+        if (i == PASSES / 2) cmo_sim_sleep(world_sim(t.world), 4 * CMO_SECOND);
         trio_pass(&t, i % RANKS);
     }
     for (int r = 0; r < RANKS; r++) {

@@ -25,7 +25,7 @@ enum {
     GIVE_WAY_US = 10,   /* between looks whether those who make or close a communicator have done so: they hold up every
                            call of this rank, for microseconds */
     SETTLE_US = 1000,   /* between looks whether the others have said where they stood when the communicator broke … */
-    SETTLE_LOOKS = 5000 /* … for about as long as failure.c has them wait for each other (settle_time) */
+    SETTLE_LOOKS = 3000 /* … for about as long as failure.c has them wait for each other (settle_time) */
 };
 
 bool cmo_role_take(cmo_engine *e)

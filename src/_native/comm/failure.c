@@ -12,7 +12,7 @@
 
 /* How long a failure waits, at most, for the others to say where they stand. Those who make different calls are all
  * there, and on a busy machine their word may take a while; of a passed deadline an absence is the likely cause. */
-static const int64_t settle_time = 5 * CMO_SECOND, settle_time_late = CMO_SECOND;
+static const int64_t settle_time = 3 * CMO_SECOND, settle_time_late = CMO_SECOND;
 static const int64_t parting_time = CMO_SECOND / 4; /* for what a rank of this host sent before it closed to come */
 
 static cmo_comm *outermost(cmo_comm *c) { return c->outer ? c->outer : c; }
