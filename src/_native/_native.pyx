@@ -391,7 +391,7 @@ cdef int fill(cmo_call *call, uint64_t *dims, int kind, int op, int dtype, int r
 # What is accepted here must mean what it means in commops.arguments, calls and reduction_calls, which look at all else:
 # tests/comm/test_plain_arrays.py has ranks go both ways in one call.
 
-cdef int64_t LAST_TAG = MAX_TAG
+cdef int64_t LAST_TAG = MAX_TAG, MOST_ROWS = 2**63 - 1
 
 
 cdef inline int plain_dtype(x) noexcept:
@@ -548,6 +548,8 @@ cdef class Comm:
         if ndim == 0:
             return False
         if kind == CMO_GATHER or kind == CMO_ALLGATHER:
+            if dims[0] > MOST_ROWS // size:
+                return False
             dims[0] *= size
             return True
         if dims[0] % size:

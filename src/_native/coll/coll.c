@@ -19,7 +19,8 @@ static uint64_t mix(uint64_t a, uint64_t b)
 static uint64_t call_fingerprint(const cmo_call *c, int size)
 {
     bool learns = c->kind == CMO_BROADCAST || c->kind == CMO_SCATTER;
-    uint64_t h = mix((uint64_t)c->kind << 16 | (uint64_t)c->op << 8 | (learns ? 0 : (uint64_t)c->dtype),
+    bool typeless = learns || c->kind == CMO_BARRIER;
+    uint64_t h = mix((uint64_t)c->kind << 16 | (uint64_t)c->op << 8 | (typeless ? 0 : (uint64_t)c->dtype),
                      (uint64_t)c->root << 1 | c->exchange);
     if (learns || c->exchange || c->kind == CMO_BARRIER) return h;
     if (c->kind == CMO_ALLTOALL && c->counts) return mix(h, 1);

@@ -290,21 +290,21 @@ static cmo_err wait_for_driver(cmo_engine *e, cmo_op *op)
 enum { FAST_LOOKS = 256, FAST_YIELDS = 32, FAST_ADVANCES = 64 };
 
 /* Only while nothing else is in progress here, and nobody has broken the communicator. */
-static bool may_run_fast(cmo_engine *e, cmo_comm *c)
+static bool may_run_fast(cmo_engine *e, const cmo_comm *c)
 {
-    return c->piece && c->nhosts == 1 && !e->running && !c->failed &&
+    return c->piece && c->nhosts == 1 && e->running == 1 && !c->failed &&
            !atomic_load_explicit(&e->nsubmitted, memory_order_relaxed) &&
            !atomic_load_explicit(&c->piece[c->local]->abort, memory_order_relaxed);
 }
 
-/* True: the call has ended well. Otherwise it goes on in the passes from where it stands. The role is ours. What it
- * does with a call is what op_steps and op_end of engine.c do, but for what cannot be here: a broken communicator, a
- * call that another thread looks at. A change to one belongs in the other. */
-static bool run_fast(cmo_engine *e, cmo_op *op)
+/* Step the call, which is the only one in progress, until it has ended well or is to go on in the passes. It is queued
+ * as in these, so that what a message brings finds it. The role is ours. What is done with it is what op_steps of
+ * engine.c does, but for what cannot be here: a broken communicator. A change to one belongs in the other. */
+static void run_fast(cmo_engine *e, cmo_op *op)
 {
     cmo_comm *c = op->comm;
     cmo_err err = CMO_OK;
-    if (!may_run_fast(e, c)) return false;
+    if (!may_run_fast(e, c)) return;
     if (!op->point) {
         cmo_call call = op->call;
         err = e->collectives->start(op, c, &call);
@@ -312,22 +312,20 @@ static bool run_fast(cmo_engine *e, cmo_op *op)
     unsigned last = op->advanced, end = last + FAST_ADVANCES;
     bool crowded = e->waiter.crowded;
     const int looks = crowded ? FAST_YIELDS : FAST_LOOKS;
-    for (int n = 0; err == CMO_OK && n < looks && op->advanced != end; n++) {
+    for (int n = 0; err == CMO_OK && n < looks && op->advanced != end && !c->failed; n++) {
         err = op->step(op);
+        if (op->point) cmo_point_pump(op); /* also after the last step, which may have an answer to send */
         if (err == CMO_OK && !op->err) {
-            if (op->point) cmo_point_end(op);
-            else e->collectives->end(op);
-            return true;
+            cmo_op_end(e, op, CMO_OK, NULL);
+            return;
         }
         if (err != CMO_AGAIN || op->err || atomic_load_explicit(&e->nwanting, memory_order_relaxed)) break;
         err = CMO_OK;
-        if (op->point) cmo_point_pump(op);
         if (op->advanced != last) n = 0, last = op->advanced;
         if (crowded) sched_yield();
         else cmo_relax();
     }
     if (err != CMO_OK && err != CMO_AGAIN && !op->err) cmo_op_fail(op, err, cmo_reason());
-    return false;
 }
 
 cmo_err cmo_op_run(cmo_op *op)
@@ -338,11 +336,8 @@ cmo_err cmo_op_run(cmo_op *op)
         if (!hand_over(e, op)) return wait_for_driver(e, op);
         cmo_engine_poll(e);
     } else {
-        if (run_fast(e, op)) {
-            cmo_role_leave(e);
-            return CMO_OK;
-        }
         cmo_engine_submit(e, op);
+        run_fast(e, op);
     }
     cmo_err err = op_ended(op) ? CMO_OK : drive(e, op, op->deadline);
     if (!op_ended(op)) drive_to_end(e, op, err);

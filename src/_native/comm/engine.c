@@ -28,7 +28,7 @@ cmo_comm *cmo_engine_find(cmo_engine *e, uint64_t id)
 
 /* ------------------------------------------------------------------ one pass */
 
-static void op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text)
+void cmo_op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text)
 {
     void (*on_done)(void *) = op->on_done;
     void *ctx = op->on_done_ctx;
@@ -54,7 +54,7 @@ static void op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text)
     if (on_done) on_done(ctx);
 }
 
-void cmo_op_abandon(cmo_op *op) { op_end(op->comm->engine, op, CMO_EREVOKED, "the communicator was closed"); }
+void cmo_op_abandon(cmo_op *op) { cmo_op_end(op->comm->engine, op, CMO_EREVOKED, "the communicator was closed"); }
 
 /* Start or go on with a call. True if it has ended well. What goes wrong is in op->err and op->text. The fast path does
  * the same, less what it need not (run_fast in drive.c): a change to one belongs in the other. */
@@ -92,7 +92,7 @@ static void pass_collective(cmo_engine *e, cmo_comm *comm)
         else cmo_failure_late(comm, &op->call);
     }
     if (steps && op_steps(e, comm, op)) {
-        op_end(e, op, CMO_OK, NULL);
+        cmo_op_end(e, op, CMO_OK, NULL);
         return;
     }
     if (op->err && !comm->failed) {
@@ -103,19 +103,19 @@ static void pass_collective(cmo_engine *e, cmo_comm *comm)
     if (comm->failed && cmo_failure_settled(comm)) {
         char text[CMO_TEXT];
         cmo_failure_text(comm, text, sizeof text);
-        op_end(e, op, comm->failed, text);
+        cmo_op_end(e, op, comm->failed, text);
     }
 }
 
 static void pass_point(cmo_engine *e, cmo_op *op)
 {
     cmo_err err = op->step(op);
-    if (op->err) op_end(e, op, op->err, op->text);
-    else if (err != CMO_AGAIN) op_end(e, op, err, cmo_reason());
+    if (op->err) cmo_op_end(e, op, op->err, op->text);
+    else if (err != CMO_AGAIN) cmo_op_end(e, op, err, cmo_reason());
     else if (op->comm->failed) {
         char text[CMO_TEXT];
         snprintf(text, sizeof text, "%s", op->comm->failed_text);
-        op_end(e, op, op->comm->failed, text);
+        cmo_op_end(e, op, op->comm->failed, text);
     }
 }
 
@@ -125,7 +125,7 @@ static void op_expire(cmo_engine *e, cmo_op *op)
     char text[CMO_TEXT];
     if (op->point) {
         cmo_point_describe(op, text, sizeof text);
-        op_end(e, op, CMO_ETIMEOUT, text);
+        cmo_op_end(e, op, CMO_ETIMEOUT, text);
         return;
     }
     snprintf(text, sizeof text, "%s passed its deadline of %g s", cmo_kind_name(op->call.kind), op->timeout);

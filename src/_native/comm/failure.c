@@ -183,10 +183,22 @@ void cmo_failure_heard(cmo_channel *channel, const cmo_header *h, const uint8_t 
     channel->engine->moved = true;
 }
 
+static bool all_others_left(const cmo_comm *c)
+{
+    int gone = 0;
+    for (int r = 0; r < c->size; r++) gone += r != c->rank && (c->left[r] || c->lost[r]);
+    return gone && gone == c->size - 1;
+}
+
 /* Is there still somebody to do its part of this transfer? */
 void cmo_xfer_expect(cmo_xfer *x)
 {
     cmo_comm *c = x->op->comm;
+    if (x->peer < 0 && x->state == CMO_X_WAITING && all_others_left(c)) {
+        x->op->lost = c->rank == 0; /* the first of them */
+        cmo_xfer_fail(x, CMO_EPEERLOST, "every other rank has closed the communicator, or is gone");
+        return;
+    }
     if (x->peer < 0 || x->state != CMO_X_WAITING || !(c->left[x->peer] || c->lost[x->peer])) return;
     cmo_comm *outer = outermost(c);
     char text[CMO_TEXT];

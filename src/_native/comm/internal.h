@@ -222,6 +222,8 @@ void cmo_point_pump(cmo_op *op);                       /* move what its message 
 void cmo_point_end(cmo_op *op);                        /* give back what it holds */
 cmo_err cmo_op_run(cmo_op *op);                        /* start a prepared op and see it to its end */
 void cmo_op_launch(cmo_op *op);                        /* start a prepared op, whoever drives */
+/* It is over: take it off its queue, give back what it holds, tell whoever waits. text: why, NULL or op->text. */
+void cmo_op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text);
 void cmo_op_abandon(cmo_op *op);                       /* end it: its communicator is being closed */
 
 /* Of who drives; see drive.c. */
