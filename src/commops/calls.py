@@ -29,10 +29,13 @@ from commops.arguments import (
 )
 from commops.dtypes import Array, code_of, dtype_of
 
-__all__ = ["BARRIER", "Call", "Place", "call_of"]
+__all__ = ["BARRIER", "FUNCTION", "OBJECTS", "Call", "Place", "call_of"]
 
 Call: TypeAlias = tuple[tuple[Any, ...], Callable[[Any], Any]]
 """A checked call: the arguments of the core, and what makes the result from what was allocated, or None."""
+
+OBJECTS, FUNCTION = 1, 2
+"""The `op` of a call that moves arrays: what these stand for, so that it fits no other call (cmo_call)."""
 
 _KIND: dict[str, int] = native.KINDS
 _UINT8 = code_of(np.dtype(np.uint8))
@@ -218,6 +221,12 @@ def _alltoall_counted(array: Array, code: int, out: Any, send_rows: Array, recv_
 # ------------------------------------------------------------------ bytes, for Python objects
 
 
+def of_objects(call: Call) -> Call:
+    """Mark a call whose bytes are packed objects."""
+    (kind, _, *rest), finish = call
+    return (kind, OBJECTS, *rest), finish
+
+
 def gather_bytes(kind: str, data: Array, root: int, finish: Callable[[Array | None, list[int]], Any]) -> Call:
     """Make a gather or allgather of bytes whose sizes the ranks do not know of each other.
 
@@ -230,8 +239,8 @@ def gather_bytes(kind: str, data: Array, root: int, finish: Callable[[Array | No
         return np.empty(sum(counts), np.uint8)
 
     return call_of(
-        kind, lambda got: finish(got, sizes), root=root, send=data, count=data.size, exchange=True,
-        allocate=allocate,
+        kind, lambda got: finish(got, sizes), op=OBJECTS, root=root, send=data, count=data.size,
+        exchange=True, allocate=allocate,
     )  # fmt: skip
 
 
@@ -244,7 +253,7 @@ def alltoall_bytes(data: Sequence[Array], finish: Callable[[Array, list[int]], A
         return np.empty(sum(counts), np.uint8)
 
     return call_of(
-        "alltoall", lambda got: finish(got, sizes), send=np.concatenate(data),
+        "alltoall", lambda got: finish(got, sizes), op=OBJECTS, send=np.concatenate(data),
         counts=np.array([each.size for each in data], np.uint64), exchange=True, allocate=allocate,
     )  # fmt: skip
 

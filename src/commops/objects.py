@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from commops.arguments import ANY, rank_of
-from commops.calls import alltoall_bytes, broadcast, gather_bytes, scatter
+from commops.calls import alltoall_bytes, broadcast, gather_bytes, of_objects, scatter
 from commops.dtypes import Array
 from commops.messages import OBJECT, Messages, status_of
 from commops.pickling import pack, unpack
@@ -137,7 +137,7 @@ class Objects(Messages):
     def ibroadcast_object(self, obj: object = None, root: int = 0) -> Work[Any]:
         """Start a `broadcast_object`."""
         sends = self.rank == rank_of(root, self.size)
-        arguments, received = broadcast(self._at, pack(obj) if sends else None, root)
+        arguments, received = of_objects(broadcast(self._at, pack(obj) if sends else None, root))
         return self._start((arguments, lambda got: obj if sends else unpack(received(got))))
 
     def scatter_object(self, objs: Sequence[object] | None = None, root: int = 0) -> Any:
@@ -166,10 +166,11 @@ class Objects(Messages):
     def iscatter_object(self, objs: Sequence[object] | None = None, root: int = 0) -> Work[Any]:
         """Start a `scatter_object`."""
         if self.rank != rank_of(root, self.size):
-            arguments, received = scatter(self._at, None, root, None, None)
+            arguments, received = of_objects(scatter(self._at, None, root, None, None))
             return self._start((arguments, lambda got: unpack(received(got))))
         mine, data = self._one_for_each(objs)
-        arguments, _ = scatter(self._at, np.concatenate(data), root, None, [each.size for each in data])
+        sizes = [each.size for each in data]
+        arguments, _ = of_objects(scatter(self._at, np.concatenate(data), root, None, sizes))
         return self._start((arguments, lambda _: mine))
 
     def gather_object(self, obj: object, root: int = 0) -> list[Any] | None:

@@ -19,7 +19,7 @@ from commops.arguments import (
     rank_of,
     target_of,
 )
-from commops.calls import Call, Place, call_of
+from commops.calls import FUNCTION, Call, Place, call_of
 from commops.dtypes import Array, code_of
 
 __all__ = ["Op", "reduce_scatter", "reduction"]
@@ -145,20 +145,22 @@ def _folded(at: Place, kind: str, array: Array, code: int, op: Function, out: ob
         total: Any = blocks[0]
         for block in blocks[1:last]:
             total = op(total, block)
+        if not isinstance(total, np.ndarray | np.generic):
+            raise TypeError(f"op must return an array, not {type(total).__name__}")
         total = np.asarray(total)
-        if target is None:
-            return total.copy() if last == 1 else total
         if total.shape != array.shape or total.dtype != array.dtype:
             raise TypeError(
-                f"op returned {total.dtype} of shape {total.shape},"
-                f" and out is {array.dtype} of shape {array.shape}"
+                f"op must return what it is given, {array.dtype} of shape {array.shape},"
+                f" not {total.dtype} of shape {total.shape}"
             )
+        if target is None:
+            return total.copy() if last == 1 else total
         target[...] = total
         return target
 
     return call_of(
-        "allgather" if to_all else "gather", finish, dtype=code, root=root, send=packed(array), out=blocks,
-        count=array.size,
+        "allgather" if to_all else "gather", finish, op=FUNCTION, dtype=code, root=root, send=packed(array),
+        out=blocks, count=array.size,
     )  # fmt: skip
 
 

@@ -41,3 +41,10 @@ def test_without_sizes_there_is_nothing_to_draw(commops: Run, tmp_path: Path) ->
     assert result.returncode == 0, result.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert os.listdir(folder) == ["bench.json"]
+
+
+def test_no_number_of_seconds_is_a_wrong_argument(commops: Run) -> None:
+    result = commops("bench", "--seconds", "nan")
+    assert result.returncode == 2
+    assert "nan is no number of seconds" in result.stderr
+    assert "Traceback" not in result.stderr

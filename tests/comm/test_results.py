@@ -117,3 +117,15 @@ def test_out_may_overlap_x_in_part(world: World, start: int, block: int) -> None
                 assert np.array_equal(out, want)
 
     world.run(program, start, block)
+
+
+def test_a_function_must_return_what_it_is_given(world: World) -> None:
+    def program(comm: Comm) -> None:
+        if comm.size == 1:
+            return
+        for op in (lambda a, b: np.ones(7, a.dtype), lambda a, b: a.astype(np.float32), lambda a, b: None):
+            with pytest.raises(TypeError, match="op must return"):
+                comm.allreduce(np.ones(3), op)
+        assert comm.allreduce(np.ones(3), np.add).tolist() == [comm.size] * 3
+
+    world.run(program)

@@ -56,7 +56,8 @@ static cmo_err hosts_incoming(void *ctx, const cmo_layout *layout, void **addres
 static cmo_err hosts_broadcast_in(cmo_op *op, cmo_comm *part, int root)
 {
     hosts_broadcast *s = op->state;
-    cmo_call call = {.kind = CMO_BROADCAST, .root = root, .allocate = hosts_incoming, .allocate_ctx = op};
+    cmo_call call = {.kind = CMO_BROADCAST, .op = op->call.op, .root = root,
+                     .allocate = hosts_incoming, .allocate_ctx = op};
     if (part->rank == root) {
         call = s->known;
         call.root = root;
@@ -74,6 +75,7 @@ cmo_err cmo_hosts_broadcast_step(cmo_op *op)
         s->known.in = s->known.out;
     } else {
         s->known.kind = CMO_BROADCAST;
+        s->known.op = op->call.op;
         s->known.shape = s->shape;
     }
     if (c->local == cmo_hosts_place(c, op->call.root)) {

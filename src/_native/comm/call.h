@@ -31,6 +31,9 @@ typedef enum {
 
 const char *cmo_kind_name(cmo_kind kind);
 
+/* What the arrays of a call that only moves them stand for; it is in the fingerprint, in place of the operation. */
+typedef enum { CMO_ARRAYS, CMO_OBJECTS, CMO_FUNCTION /* operands of the caller's own function */ } cmo_meaning;
+
 /* What an incoming array looks like. Borrowed for the time of the call that passes it. */
 typedef struct cmo_layout {
     cmo_dtype dtype;
@@ -61,7 +64,7 @@ typedef cmo_err (*cmo_allocate)(void *ctx, const cmo_layout *layout, void **addr
  * Blocks lie end to end in rank order. Apart from where `may be in` is said, in and out do not overlap. */
 typedef struct cmo_call {
     cmo_kind kind;
-    cmo_redop op;
+    cmo_redop op;                /* where nothing is reduced: a cmo_meaning */
     cmo_dtype dtype;
     int root;
     const void *in;              /* borrowed until the call has ended, like all below */

@@ -377,7 +377,9 @@ static void describe(char *out, size_t n, const cmo_recent_call *call)
                  cmo_dtype_name((cmo_dtype)call->dtype),
                  reduces ? ", op=" : "", reduces ? cmo_redop_name((cmo_redop)call->op) : "");
     if (rooted) snprintf(at, sizeof at, "%sroot=%d", what[0] ? ", " : "", call->root);
-    snprintf(out, n, "%s(%s%s)", cmo_kind_name(kind), what, at);
+    const char *stand_for[] = {[CMO_ARRAYS] = "", [CMO_OBJECTS] = " of objects", [CMO_FUNCTION] = " for a function"};
+    const char *of = !reduces && call->op < sizeof stand_for / sizeof *stand_for ? stand_for[call->op] : "";
+    snprintf(out, n, "%s%s(%s%s)", cmo_kind_name(kind), of, what, at);
 }
 
 /* Is it known where this rank stands, for a failure of collective `seq`? */

@@ -6,6 +6,7 @@ Each command is a module of its own, imported when it is called, so that none pa
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -102,6 +103,12 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo("commops: interrupted", err=True)
         code = 130
     except BrokenPipeError:  # whoever read our output has gone: nothing is left to be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        click.echo(f"commops: cannot write: {error.strerror}", err=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)

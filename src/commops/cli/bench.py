@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +31,12 @@ def _read_ops(ctx: click.Context, option: click.Parameter, text: str | None) -> 
     return ops
 
 
+def _read_seconds(ctx: click.Context, option: click.Parameter, seconds: float) -> float:
+    if math.isnan(seconds):  # which no comparison with the limits of the range finds
+        raise click.BadParameter("nan is no number of seconds", ctx, option)
+    return seconds
+
+
 @click.command()
 @ranks_option
 @transport_option
@@ -42,7 +49,12 @@ def _read_ops(ctx: click.Context, option: click.Parameter, text: str | None) -> 
     help="Largest message. Memory in use is about this, times two, times the square of the ranks.",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(min=0.0), default=0.2, show_default=True, help="Time for each figure."
+    "--seconds",
+    type=click.FloatRange(min=0.0, max=3600.0),
+    callback=_read_seconds,
+    default=0.2,
+    show_default=True,
+    help="Time for each figure.",
 )
 @click.option("--shared", is_flag=True, help="Use arrays from comm.zeros(), which other ranks can address.")
 @out_option("bench")

@@ -8,6 +8,7 @@ stopped terminal) holds back the ranks, not the launcher, which must still see d
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import stat
@@ -32,11 +33,14 @@ class Sink:
     ----------
     broken : bool
         Whether its reader is gone.
+    lost : str
+        Why output was lost, unless its reader was gone.
     """
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.broken = False
+        self.lost = ""
         self._queue: deque[memoryview] = deque()
         self._pending = 0
         self._in_line = False
@@ -77,8 +81,9 @@ class Sink:
             written = os.write(self.descriptor, piece[: self._step])
         except BlockingIOError:
             return
-        except OSError:  # the reader is gone (EPIPE), or the disk is full
+        except OSError as error:  # the reader is gone (EPIPE), or the disk is full
             self.broken = True
+            self.lost = "" if error.errno == errno.EPIPE else error.strerror or str(error)
             self._queue.clear()
             self._pending = 0
             return

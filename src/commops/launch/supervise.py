@@ -302,6 +302,10 @@ class _Job:
             self._say(others_text([failure for failure in failures if failure is not self._cause]))
         self._write_out()
         code = failures[0].code if failures else 0
+        if self._out.lost:
+            self._say(f"commops: output was lost: {self._out.lost}\n")
+            self._write_out()
+            code = code or 1
         return Outcome(code if self._signal is None else 128 + self._signal, self._signal, tuple(failures))
 
     def _write_out(self) -> None:
