@@ -132,6 +132,17 @@ def test_a_root_that_is_done_hears_of_it_in_its_next_call(fresh: Fresh) -> None:
             assert "rank 0: broadcast(3 × float64, root=0); rank 1: gather(3 × float64, root=1)" in text
 
 
+@pytest.mark.parametrize("layout", LAYOUTS[:3], ids=str)
+def test_a_root_hears_in_its_next_call_whom_its_array_does_not_fit(fresh: Fresh, layout: Layout) -> None:
+    def program(comm: Comm) -> None:
+        comm.broadcast(np.zeros(3 if comm.rank == 0 else 7))
+        comm.barrier()
+
+    for text in errors(fresh(layout, timeout=3600).outcomes(program), commops.MismatchError):
+        assert "broadcast: rank 0, the root, sends 3 float64 to rank " in text
+        assert text.endswith("which expects 7 float64")
+
+
 def test_a_root_that_is_done_may_close_after_different_calls(fresh: Fresh) -> None:
     def program(comm: Comm) -> None:
         if comm.rank == 0:

@@ -12,8 +12,9 @@ enum { BEFORE = 2, CALLS = 5 }; /* calls that are alike; in all, the last one a 
 
 static const cmo_kind last_kind = CMO_BARRIER;
 
-/* Virtual nanoseconds within which every rank has heard of different calls: far less than any deadline here. */
-static const int64_t soon = 2 * CMO_SECOND;
+/* Virtual nanoseconds within which every rank has heard of different calls: far less than any deadline here. One whose
+ * slots the others still hold cannot say what it calls; then they wait for its word, three seconds. */
+static const int64_t soon = 4 * CMO_SECOND;
 
 static world *make_world(uint64_t seed, int size)
 {

@@ -481,8 +481,9 @@ void cmo_failure_text(cmo_comm *comm, char *out, size_t n)
 {
     cmo_comm *c = outermost(comm);
     char a[CMO_TEXT], b[CMO_TEXT];
-    if (c->failed == CMO_EMISMATCH && c->told) {
-        uint64_t seq = first_difference(c, c->failed_seq);
+    /* Without a difference between calls it is one in what root alone knows (sizes), which the first text tells. */
+    uint64_t seq = c->failed == CMO_EMISMATCH && c->told ? first_difference(c, 0) : 0;
+    if (seq) {
         list_calls(c, seq, a, sizeof a);
         snprintf(out, n, "ranks made different calls as number %llu of this communicator: %s",
                  (unsigned long long)seq, a);
