@@ -25,6 +25,7 @@ with commops.init() as comm:
         print(time.monotonic())
 """
 _NUMPY = "import time, numpy; print(time.monotonic())"
+_COMMAND = str(Path(sys.executable).with_name("commops"))
 
 
 def _seconds_until(*arguments: str) -> float:
@@ -57,7 +58,7 @@ def measure(quick: bool) -> dict[str, Any]:
                 if what == "numpy":
                     found.append(_seconds_until("-c", _NUMPY))
                 else:
-                    found.append(_seconds_until("-m", "commops", "run", "-n", what, str(script)))
+                    found.append(_seconds_until(_COMMAND, "run", "-n", what, str(script)))
     base = statistics.median(times.pop("numpy"))
     return {
         "numpy_seconds": base,
