@@ -44,7 +44,7 @@ _SWITCHED_OFF = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 def _text_of(path: str) -> str:
     """Read a file. Not by pathlib, whose import is a tenth of what a rank's start may take."""
-    with open(path, encoding="ascii") as file:
+    with open(path, encoding="utf-8") as file:
         return file.read()
 
 
