@@ -402,11 +402,15 @@ cdef inline int plain_dtype(x) noexcept:
     return code_of_type[number] if number < NUMPY_TYPES else -1
 
 
-cdef inline bint plain_out(out, x, const cnp.npy_intp *dims) noexcept:
-    """Can it receive a result of x's dtype and this shape?"""
-    return (cnp.PyArray_CheckExact(out) and cnp.PyArray_ISCARRAY(out) and cnp.PyArray_TYPE(out) == cnp.PyArray_TYPE(x)
-            and cnp.PyArray_NDIM(out) == cnp.PyArray_NDIM(x)
-            and memcmp(cnp.PyArray_DIMS(out), dims, cnp.PyArray_NDIM(x) * sizeof(cnp.npy_intp)) == 0)
+cdef object plain_result(out, x, const cnp.npy_intp *dims):
+    """What receives a result of x's dtype and this shape: `out`, or a new array if that is None. None: it cannot."""
+    cdef int ndim = cnp.PyArray_NDIM(x), dtype = cnp.PyArray_TYPE(x)
+    if out is None:
+        return cnp.PyArray_EMPTY(ndim, <cnp.npy_intp *>dims, dtype, 0)
+    if not (cnp.PyArray_CheckExact(out) and cnp.PyArray_ISCARRAY(out) and cnp.PyArray_TYPE(out) == dtype
+            and cnp.PyArray_NDIM(out) == ndim):
+        return None
+    return out if memcmp(cnp.PyArray_DIMS(out), dims, ndim * sizeof(cnp.npy_intp)) == 0 else None
 
 
 cdef inline bint overlap(x, y) noexcept:
@@ -527,9 +531,8 @@ cdef class Comm:
         if (kind == CMO_REDUCE or kind == CMO_GATHER) and at != self.comm.rank:
             out = None
         else:
+            out = plain_result(out, x, dims)
             if out is None:
-                out = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), dims, cnp.PyArray_TYPE(x), 0)
-            elif not plain_out(out, x, dims):
                 return NotImplemented
             call.out = cnp.PyArray_DATA(out)
         call.in_ = cnp.PyArray_DATA(x)
@@ -585,9 +588,8 @@ cdef class Comm:
                     return NotImplemented
                 dims[0] //= self.comm.size
                 call.count //= <uint64_t>self.comm.size
-                if out is None:
-                    out = cnp.PyArray_EMPTY(call.ndim, dims, cnp.PyArray_TYPE(x), 0)
-                elif not plain_out(out, x, dims) or overlap(x, out):
+                out = plain_result(out, x, dims)
+                if out is None or overlap(x, out):
                     return NotImplemented
                 call.out = cnp.PyArray_DATA(out)
         else:
