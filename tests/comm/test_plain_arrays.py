@@ -143,3 +143,13 @@ def test_calls_in_progress_come_first(world: World) -> None:
                 assert receive.wait()[0] == 1
 
     world.run(program)
+
+
+def test_a_result_with_more_rows_than_can_be_counted_is_refused(world: World) -> None:
+    def program(comm: Comm) -> None:
+        if comm.size > 1:
+            with pytest.raises(ValueError, match="dimension"):
+                comm.allgather(np.empty((2**62, 0), np.uint8))
+        comm.barrier()
+
+    world.run(program)
