@@ -132,9 +132,14 @@ def test_a_root_that_is_done_hears_of_it_in_its_next_call(fresh: Fresh) -> None:
             assert "rank 0: broadcast(3 × float64, root=0); rank 1: gather(3 × float64, root=1)" in text
 
 
+@pytest.mark.parametrize("late", [None, 1, 2])
 @pytest.mark.parametrize("layout", LAYOUTS[:3], ids=str)
-def test_a_root_hears_in_its_next_call_whom_its_array_does_not_fit(fresh: Fresh, layout: Layout) -> None:
+def test_a_root_hears_in_its_next_call_whom_its_array_does_not_fit(
+    fresh: Fresh, layout: Layout, late: int | None
+) -> None:
     def program(comm: Comm) -> None:
+        if comm.rank == late:
+            time.sleep(0.6)  # the communicator is broken by then
         comm.broadcast(np.zeros(3 if comm.rank == 0 else 7))
         comm.barrier()
 

@@ -29,6 +29,14 @@ static uint64_t call_fingerprint(const cmo_call *c, int size)
     return h;
 }
 
+static cmo_recent_call coll_next(const cmo_comm *comm, const cmo_call *call)
+{
+    return (cmo_recent_call){
+        .seq = comm->seq + 1, .fingerprint = mix(comm->chain, call_fingerprint(call, comm->size)), .root = call->root,
+        .count = cmo_block_start(call->counts, call->count, call->counts ? comm->size : 1), .kind = (uint8_t)call->kind,
+        .op = (uint8_t)call->op, .dtype = (uint8_t)call->dtype};
+}
+
 /* Give the op its number, fingerprint, algorithm and state. The call's arguments have been checked. */
 static cmo_err coll_start(cmo_op *op, cmo_comm *comm, const cmo_call *call)
 {
@@ -41,13 +49,11 @@ static cmo_err coll_start(cmo_op *op, cmo_comm *comm, const cmo_call *call)
     op->state = NULL;
     op->finish = NULL;
     cmo_list_init(&op->xfers);
-    op->seq = ++comm->seq;
-    op->fingerprint = comm->chain = mix(comm->chain, call_fingerprint(call, comm->size));
+    const cmo_recent_call next = coll_next(comm, call);
+    op->seq = comm->seq = next.seq;
+    op->fingerprint = comm->chain = next.fingerprint;
     comm->fingerprints[op->seq % CMO_FINGERPRINTS] = op->fingerprint;
-    comm->recent[op->seq % CMO_RECENT] = (cmo_recent_call){
-        .seq = op->seq, .fingerprint = op->fingerprint, .root = call->root,
-        .count = cmo_block_start(call->counts, call->count, call->counts ? comm->size : 1), .kind = (uint8_t)call->kind,
-        .op = (uint8_t)call->op, .dtype = (uint8_t)call->dtype};
+    comm->recent[op->seq % CMO_RECENT] = next;
     op->algorithm = cmo_choose(op);
     if (!op->algorithm) return cmo_fail(CMO_EINVAL, "no algorithm for %s", cmo_kind_name(call->kind));
     op->step = op->algorithm->step;
@@ -79,7 +85,7 @@ static void coll_end(cmo_op *op)
     op->state = NULL;
 }
 
-const cmo_collectives cmo_coll = {.start = coll_start, .end = coll_end};
+const cmo_collectives cmo_coll = {.next = coll_next, .start = coll_start, .end = coll_end};
 
 cmo_err cmo_child_start(cmo_op *op, cmo_comm *comm, const cmo_call *call)
 {

@@ -123,12 +123,11 @@ void cmo_failure_late(cmo_comm *comm, const cmo_call *call)
 {
     cmo_comm *c = outermost(comm);
     if (!call || c->has_told || !c->told || c->failed != CMO_EMISMATCH) return;
+    const cmo_recent_call next = c->engine->collectives->next(c, call);
     cmo_told *own = &c->told[c->rank];
     own->in_call = true;
-    own->seq = c->seq + 1;
-    own->recent[own->seq % CMO_RECENT] = (cmo_recent_call){
-        .seq = own->seq, .count = call->count, .root = call->root, .kind = (uint8_t)call->kind,
-        .op = (uint8_t)call->op, .dtype = (uint8_t)call->dtype};
+    own->seq = next.seq;
+    own->recent[next.seq % CMO_RECENT] = next;
     tell_remote(c);
     c->settle = cmo_engine_now(c->engine) + settle_time; /* for those who have waited to hear this */
 }

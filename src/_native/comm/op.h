@@ -9,6 +9,7 @@
 
 #include "base/list.h"
 #include "comm/message.h"
+#include "comm/told.h"
 
 #include <stdatomic.h>
 
@@ -53,9 +54,11 @@ struct cmo_op {
     _Alignas(16) unsigned char inline_state[CMO_OP_INLINE_STATE];
 };
 
-/* How collectives are started, and how what they hold is given back: the room of the algorithms, as the engine sees
- * it. */
+/* How collectives are told apart and started, and how what they hold is given back: the room of the algorithms, as the
+ * engine sees it. */
 typedef struct cmo_collectives {
+    /* What this call will be known as, if it is the next of the communicator. */
+    cmo_recent_call (*next)(const struct cmo_comm *comm, const cmo_call *call);
     cmo_err (*start)(cmo_op *op, struct cmo_comm *comm, const cmo_call *call);
     void (*end)(cmo_op *op);
 } cmo_collectives;
