@@ -24,8 +24,8 @@
 enum {
     GIVE_WAY_US = 10,   /* between looks whether those who make or close a communicator have done so: they hold up every
                            call of this rank, for microseconds */
-    SETTLE_US = 1000,   /* between looks whether the others have said where they stood when the communicator broke … */
-    SETTLE_LOOKS = 3000 /* … for about as long as failure.c has them wait for each other (settle_time) */
+    SETTLE_US = 1000    /* between looks whether the others have said where they stood when the communicator broke, for
+                           which failure.c lets nobody wait long */
 };
 
 bool cmo_role_take(cmo_engine *e)
@@ -255,7 +255,7 @@ static cmo_err comm_usable(cmo_op *op, cmo_comm *comm, const cmo_call *call)
     cmo_failure_late(comm, call);
     /* What others have told may have waited for a driver */
     if (!comm->engine->threadless) cmo_engine_poll(comm->engine);
-    for (int i = 0; i < SETTLE_LOOKS && !comm->engine->threadless && !cmo_failure_settled(comm); i++) {
+    while (!comm->engine->threadless && !cmo_failure_settled(comm)) {
         cmo_engine_poll(comm->engine);
         usleep(SETTLE_US);
     }
