@@ -195,9 +195,10 @@ def test_a_single_rank_needs_no_place_to_meet() -> None:
     assert (environment.size, environment.rendezvous) == (1, None)
 
 
-def test_the_store_is_served_by_our_launcher_only() -> None:
-    assert found(COMMOPS).store_is_served
-    assert not any(found(environ).store_is_served for name, environ in ONE_HOST.items() if name != "commops")
+def test_our_launcher_is_told_from_others() -> None:
+    assert found(COMMOPS).launcher == "commops"
+    for name, environ in ONE_HOST.items():
+        assert (found(environ).launcher == "commops") == (name == "commops")
 
 
 def test_plain_variables_meet_at_the_master_port() -> None:

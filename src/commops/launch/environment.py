@@ -48,11 +48,6 @@ class Environment(NamedTuple):
     job: str
 
     @property
-    def store_is_served(self) -> bool:
-        """Whether the launcher itself serves the store, so that rank 0 must not."""
-        return self.launcher == "commops"
-
-    @property
     def hint(self) -> str:
         """What to tell a user whose `rendezvous` is None."""
         return (
