@@ -94,6 +94,18 @@ def free_port() -> int:
         return port
 
 
+@pytest.fixture(params=["file", "tcp", "unix"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An address at which ranks that nobody launched meet, of each kind that needs no other server."""
+    match request.param:
+        case "file":
+            return f"file://{tmp_path / 'store'}"
+        case "tcp":
+            return f"tcp://127.0.0.1:{free_port()}"
+        case _:
+            return f"unix:test-{uuid.uuid4().hex}"
+
+
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A redis-server of our own on a free port, which asks for no password."""

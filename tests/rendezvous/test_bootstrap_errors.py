@@ -18,17 +18,6 @@ from .ranks import JOIN, Ranks, Told, failures, results
 SLACK = 2.5  # seconds beyond the time-out, for a machine that is busy with other things
 
 
-@pytest.fixture(params=["file", "tcp", "unix"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    match request.param:
-        case "file":
-            return f"file://{tmp_path / 'store'}"
-        case "tcp":
-            return f"tcp://127.0.0.1:{free_port()}"
-        case _:
-            return f"unix:test-{uuid.uuid4().hex}"
-
-
 def all_fail(ranks: Ranks, each: list[dict[str, Any]], timeout: float = 15.0, **names: Any) -> list[str]:
     """Let the ranks fail, by RendezvousError, long before their time is over; return what they say."""
     told = failures(ranks.run(len(each), JOIN, each, timeout=timeout, **names), within=timeout / 2)

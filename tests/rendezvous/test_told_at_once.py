@@ -22,17 +22,6 @@ SOON = 5.0
 PATIENT = "import commops.rendezvous.meeting as meeting; meeting._SECOND_TRY = 10.0\n"
 
 
-@pytest.fixture(params=["file", "tcp", "unix"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    match request.param:
-        case "file":
-            return f"file://{tmp_path / 'store'}"
-        case "tcp":
-            return f"tcp://127.0.0.1:{free_port()}"
-        case _:
-            return f"unix:test-{uuid.uuid4().hex}"
-
-
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "argument": ({"transport": "smh"}, "ValueError: transport must be one of auto, shm, tcp, not 'smh'"),
     "variable": (
