@@ -39,7 +39,7 @@ def test_a_tunable_shows_where_its_value_comes_from(commops: Run) -> None:
     (line,) = (line for line in result.stdout.splitlines() if "COMMOPS_SLOTS" in line)
     assert " 5 " in line
     assert "environment" in line
-    assert "default 4" in line
+    assert "default 512" in line
     assert "5 slots of 1048576 bytes = 5 MiB" in result.stdout
 
 

@@ -84,6 +84,10 @@ world_settings world_rough(int size, world_layout layout, uint64_t seed)
     t->slot_bytes = 64 << settings_draw(&state, 3);
     t->staged_bytes = settings_draw(&state, 2) ? 128 << settings_draw(&state, 3) : 0;
     t->slots = 3 + (int64_t)settings_draw(&state, 3);
+    if (settings_draw(&state, 2)) t->slots *= 8; /* rounds of several */
+    t->round_bytes = 64 << settings_draw(&state, 5);
+    t->stream_bytes = 64 << settings_draw(&state, 3);
+    t->around_bytes = settings_draw(&state, 2) ? 1 << 10 : 1 << 30;
     t->segment_bytes = 16 << settings_draw(&state, 3);
     t->eager_bytes = 16 * (int64_t)settings_draw(&state, 5);
     t->eager_window = settings_draw(&state, 2) ? 256 : 1 << 20;
@@ -426,9 +430,10 @@ void world_describe(const world *w, FILE *out)
 {
     const world_settings *s = &w->settings;
     const cmo_tunables *t = &s->tunables;
-    fprintf(out, "seed %" PRIu64 ", %d ranks, %s (%d); slots %" PRId64 " × %" PRId64 ", staged %" PRId64
+    fprintf(out, "seed %" PRIu64 ", %d ranks, %s (%d); slots %" PRId64 " × %" PRId64 ", rounds %" PRId64 " or %" PRId64
+                 ", around %" PRId64 ", staged %" PRId64
                  ", segment %" PRId64 ", eager %" PRId64 " of %" PRId64 ", pipe %" PRId64 ", frame %" PRId64
                  ", doubling %" PRId64 "\n",
-            s->seed, s->size, layout_names[s->layout], s->per_host, t->slots, t->slot_bytes, t->staged_bytes,
-            t->segment_bytes, t->eager_bytes, t->eager_window, t->pipe_bytes, t->frame_bytes, t->doubling_bytes);
+            s->seed, s->size, layout_names[s->layout], s->per_host, t->slots, t->slot_bytes, t->round_bytes,
+            t->stream_bytes, t->around_bytes, t->staged_bytes, t->segment_bytes, t->eager_bytes, t->eager_window, t->pipe_bytes, t->frame_bytes, t->doubling_bytes);
 }

@@ -32,8 +32,9 @@ typedef struct setting {
  * slots as they are in earnest. */
 static const setting settings[] = {
     {2, 64, 3, 0, 400, ORDINARY},
-    {2, 256 << 10, 4, 16 << 10, 400, ORDINARY},
+    {2, 4096, 512, 16 << 10, 400, ORDINARY},
     {3, 128, 3, 16 << 10, 300, ORDINARY},
+    {3, 64, 32, 0, 300, ORDINARY},
     {3, 4096, 4, 0, 300, ORDINARY},
     {5, 512, 3, 0, 150, ORDINARY},
     {5, 4096, 3, 16 << 10, 150, ORDINARY},

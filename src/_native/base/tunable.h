@@ -12,15 +12,21 @@
     X(spin_us, "COMMOPS_SPIN_US", -1, -1, 1000000,                                                             \
       "microseconds that a wait polls before it sleeps; -1: 50, or 20 with the core given away between polls "   \
       "where there are more ranks than cores")                                                                 \
-    X(slot_bytes, "COMMOPS_SLOT_BYTES", 256 << 10, 64, 1 << 30,                                                \
-      "bytes of one staging slot of a rank in a communicator's shared memory")                                 \
-    X(slots, "COMMOPS_SLOTS", 4, 3, 64, "staging slots of a rank in a communicator's shared memory")           \
+    X(slot_bytes, "COMMOPS_SLOT_BYTES", 4 << 10, 64, 1 << 30,                                                  \
+      "least bytes of staging memory that a collective takes at a time")                                       \
+    X(slots, "COMMOPS_SLOTS", 512, 3, 1 << 20, "staging slots of a rank in a communicator's shared memory")    \
+    X(round_bytes, "COMMOPS_ROUND_BYTES", 256 << 10, 64, 1 << 30,                                              \
+      "most bytes of a rank in shared memory that it takes at a time; larger arrays go in rounds of this")     \
+    X(stream_bytes, "COMMOPS_STREAM_BYTES", 32 << 10, 64, 1 << 30,                                             \
+      "the same where others only read: a broadcast, a scatter")                                               \
+    X(around_bytes, "COMMOPS_AROUND_BYTES", 16 << 20, 64, INT64_MAX,                                           \
+      "results that, for all ranks of the host together, have this size or more are stored around the caches") \
     X(staged_bytes, "COMMOPS_STAGED_BYTES", 16 << 10, 0, 1 << 30,                                              \
       "in shared memory every rank reduces all of an array up to this size, and a slice of a larger one")      \
     X(direct_bytes, "COMMOPS_DIRECT_BYTES", 64 << 10, 1, 1 << 30,                                              \
       "in shared memory an array of this size or more that lies there (comm.empty) is read where it is")       \
-    X(pipe_bytes, "COMMOPS_PIPE_BYTES", 256 << 10, 4096, 1 << 30,                                              \
-      "bytes of the shared-memory pipe between two ranks of a host")                                           \
+    X(pipe_bytes, "COMMOPS_PIPE_BYTES", 2 << 20, 4096, 1 << 30,                                                \
+      "most bytes of a shared-memory pipe from one rank of a host to another; less where they are many")       \
     X(eager_bytes, "COMMOPS_EAGER_BYTES", 16 << 10, 0, 1 << 30,                                                \
       "messages up to this size are sent before their receive is known")                                       \
     X(eager_window, "COMMOPS_EAGER_WINDOW", 1 << 20, 0, 1 << 30,                                               \

@@ -1,8 +1,11 @@
 #include "coll/shm.h"
 
 #include "coll/algorithms.h"
+#include "coll/fold.h"
 
 #include <inttypes.h>
+
+enum { FOLD_BYTES = 8 << 10 }; /* that pass through a block on the stack at a time */
 
 bool cmo_shm_fits(const cmo_op *op) { return cmo_comm_shares_memory(op->comm) && op->comm->size <= CMO_SHM_MEMBERS; }
 
@@ -31,7 +34,7 @@ static bool shm_look_finished(cmo_comm *c, uint64_t seq)
     return least >= seq;
 }
 
-bool cmo_shm_look_consumed(cmo_comm *c, uint64_t rounds)
+bool cmo_shm_look_consumed(cmo_comm *c, uint64_t slots)
 {
     uint64_t least = UINT64_MAX;
     for (int i = 0; i < c->size; i++) {
@@ -39,8 +42,8 @@ bool cmo_shm_look_consumed(cmo_comm *c, uint64_t rounds)
         uint64_t consumed = atomic_load_explicit(&c->piece[i]->consumed, memory_order_acquire);
         least = cmo_shm_min(least, consumed);
     }
-    c->safe_round = least;
-    return least >= rounds;
+    c->safe_slots = least;
+    return least >= slots;
 }
 
 /* What this rank has called. The shape is there for those who must learn it, and left out elsewhere. */
@@ -69,11 +72,33 @@ cmo_err cmo_shm_announce(cmo_op *op, const void *payload, size_t bytes)
     cmo_announcement *own = cmo_shm_announcement(op, c->rank);
     shm_fill_record(op, cmo_shm_record(op, c->rank));
     own->fingerprint = op->fingerprint;
-    cmo_shm_copy(own->payload, payload, bytes);
+    cmo_copy(own->payload, payload, bytes);
     /* Release: whoever sees the number sees what is above, and our round 0. */
     atomic_store_explicit(&own->seq, op->seq, memory_order_release);
     cmo_shm_ring(c);
     return CMO_OK;
+}
+
+/* Neither staging memory nor what goes around the caches is written by a kernel: for what is cheap there see
+ * base/copy.h. */
+void cmo_shm_fold(const cmo_op *op, const cmo_shm *s, void *staged, void *out, const void **srcs, int n,
+                  uint64_t count)
+{
+    const cmo_call *call = &op->call;
+    const cmo_kernel kernel = cmo_kernel_for(call->dtype, call->op);
+    const uint64_t divisor = cmo_fold_divisor(call, n), item = cmo_dtype_size(call->dtype), at_once = FOLD_BYTES / item;
+    if (!staged && !s->around) {
+        kernel(out, srcs, n, count, divisor);
+        return;
+    }
+    _Alignas(CMO_LINE) unsigned char block[FOLD_BYTES];
+    for (uint64_t done = 0; done < count; done += at_once) {
+        const uint64_t part = cmo_shm_min(at_once, count - done), bytes = part * item;
+        kernel(block, srcs, n, part, divisor);
+        if (staged) cmo_stage((unsigned char *)staged + done * item, block, bytes);
+        if (out) cmo_shm_deliver(s, (unsigned char *)out + done * item, block, bytes);
+        for (int j = 0; j < n; j++) srcs[j] = (const unsigned char *)srcs[j] + bytes;
+    }
 }
 
 cmo_err cmo_shm_misfit(const cmo_op *op, int member, uint64_t seq)
@@ -95,12 +120,12 @@ void cmo_shm_end(const cmo_op *op, const cmo_shm *s)
     cmo_comm *c = op->comm;
     cmo_piece *own = cmo_shm_own(op);
     if (s->rounds) {
-        c->round = s->base + s->rounds;
+        c->used = cmo_shm_before(s, s->rounds);
         /* Release throughout: a member that sees these numbers, instead of the smaller ones that it waits for, must
          * still see the bytes, and what this rank has read must be behind it. */
-        atomic_store_explicit(&own->staged, c->round, memory_order_release);
-        atomic_store_explicit(&own->reduced, c->round, memory_order_release);
-        atomic_store_explicit(&own->consumed, c->round, memory_order_release);
+        atomic_store_explicit(&own->staged, c->used, memory_order_release);
+        atomic_store_explicit(&own->reduced, c->used, memory_order_release);
+        atomic_store_explicit(&own->consumed, c->used, memory_order_release);
     }
     atomic_store_explicit(&own->finished, op->seq, memory_order_release);
     cmo_shm_ring(c); /* somebody may wait for room to announce or to stage */

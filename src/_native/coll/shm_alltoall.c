@@ -42,7 +42,8 @@ static uint64_t counts_bytes(const cmo_op *op) { return (uint64_t)op->comm->size
 static void counts_stage(const cmo_op *op, const alltoall_state *s, uint64_t t)
 {
     const cmo_call *call = &op->call;
-    uint64_t round = cmo_shm_round_bytes(op->comm), from = t * round, to = cmo_shm_min(from + round, counts_bytes(op));
+    uint64_t round = cmo_shm_round_bytes(op, &s->shm), from = t * round;
+    uint64_t to = cmo_shm_min(from + round, counts_bytes(op));
     unsigned char *slot = cmo_shm_slot(op, &s->shm, op->comm->rank, t);
     for (uint64_t at = from; at < to; at += sizeof(uint64_t)) {
         uint64_t count = cmo_block_count(call->counts, call->count, (int)(at / sizeof(uint64_t)));
@@ -64,7 +65,7 @@ static uint64_t counts_longest(const cmo_op *op)
 static cmo_err counts_take(const cmo_op *op, alltoall_state *s, uint64_t t)
 {
     const cmo_comm *c = op->comm;
-    uint64_t round = cmo_shm_round_bytes(c), at = (uint64_t)c->rank * sizeof(uint64_t);
+    uint64_t round = cmo_shm_round_bytes(op, &s->shm), at = (uint64_t)c->rank * sizeof(uint64_t);
     if (at / round != t) return CMO_OK;
     CMO_TRY(cmo_shm_all_staged(op, &s->shm, c->size, t));
     for (int j = 0; j < c->size; j++)
@@ -89,7 +90,7 @@ static cmo_err counts_learn(cmo_op *op, alltoall_state *s)
                             "alltoall: rank %d sends %" PRIu64 " elements to rank %d, which expects %" PRIu64, j,
                             s->learned[j], c->rank, call->recv_counts[j]);
     }
-    s->shm.rounds = s->lead + cmo_shm_cut_slots(&s->cut, c, s->item, longest);
+    s->shm.rounds = s->lead + cmo_shm_cut_round(&s->cut, op, &s->shm, s->item, longest);
     if (!call->exchange) return CMO_OK;
     cmo_layout layout = {.dtype = call->dtype, .counts = s->learned, .ncounts = c->size};
     void *out;
@@ -104,17 +105,18 @@ static cmo_err alltoall_begin(cmo_op *op, alltoall_state *s)
 {
     const cmo_call *call = &op->call;
     const cmo_comm *c = op->comm;
-    cmo_shm_begin(op, &s->shm);
     s->item = cmo_dtype_size(call->dtype);
     s->varies = call->counts || call->exchange;
     s->out = call->out;
     if (!s->varies) {
-        s->shm.rounds = cmo_shm_cut_slots(&s->cut, c, s->item, call->count);
+        cmo_shm_begin_cut(op, &s->shm, s->item, call->count);
+        s->shm.rounds = cmo_shm_cut_round(&s->cut, op, &s->shm, s->item, call->count);
         cmo_shm_offer_array(op, &s->shm.offer.in, call->in, cmo_block_start(NULL, call->count, c->size) * s->item);
         return CMO_OK;
     }
+    cmo_shm_begin(op, &s->shm, UINT64_MAX); /* nobody knows how much there is: rounds as wide as can be */
     s->shm.offer.length = counts_longest(op);
-    s->lead = cmo_shm_rounds(counts_bytes(op), cmo_shm_round_bytes(c));
+    s->lead = cmo_shm_rounds(counts_bytes(op), cmo_shm_round_bytes(op, &s->shm));
     s->learned = malloc((size_t)c->size * sizeof *s->learned);
     return s->learned ? CMO_OK : cmo_fail(CMO_ENOMEM, "counts of %d ranks", c->size);
 }
@@ -131,8 +133,8 @@ static void alltoall_keep_own(const cmo_op *op, const alltoall_state *s)
     const int rank = op->comm->rank;
     uint64_t bytes = cmo_block_count(call->counts, call->count, rank) * s->item;
     if (!bytes) return;
-    memcpy(s->out + alltoall_start(op, s, s->learned, rank),
-           (const char *)call->in + alltoall_start(op, s, call->counts, rank), bytes);
+    cmo_shm_deliver(&s->shm, s->out + alltoall_start(op, s, s->learned, rank),
+                    (const char *)call->in + alltoall_start(op, s, call->counts, rank), bytes);
 }
 
 /* Round t has data from round `lead` on. */
@@ -158,12 +160,13 @@ static cmo_err alltoall_take(const cmo_op *op, alltoall_state *s, uint64_t t)
         uint64_t part = cmo_shm_part_of(&s->cut, cmo_block_count(s->learned, op->call.count, j), turn.from);
         if (!part) continue;
         const void *at;
-        uint64_t in_slot = (uint64_t)(c->rank - turn.first) * s->cut.stride;
+        uint64_t in_slot = cmo_shm_part_start(&s->cut, turn, c->size, j, c->rank);
         /* Where blocks differ nobody offers. */
         uint64_t from = alltoall_start(op, s, NULL, c->rank) + turn.from * s->item;
         CMO_TRY(cmo_shm_has_staged(op, &s->shm, j, t));
         CMO_TRY(cmo_shm_part(op, &s->shm, j, t, from, part * s->item, in_slot, &at));
-        memcpy(s->out + alltoall_start(op, s, s->learned, j) + turn.from * s->item, at, part * s->item);
+        cmo_shm_deliver(&s->shm, s->out + alltoall_start(op, s, s->learned, j) + turn.from * s->item, at,
+                        part * s->item);
     }
     s->shm.next = 0;
     return CMO_OK;
@@ -196,6 +199,7 @@ cmo_err cmo_shm_alltoall_step(cmo_op *op)
         CO_WAIT(op, cmo_shm_announce_offer(op, m));
         m->t = 1;
     }
+    cmo_shm_expect(op, m, alltoall_start(op, s, s->learned, op->comm->size));
     alltoall_keep_own(op, s);
     for (; m->t <= m->rounds; m->t++) {
         if (m->t < m->rounds && !m->offer.in) {

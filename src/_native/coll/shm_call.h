@@ -2,9 +2,8 @@
 #ifndef CMO_SHM_CALL_H
 #define CMO_SHM_CALL_H
 
+#include "base/copy.h"
 #include "coll/coll.h"
-
-#include <string.h>
 
 /* The payload of an announcement whose data goes in rounds. */
 typedef struct cmo_shm_offer {
@@ -16,10 +15,12 @@ _Static_assert(sizeof(cmo_shm_offer) <= CMO_ANNOUNCEMENT_BYTES, "an offer is a p
 
 /* The first member of every state. */
 typedef struct cmo_shm {
-    uint64_t base;   /* rounds that the communicator's past operations have used */
-    uint64_t rounds; /* that this one uses, alike on every member */
+    uint64_t base;   /* slots in front of its first round, counted through the life of the communicator */
+    uint64_t width;  /* slots of a round, alike on every member, as is … */
+    uint64_t rounds; /* … the number of rounds */
     uint64_t t;      /* the loop's */
     int next;        /* the member that cmo_shm_all_… looks at next */
+    bool around;     /* this rank's result is stored around the caches */
     bool borrows;    /* this rank has read others' arrays */
     bool leaves;     /* it reads nothing more, and waits for its own readers */
     cmo_shm_offer offer;
@@ -32,12 +33,6 @@ static inline cmo_piece *cmo_shm_own(const cmo_op *op) { return op->comm->piece[
 enum { CMO_SHM_MEMBERS = 1024 };
 
 static inline uint64_t cmo_shm_min(uint64_t a, uint64_t b) { return a < b ? a : b; }
-
-/* memcpy that allows null pointers with no bytes. */
-static inline void cmo_shm_copy(void *to, const void *from, uint64_t bytes)
-{
-    if (bytes) memcpy(to, from, bytes);
-}
 
 /* Announce this operation, with up to CMO_ANNOUNCEMENT_BYTES of payload. CMO_AGAIN while somebody may still read what
  * the slot held before. */

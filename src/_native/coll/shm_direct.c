@@ -91,7 +91,7 @@ cmo_err cmo_shm_await_readers(cmo_op *op, cmo_shm *s, int first, int last)
         cmo_shm_consumed(op, s, s->rounds); /* others wait for this as we shall for them */
     }
     for (; s->next < last; s->next++) /* acquire: what they have read is behind them before our caller writes */
-        if (atomic_load_explicit(&c->piece[s->next]->consumed, memory_order_acquire) < s->base + s->rounds)
+        if (atomic_load_explicit(&c->piece[s->next]->consumed, memory_order_acquire) < cmo_shm_before(s, s->rounds))
             return CMO_AGAIN;
     return CMO_OK;
 }

@@ -7,7 +7,8 @@
  *     round 1    [aaaa]  [b]             [dddd]
  *     round 2    [aa]                    [d]
  *
- * Receivers (all in an allgather, the root in a gather) read round t - 1 while round t is copied in. For a block of B
+ * Receivers (all in an allgather, the root in a gather) read round t - 1 while round t is copied in. A receiver's own
+ * block goes into its result round by round too, while what has just been staged is in the cache. For a block of B
  * bytes a sender writes B, a receiver reads the others' blocks; rounds + 1 steps. A sender that receives nothing
  * returns when it has copied everything in.
  *
@@ -39,6 +40,16 @@ static uint64_t gather_start(const cmo_op *op, const gather_state *s, int rank)
     return cmo_block_start(s->counts, op->call.count, rank) * s->item;
 }
 
+static uint64_t gather_longest(const cmo_op *op, const gather_state *s)
+{
+    uint64_t longest = 0;
+    for (int j = 0; j < op->comm->size; j++) {
+        uint64_t bytes = gather_bytes(op, s, j);
+        if (bytes > longest) longest = bytes;
+    }
+    return longest;
+}
+
 static uint64_t gather_own(const cmo_op *op, const gather_state *s)
 {
     return cmo_block_count(op->call.exchange ? NULL : op->call.counts, op->call.count, op->comm->rank) * s->item;
@@ -47,12 +58,13 @@ static uint64_t gather_own(const cmo_op *op, const gather_state *s)
 static void gather_begin(cmo_op *op, gather_state *s)
 {
     const cmo_comm *c = op->comm;
-    cmo_shm_begin(op, &s->shm);
-    s->round_bytes = cmo_shm_round_bytes(c);
     s->item = cmo_dtype_size(op->call.dtype);
+    s->counts = op->call.exchange ? NULL : op->call.counts;
+    /* Where each knows its own block alone, rounds are as wide as can be */
+    cmo_shm_begin(op, &s->shm, op->call.exchange ? UINT64_MAX : gather_longest(op, s));
+    s->round_bytes = cmo_shm_round_bytes(op, &s->shm);
     s->receives = op->call.kind == CMO_ALLGATHER || c->rank == op->call.root;
     s->sends = c->size > 1 && (op->call.kind == CMO_ALLGATHER || c->rank != op->call.root) && gather_own(op, s);
-    s->counts = op->call.exchange ? NULL : op->call.counts;
     s->out = op->call.out;
     if (s->sends) cmo_shm_offer_array(op, &s->shm.offer.in, op->call.in, gather_own(op, s));
     if (op->call.exchange) s->shm.offer.length = op->call.count;
@@ -84,20 +96,24 @@ static cmo_err gather_learn(cmo_op *op, gather_state *s)
 static void gather_measure(cmo_op *op, gather_state *s)
 {
     const cmo_comm *c = op->comm;
-    uint64_t longest = 0;
-    for (int j = 0; j < c->size; j++) {
-        uint64_t bytes = gather_bytes(op, s, j);
-        if (bytes > longest) longest = bytes;
-    }
-    s->shm.rounds = cmo_shm_rounds(longest, s->round_bytes);
-    if (s->receives) cmo_shm_copy(s->out + gather_start(op, s, c->rank), op->call.in, gather_own(op, s));
+    s->shm.rounds = cmo_shm_rounds(gather_longest(op, s), s->round_bytes);
+    if (s->receives) cmo_shm_expect(op, &s->shm, gather_start(op, s, c->size));
     else if (s->shm.rounds) cmo_shm_consumed(op, &s->shm, s->shm.rounds);
 }
 
 static void gather_stage(const cmo_op *op, const gather_state *s, uint64_t t)
 {
     uint64_t from = t * s->round_bytes, bytes = cmo_shm_min(s->round_bytes, gather_own(op, s) - from);
-    memcpy(cmo_shm_slot(op, &s->shm, op->comm->rank, t), (const char *)op->call.in + from, bytes);
+    cmo_stage(cmo_shm_slot(op, &s->shm, op->comm->rank, t), (const char *)op->call.in + from, bytes);
+}
+
+/* Our own block, as much as round t has of it, which has just been staged. */
+static void gather_keep(const cmo_op *op, const gather_state *s, uint64_t t)
+{
+    const uint64_t from = t * s->round_bytes, own = gather_own(op, s);
+    if (s->receives && from < own)
+        cmo_shm_deliver(&s->shm, s->out + gather_start(op, s, op->comm->rank) + from,
+                        (const unsigned char *)op->call.in + from, cmo_shm_min(s->round_bytes, own - from));
 }
 
 /* Read round t of every other member's block as it comes. Each rank begins behind itself, so that they do not
@@ -114,7 +130,7 @@ static cmo_err gather_take(const cmo_op *op, gather_state *s, uint64_t t)
         bytes = cmo_shm_min(s->round_bytes, bytes - from);
         CMO_TRY(cmo_shm_has_staged(op, &s->shm, j, t));
         CMO_TRY(cmo_shm_part(op, &s->shm, j, t, from, bytes, 0, &part));
-        memcpy(s->out + gather_start(op, s, j) + from, part, bytes);
+        cmo_shm_deliver(&s->shm, s->out + gather_start(op, s, j) + from, part, bytes);
     }
     s->shm.next = 0;
     return CMO_OK;
@@ -136,12 +152,14 @@ cmo_err cmo_shm_gather_step(cmo_op *op)
         CMO_TRY(gather_learn(op, s));
     }
     gather_measure(op, s);
+    gather_keep(op, s, 0);
     for (m->t = 1; m->t <= m->rounds; m->t++) {
         if (s->sends && !m->offer.in && m->t * s->round_bytes < gather_own(op, s)) {
             CO_WAIT(op, cmo_shm_slot_free(op, m, m->t));
             gather_stage(op, s, m->t);
             cmo_shm_staged(op, m, m->t);
         }
+        gather_keep(op, s, m->t);
         if (s->receives) {
             CO_WAIT(op, gather_take(op, s, m->t - 1));
             if (m->t < m->rounds) cmo_shm_consumed(op, m, m->t);

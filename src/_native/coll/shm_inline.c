@@ -75,14 +75,14 @@ static void inline_deliver(const cmo_op *op, int sources)
     case CMO_GATHER: case CMO_ALLGATHER:
         for (int j = 0; j < sources; j++) {
             size_t bytes = cmo_block_count(call->counts, call->count, j) * item;
-            cmo_shm_copy(out, cmo_shm_announcement(op, j)->payload, bytes);
+            cmo_copy(out, cmo_shm_announcement(op, j)->payload, bytes);
             out += bytes;
         }
         break;
     case CMO_ALLTOALL:
         for (int j = 0; j < sources; j++) {
             size_t bytes = call->count * item;
-            cmo_shm_copy(out, cmo_shm_announcement(op, j)->payload + (size_t)rank * bytes, bytes);
+            cmo_copy(out, cmo_shm_announcement(op, j)->payload + (size_t)rank * bytes, bytes);
             out += bytes;
         }
         break;

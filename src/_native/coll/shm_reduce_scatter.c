@@ -12,7 +12,6 @@
  * (size - 1) and reads as much. What a rank has for itself it reads where it is. The fold is in the order of
  * ranks, in one call of the kernel. */
 #include "coll/algorithms.h"
-#include "coll/fold.h"
 #include "coll/shm.h"
 #include "coll/shm_cut.h"
 
@@ -31,9 +30,10 @@ static void reduce_scatter_begin(cmo_op *op, reduce_scatter_state *s)
         uint64_t count = cmo_block_count(call->counts, call->count, j);
         if (count > longest) longest = count;
     }
-    cmo_shm_begin(op, &s->shm);
     size_t item = cmo_dtype_size(call->dtype);
-    s->shm.rounds = cmo_shm_cut_slots(&s->cut, c, item, longest);
+    cmo_shm_begin_cut(op, &s->shm, item, longest);
+    s->shm.rounds = cmo_shm_cut_round(&s->cut, op, &s->shm, item, longest);
+    cmo_shm_expect(op, &s->shm, cmo_block_count(call->counts, call->count, c->rank) * item);
     cmo_shm_offer_array(op, &s->shm.offer.in, call->in, cmo_block_start(call->counts, call->count, c->size) * item);
 }
 
@@ -59,15 +59,14 @@ static cmo_err reduce_scatter_fold(const cmo_op *op, reduce_scatter_state *s, ui
     size_t item = cmo_dtype_size(call->dtype);
     cmo_shm_turn turn = cmo_shm_turn_of(&s->cut, c->size, t);
     uint64_t own = (cmo_block_start(call->counts, call->count, c->rank) + turn.from) * item;
-    uint64_t part = (uint64_t)(c->rank - turn.first) * s->cut.stride;
     uint64_t count = reduce_scatter_here(op, s, t);
     const void *srcs[CMO_SHM_MEMBERS];
     for (int j = 0; j < c->size; j++) {
         if (j == c->rank) srcs[j] = (const unsigned char *)call->in + own;
-        else CMO_TRY(cmo_shm_part(op, &s->shm, j, t, own, count * item, part, &srcs[j]));
+        else CMO_TRY(cmo_shm_part(op, &s->shm, j, t, own, count * item,
+                                  cmo_shm_part_start(&s->cut, turn, c->size, j, c->rank), &srcs[j]));
     }
-    cmo_kernel_for(call->dtype, call->op)((char *)call->out + turn.from * item, srcs, c->size, count,
-                                          cmo_fold_divisor(call, c->size));
+    cmo_shm_fold(op, &s->shm, NULL, (char *)call->out + turn.from * item, srcs, c->size, count);
     return CMO_OK;
 }
 

@@ -17,6 +17,7 @@
 #include "coll/algorithms.h"
 #include "coll/incoming.h"
 #include "coll/shm.h"
+#include "comm/engine.h"
 
 typedef struct rooted_state {
     cmo_shm shm;
@@ -37,17 +38,25 @@ _Static_assert(sizeof(rooted_state) <= CMO_STATE_INLINE, "see coll/algorithms.h"
 
 static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
+/* In rounds of how many bytes, at most: the first is copied in before anybody can read, the last is read when nothing
+ * more is copied in. */
+static uint64_t rooted_round(const cmo_op *op, uint64_t bytes)
+{
+    return cmo_shm_min(bytes / 4, (uint64_t)cmo_engine_tunables(op->comm->engine)->stream_bytes);
+}
+
 /* How long the stream is that carries `total` elements, and in how many rounds it goes. CMO_EPROTO where 64 bits do not
  * hold it. */
 static cmo_err rooted_measure(const cmo_op *op, rooted_state *s, cmo_dtype dtype, uint64_t total, bool counts)
 {
     s->dtype = dtype;
     s->total = total;
-    s->round_bytes = cmo_shm_round_bytes(op->comm);
     s->lo = s->hi = s->head = counts ? (uint64_t)op->comm->size * sizeof(uint64_t) : 0;
     if (__builtin_mul_overflow(total, (uint64_t)cmo_dtype_size(dtype), &s->bytes) ||
         __builtin_add_overflow(s->bytes, s->head, &s->bytes))
         return cmo_fail(CMO_EPROTO, "rank %d sends an array of more than 2^64 bytes", op->call.root);
+    cmo_shm_begin(op, &s->shm, rooted_round(op, s->bytes));
+    s->round_bytes = cmo_shm_round_bytes(op, &s->shm);
     s->shm.rounds = s->bytes > CMO_ANNOUNCEMENT_BYTES ? cmo_shm_rounds(s->bytes, s->round_bytes) : 0;
     return CMO_OK;
 }
@@ -63,7 +72,6 @@ static cmo_err rooted_begin(cmo_op *op, rooted_state *s)
 {
     const cmo_call *call = &op->call;
     const cmo_comm *c = op->comm;
-    cmo_shm_begin(op, &s->shm);
     if (call->kind == CMO_BROADCAST) {
         CMO_TRY(rooted_measure(op, s, call->dtype, call->count, false));
     } else {
@@ -76,7 +84,8 @@ static cmo_err rooted_begin(cmo_op *op, rooted_state *s)
         uint64_t bytes = cmo_block_count(call->counts, call->count, c->rank) * item;
         s->lo += start;
         s->hi = s->lo + bytes;
-        cmo_shm_copy(call->out, (const char *)call->in + start, bytes);
+        cmo_shm_expect(op, &s->shm, bytes);
+        cmo_shm_deliver(&s->shm, call->out, (const char *)call->in + start, bytes);
     }
     if (s->shm.rounds) cmo_shm_offer_array(op, &s->shm.offer.in, rooted_array(op), s->bytes - s->head);
     if (s->shm.rounds) cmo_shm_consumed(op, &s->shm, s->shm.rounds);
@@ -89,7 +98,7 @@ static void rooted_put(unsigned char *round, uint64_t from, uint64_t to, const v
                        uint64_t end)
 {
     uint64_t lo = larger(from, start), hi = cmo_shm_min(to, end);
-    if (lo < hi) memcpy(round + (lo - from), (const unsigned char *)segment + (lo - start), hi - lo);
+    if (lo < hi) cmo_stage(round + (lo - from), (const unsigned char *)segment + (lo - start), hi - lo);
 }
 
 static void rooted_copy_in(const cmo_op *op, const rooted_state *s, unsigned char *round, uint64_t from, uint64_t to)
@@ -212,6 +221,7 @@ static cmo_err rooted_learn(cmo_op *op, rooted_state *s)
     CMO_TRY(cmo_incoming(op, &layout, &out));
     s->out = out;
     s->learned = true;
+    cmo_shm_expect(op, &s->shm, s->hi - s->lo);
     return CMO_OK;
 }
 
@@ -224,7 +234,7 @@ static cmo_err rooted_take(cmo_op *op, rooted_state *s, const unsigned char *rou
         CMO_TRY(rooted_learn(op, s));
     }
     uint64_t lo = larger(from, s->lo), hi = cmo_shm_min(to, s->hi);
-    if (lo < hi && !s->direct) memcpy(s->out + (lo - s->lo), round + (lo - from), hi - lo);
+    if (lo < hi && !s->direct) cmo_shm_deliver(&s->shm, s->out + (lo - s->lo), round + (lo - from), hi - lo);
     return CMO_OK;
 }
 
@@ -235,7 +245,7 @@ static cmo_err rooted_take_direct(const cmo_op *op, rooted_state *s)
     uint64_t from = s->lo - s->head, bytes = s->hi - s->lo;
     if (!bytes) return CMO_OK;
     CMO_TRY(cmo_shm_borrow(op, &s->shm, op->call.root, s->direct, from, bytes, &part));
-    memcpy(s->out, part, bytes);
+    cmo_shm_deliver(&s->shm, s->out, part, bytes);
     return CMO_OK;
 }
 
@@ -252,7 +262,6 @@ static cmo_err rooted_receive(cmo_op *op, rooted_state *s)
 {
     cmo_shm *m = &s->shm;
     CO_BEGIN(op);
-    cmo_shm_begin(op, m);
     CO_WAIT(op, cmo_shm_announce_offer(op, m)); /* none */
     CO_WAIT(op, cmo_shm_arrived(op, op->call.root));
     CMO_TRY(rooted_read_record(op, s));

@@ -4,56 +4,91 @@
 
 #include "coll/shm_call.h"
 
+/* Begin a call that has up to `bytes` to stage: a round is as wide as that needs, or as rounds may be. What is passed
+ * here is alike on every member. A round starts at a multiple of its width, so that it does not wrap around. */
+static inline void cmo_shm_begin(const cmo_op *op, cmo_shm *s, uint64_t bytes)
+{
+    const cmo_comm *c = op->comm;
+    s->width = 1;
+    while (s->width < c->widest && s->width * c->slot_bytes < bytes) s->width *= 2;
+    s->base = (c->used + s->width - 1) / s->width * s->width;
+}
+
 /* Bytes of a round: a whole number of cache lines, hence of elements of every dtype. */
-static inline uint64_t cmo_shm_round_bytes(const cmo_comm *c) { return c->slot_bytes / CMO_LINE * CMO_LINE; }
+static inline uint64_t cmo_shm_round_bytes(const cmo_op *op, const cmo_shm *s)
+{
+    return s->width * op->comm->slot_bytes;
+}
 
 static inline uint64_t cmo_shm_rounds(uint64_t amount, uint64_t of_a_round)
 {
     return amount / of_a_round + (amount % of_a_round != 0);
 }
 
+/* Slots, of all ever used, in front of round t. */
+static inline uint64_t cmo_shm_before(const cmo_shm *s, uint64_t t) { return s->base + t * s->width; }
+
+/* Where a member's part of round t is staged. */
 static inline unsigned char *cmo_shm_slot(const cmo_op *op, const cmo_shm *s, int member, uint64_t t)
 {
     const cmo_comm *c = op->comm;
-    return c->staging[member] + (s->base + t) % (uint64_t)c->slots * c->slot_bytes;
+    return c->staging[member] + cmo_shm_before(s, t) % c->slots * c->slot_bytes;
 }
 
-bool cmo_shm_look_consumed(cmo_comm *c, uint64_t rounds); /* the slow half of cmo_shm_slot_free */
+bool cmo_shm_look_consumed(cmo_comm *c, uint64_t slots); /* the slow half of cmo_shm_slot_free */
 
-/* May this rank write its slot of round t? */
+/* May this rank write its slots of round t? */
 static inline cmo_err cmo_shm_slot_free(const cmo_op *op, const cmo_shm *s, uint64_t t)
 {
     cmo_comm *c = op->comm;
-    uint64_t round = s->base + t + 1, slots = (uint64_t)c->slots;
-    if (round <= slots || c->safe_round >= round - slots || cmo_shm_look_consumed(c, round - slots)) return CMO_OK;
+    uint64_t end = cmo_shm_before(s, t + 1);
+    if (end <= c->slots || c->safe_slots >= end - c->slots || cmo_shm_look_consumed(c, end - c->slots)) return CMO_OK;
     return CMO_AGAIN;
 }
+
+/* The result of this rank has `bytes`: decide how it is stored. */
+static inline void cmo_shm_expect(const cmo_op *op, cmo_shm *s, uint64_t bytes)
+{
+    s->around = bytes >= op->comm->around_bytes;
+}
+
+/* Copy a part of the result to where it belongs. */
+static inline void cmo_shm_deliver(const cmo_shm *s, void *out, const void *part, uint64_t bytes)
+{
+    if (s->around) cmo_copy_around(out, part, bytes);
+    else cmo_copy(out, part, bytes);
+}
+
+/* Reduce `count` elements of each of `n` arrays, in their order, into staging memory, or the result, or both: the one
+ * that is not wanted is NULL. May advance srcs. */
+void cmo_shm_fold(const cmo_op *op, const cmo_shm *s, void *staged, void *out, const void **srcs, int n,
+                  uint64_t count);
 
 /* Wake every member that sleeps: something that it may be waiting for has been stored. */
 void cmo_shm_ring(const cmo_comm *c);
 
 /* Release: whoever sees the count sees the bytes. */
-static inline void cmo_shm_publish(const cmo_op *op, _Atomic uint64_t *count, uint64_t rounds)
+static inline void cmo_shm_publish(const cmo_op *op, _Atomic uint64_t *count, uint64_t slots)
 {
-    atomic_store_explicit(count, rounds, memory_order_release);
+    atomic_store_explicit(count, slots, memory_order_release);
     cmo_shm_ring(op->comm);
 }
 
 static inline void cmo_shm_staged(const cmo_op *op, const cmo_shm *s, uint64_t t)
 {
-    cmo_shm_publish(op, &cmo_shm_own(op)->staged, s->base + t + 1);
+    cmo_shm_publish(op, &cmo_shm_own(op)->staged, cmo_shm_before(s, t + 1));
 }
 
 static inline void cmo_shm_reduced(const cmo_op *op, const cmo_shm *s, uint64_t t)
 {
-    cmo_shm_publish(op, &cmo_shm_own(op)->reduced, s->base + t + 1);
+    cmo_shm_publish(op, &cmo_shm_own(op)->reduced, cmo_shm_before(s, t + 1));
 }
 
 /* This rank reads nothing more of the operation's first `rounds` rounds. Here the release keeps its reads before the
  * store. */
 static inline void cmo_shm_consumed(const cmo_op *op, const cmo_shm *s, uint64_t rounds)
 {
-    cmo_shm_publish(op, &cmo_shm_own(op)->consumed, s->base + rounds);
+    cmo_shm_publish(op, &cmo_shm_own(op)->consumed, cmo_shm_before(s, rounds));
 }
 
 /* Is this member's slot of round t filled? */
@@ -61,7 +96,7 @@ static inline cmo_err cmo_shm_has_filled(const cmo_op *op, const cmo_shm *s, int
 {
     if (t == 0) return cmo_shm_arrived(op, member);
     uint64_t staged = atomic_load_explicit(&op->comm->piece[member]->staged, memory_order_acquire);
-    return staged > s->base + t ? CMO_OK : CMO_AGAIN;
+    return staged > cmo_shm_before(s, t) ? CMO_OK : CMO_AGAIN;
 }
 
 /* Can this member's part of round t be read, wherever it is? */
@@ -83,12 +118,11 @@ static inline cmo_err cmo_shm_all_reduced(const cmo_op *op, cmo_shm *s, uint64_t
 {
     const cmo_comm *c = op->comm;
     for (; s->next < c->size; s->next++)
-        if (atomic_load_explicit(&c->piece[s->next]->reduced, memory_order_acquire) <= s->base + t) return CMO_AGAIN;
+        if (atomic_load_explicit(&c->piece[s->next]->reduced, memory_order_acquire) <= cmo_shm_before(s, t))
+            return CMO_AGAIN;
     s->next = 0;
     return CMO_OK;
 }
-
-static inline void cmo_shm_begin(const cmo_op *op, cmo_shm *s) { s->base = op->comm->round; }
 
 /* This rank's part is done: raise every count past the operation, so that no later one waits for it here. */
 void cmo_shm_end(const cmo_op *op, const cmo_shm *s);

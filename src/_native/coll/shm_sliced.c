@@ -9,9 +9,9 @@
  *     d    d0 d1 d2  . d4          .  .  .  S3
  *     e    e0 e1 e2 e3  .          .  .  .  .  S4
  *
- * A rank does not copy in its own slice, which nobody else reads, and leaves the folded slice in its place. The
- * array goes in rounds of a slot each, in a pipeline: while round t is copied in, round t - 1 is folded and
- * round t - 2 copied out, so a rank waits only for those that are a whole round behind. For B bytes a rank
+ * A rank does not copy in its own slice, which nobody else reads; the folded slice goes in its place, and into the
+ * rank's own result at the same time. The array goes in rounds, in a pipeline: while round t is copied in, round t - 1
+ * is folded and round t - 2 copied out, so a rank waits only for those that are a whole round behind. For B bytes a rank
  * writes B in slots and reads 2 B (size - 1) / size of the others', whatever the size is; rounds + 2 steps. In a
  * reduce only the root copies out.
  *
@@ -26,7 +26,6 @@
  * Slices end at cache lines. The fold is in the order of ranks and in one call of the kernel, so the result has the
  * same bits as that of shm_staged.c. */
 #include "coll/algorithms.h"
-#include "coll/fold.h"
 #include "coll/shm.h"
 
 typedef struct sliced_state {
@@ -39,14 +38,15 @@ _Static_assert(sizeof(sliced_state) <= CMO_STATE_INLINE, "see coll/algorithms.h"
 
 static void sliced_begin(cmo_op *op, sliced_state *s)
 {
-    cmo_shm_begin(op, &s->shm);
-    s->elements = cmo_shm_round_bytes(op->comm) / cmo_dtype_size(op->call.dtype);
+    uint64_t bytes = op->call.count * cmo_dtype_size(op->call.dtype);
+    cmo_shm_begin(op, &s->shm, bytes);
+    s->elements = cmo_shm_round_bytes(op, &s->shm) / cmo_dtype_size(op->call.dtype);
     s->shm.rounds = cmo_shm_rounds(op->call.count, s->elements);
     s->receives = op->call.kind == CMO_ALLREDUCE || op->comm->rank == op->call.root;
-    uint64_t bytes = op->call.count * cmo_dtype_size(op->call.dtype);
     /* Whose result of one round replaces its input stages it: lines that the others have just read are slow
      * to write (a fifth, at 256 KiB). */
     bool one_round = s->shm.rounds <= 1;
+    cmo_shm_expect(op, &s->shm, bytes);
     if (!one_round || op->call.in != op->call.out) cmo_shm_offer_array(op, &s->shm.offer.in, op->call.in, bytes);
     if (op->call.kind == CMO_ALLREDUCE && !one_round) cmo_shm_offer_array(op, &s->shm.offer.out, op->call.out, bytes);
     s->at_home = s->shm.offer.out || (op->call.kind == CMO_REDUCE && s->receives);
@@ -75,8 +75,8 @@ static void sliced_copy_in(const cmo_op *op, const sliced_state *s, uint64_t t)
     const char *in = (const char *)op->call.in + sliced_start(op, s, t);
     unsigned char *slot = cmo_shm_slot(op, &s->shm, rank, t);
     uint64_t bytes = sliced_bytes(op, s, t), from = slice(op, bytes, rank), to = slice(op, bytes, rank + 1);
-    cmo_shm_copy(slot, in, from);
-    cmo_shm_copy(slot + to, in + to, bytes - to);
+    cmo_stage(slot, in, from);
+    cmo_stage(slot + to, in + to, bytes - to);
 }
 
 static cmo_err sliced_fold(const cmo_op *op, sliced_state *s, uint64_t t)
@@ -85,31 +85,30 @@ static cmo_err sliced_fold(const cmo_op *op, sliced_state *s, uint64_t t)
     const cmo_comm *c = op->comm;
     uint64_t bytes = sliced_bytes(op, s, t), from = slice(op, bytes, c->rank), to = slice(op, bytes, c->rank + 1);
     uint64_t start = sliced_start(op, s, t) + from;
-    unsigned char *result =
-        s->at_home ? (unsigned char *)call->out + start : cmo_shm_slot(op, &s->shm, c->rank, t) + from;
+    unsigned char *staged = s->at_home ? NULL : cmo_shm_slot(op, &s->shm, c->rank, t) + from;
+    unsigned char *out = s->receives ? (unsigned char *)call->out + start : NULL;
     const void *srcs[CMO_SHM_MEMBERS];
     for (int j = 0; j < c->size; j++) {
         if (j == c->rank) srcs[j] = (const unsigned char *)call->in + start;
         else CMO_TRY(cmo_shm_part(op, &s->shm, j, t, start, to - from, from, &srcs[j]));
     }
-    cmo_kernel_for(call->dtype, call->op)(result, srcs, c->size, (to - from) / cmo_dtype_size(call->dtype),
-                                          cmo_fold_divisor(call, c->size));
+    cmo_shm_fold(op, &s->shm, staged, out, srcs, c->size, (to - from) / cmo_dtype_size(call->dtype));
     return CMO_OK;
 }
 
-/* Each rank starts with its own slice, so that they do not all read from the same one at once. */
+/* Our own slice is there already. Each rank starts behind it, so that they do not all read from the same one at once. */
 static cmo_err sliced_copy_out(const cmo_op *op, sliced_state *s, uint64_t t)
 {
     const cmo_comm *c = op->comm;
     uint64_t bytes = sliced_bytes(op, s, t), start = sliced_start(op, s, t);
     char *out = (char *)op->call.out + start;
-    for (int i = 0, j = c->rank; i < c->size; i++, j = j + 1 < c->size ? j + 1 : 0) {
+    for (int i = 1; i < c->size; i++) {
+        const int j = (c->rank + i) % c->size;
         uint64_t from = slice(op, bytes, j), to = slice(op, bytes, j + 1);
         const void *result = cmo_shm_slot(op, &s->shm, j, t) + from;
-        if (j == c->rank && s->at_home) continue;
-        if (j != c->rank && op->call.kind == CMO_ALLREDUCE)
+        if (op->call.kind == CMO_ALLREDUCE)
             CMO_TRY(cmo_shm_result(op, &s->shm, j, t, start + from, to - from, from, &result));
-        memcpy(out + from, result, to - from);
+        cmo_shm_deliver(&s->shm, out + from, result, to - from);
     }
     return CMO_OK;
 }

@@ -16,7 +16,6 @@
  * A large array in its owner's window is not copied in (coll/shm_direct.c), unless the owner
  * puts its result in its place. */
 #include "coll/algorithms.h"
-#include "coll/fold.h"
 #include "coll/shm.h"
 #include "comm/engine.h"
 
@@ -46,7 +45,7 @@ bool cmo_shm_staged_fits(const cmo_op *op)
  * root alone was half as fast). */
 static bool staged_may_offer(const cmo_op *op, const staged_state *s)
 {
-    if (op->call.kind == CMO_REDUCE) return s->shm.rounds <= (uint64_t)op->comm->slots;
+    if (op->call.kind == CMO_REDUCE) return s->shm.rounds * s->shm.width <= op->comm->slots;
     return op->call.out != op->call.in;
 }
 
@@ -54,10 +53,11 @@ static void staged_begin(cmo_op *op, staged_state *s)
 {
     const cmo_call *call = &op->call;
     const cmo_comm *c = op->comm;
-    cmo_shm_begin(op, &s->shm);
-    s->elements = cmo_shm_round_bytes(c) / cmo_dtype_size(call->dtype);
+    cmo_shm_begin(op, &s->shm, call->count * cmo_dtype_size(call->dtype));
+    s->elements = cmo_shm_round_bytes(op, &s->shm) / cmo_dtype_size(call->dtype);
     s->shm.rounds = cmo_shm_rounds(call->count, s->elements);
     s->sources = cmo_shm_sources(op);
+    cmo_shm_expect(op, &s->shm, call->count * cmo_dtype_size(call->dtype));
     bool scans = call->kind == CMO_SCAN || call->kind == CMO_EXSCAN;
     s->stages = scans ? c->rank < c->size - 1 : call->kind != CMO_REDUCE || c->rank != call->root;
     if (s->stages && staged_may_offer(op, s))
@@ -70,7 +70,7 @@ static void staged_copy_in(const cmo_op *op, const staged_state *s, uint64_t t)
     if (!s->stages || s->shm.offer.in) return;
     size_t item = cmo_dtype_size(op->call.dtype);
     uint64_t from = t * s->elements, count = cmo_shm_min(s->elements, op->call.count - from);
-    cmo_shm_copy(cmo_shm_slot(op, &s->shm, op->comm->rank, t), (const char *)op->call.in + from * item, count * item);
+    cmo_stage(cmo_shm_slot(op, &s->shm, op->comm->rank, t), (const char *)op->call.in + from * item, count * item);
 }
 
 /* Our own part comes from `in`, which is nearer than our slot. */
@@ -84,8 +84,7 @@ static cmo_err staged_fold(const cmo_op *op, staged_state *s, uint64_t t)
         if (j == op->comm->rank) srcs[j] = (const unsigned char *)call->in + from * item;
         else CMO_TRY(cmo_shm_part(op, &s->shm, j, t, from * item, count * item, 0, &srcs[j]));
     }
-    cmo_kernel_for(call->dtype, call->op)((char *)call->out + from * item, srcs, s->sources, count,
-                                          cmo_fold_divisor(call, s->sources));
+    cmo_shm_fold(op, &s->shm, NULL, (char *)call->out + from * item, srcs, s->sources, count);
     return CMO_OK;
 }
 

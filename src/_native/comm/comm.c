@@ -33,6 +33,19 @@ static void comm_map_hosts(cmo_comm *c, const int *host)
         if (c->locals[i] == c->rank) c->local = i;
 }
 
+/* Rounds are 2^k slots where that divides all slots, so that none wraps around, and a quarter of them at most: three
+ * are in use at a time. */
+static void comm_size_rounds(cmo_comm *c, const cmo_tunables *t)
+{
+    c->slot_bytes = (uint64_t)t->slot_bytes / CMO_LINE * CMO_LINE;
+    c->slots = (uint64_t)t->slots;
+    c->widest = 1;
+    while (c->slots % (2 * c->widest) == 0 && 8 * c->widest <= c->slots &&
+           2 * c->widest * c->slot_bytes <= (uint64_t)t->round_bytes)
+        c->widest *= 2;
+    c->around_bytes = (uint64_t)t->around_bytes / (uint64_t)c->nlocal;
+}
+
 /* Find every local member's piece. An offset comes from a peer and is checked. */
 static cmo_err comm_map_pieces(cmo_comm *c, const uint64_t *offset)
 {
@@ -49,8 +62,7 @@ static cmo_err comm_map_pieces(cmo_comm *c, const uint64_t *offset)
         if (!c->piece[i]) return cmo_fail(CMO_EPROTO, "rank %d offers shared memory outside its window", r);
         c->staging[i] = (unsigned char *)c->piece[i] + head;
     }
-    c->slot_bytes = (uint64_t)e->tunables.slot_bytes;
-    c->slots = (int)e->tunables.slots;
+    comm_size_rounds(c, &e->tunables);
     c->piece_offset = offset[c->rank];
     c->piece_bytes = bytes;
     return CMO_OK;

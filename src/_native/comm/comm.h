@@ -29,7 +29,9 @@ struct cmo_comm {
     unsigned char **staging;    /* [nlocal] each one's staging slots; owned */
     const cmo_neighbour **neighbour; /* [nlocal] each one's window and doorbell; owned */
     uint64_t slot_bytes;
-    int slots;
+    uint64_t slots;
+    uint64_t widest;            /* slots of the largest round */
+    uint64_t around_bytes;      /* results of this size or more go around the caches */
     uint64_t piece_offset, piece_bytes; /* of our own piece, in our own window */
 
     uint64_t seq;               /* of the last collective started here */
@@ -37,9 +39,9 @@ struct cmo_comm {
     cmo_recent_call recent[CMO_RECENT]; /* the latest collectives called here, for error messages; at
                                    [seq % CMO_RECENT] */
     uint64_t fingerprints[CMO_FINGERPRINTS]; /* fingerprint of collective seq at [seq % CMO_FINGERPRINTS] */
-    uint64_t round;             /* staging rounds that past collectives have used */
+    uint64_t used;              /* staging slots that past collectives have used, of each member, ever */
     uint64_t safe_seq;          /* every member is known to have finished this collective */
-    uint64_t safe_round;        /* every member is known to have consumed this many rounds */
+    uint64_t safe_slots;        /* every member is known to have consumed this many slots */
 
     /* Several hosts: the members on this host, and those with the same place as this rank on every host that has one.
      * Both are communicators with ids of their own, used only by collectives of this one. NULL where they make no

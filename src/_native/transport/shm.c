@@ -7,6 +7,8 @@
  * costs a cache line's journey. */
 #include "transport/shm.h"
 
+#include "base/copy.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,7 +39,22 @@ typedef struct shm_net {
     shm_link *links; /* [nlocal] */
 } shm_net;
 
+enum {
+    SHM_CHUNK = 8 << 10, /* bytes after which the other side is shown what there is, to copy while this side does */
+    SHM_PIPES = 4 << 20, /* most bytes of all pipes of a rank, … */
+    SHM_LEAST = 64 << 10 /* … while each has this much: of long pipes few lines are in the peer's cache (base/copy.c) */
+};
+
 static shm_net *net_of(shm_link *l) { return (shm_net *)l->link.net; }
+
+/* A pipe of *size bytes, or of as many as there are. */
+static cmo_err shm_alloc(cmo_window *own, uint64_t *size, uint64_t *offset)
+{
+    for (;; *size /= 2) {
+        cmo_err err = cmo_window_alloc(own, sizeof(shm_pipe) + *size, offset);
+        if (err != CMO_ENOMEM || *size <= SHM_LEAST) return err;
+    }
+}
 
 static cmo_err shm_open(cmo_net *net, int peer, cmo_link **out)
 {
@@ -47,9 +64,10 @@ static cmo_err shm_open(cmo_net *net, int peer, cmo_link **out)
     if (i == n->nlocal) return cmo_fail(CMO_EINVAL, "rank %d is not on this host", peer);
     shm_link *l = &n->links[i];
     if (!l->out) {
-        CMO_TRY(cmo_window_alloc(n->own, sizeof(shm_pipe) + n->pipe_bytes, &l->out_offset));
+        l->out_size = n->pipe_bytes;
+        CMO_TRY(shm_alloc(n->own, &l->out_size, &l->out_offset));
         l->out = (shm_pipe *)((char *)cmo_window_base(n->own) + l->out_offset);
-        l->out->size = l->out_size = n->pipe_bytes;
+        l->out->size = l->out_size;
         l->link.up = true;
         /* Release: whoever sees the offset sees the size. */
         atomic_store_explicit(&cmo_window_base(n->own)->pipe[i], l->out_offset, memory_order_release);
@@ -106,9 +124,11 @@ static cmo_err shm_write(cmo_link *link, const struct iovec *iov, int niov, size
             size_t at = (size_t)(l->written % l->out_size), part = iov[i].iov_len - done;
             if (part > space) part = (size_t)space;
             if (part > l->out_size - at) part = (size_t)(l->out_size - at);
-            memcpy(l->out->data + at, (char *)iov[i].iov_base + done, part);
+            if (part > SHM_CHUNK) part = SHM_CHUNK;
+            cmo_stage(l->out->data + at, (char *)iov[i].iov_base + done, part);
             done += part;
             l->written += part;
+            if (part == SHM_CHUNK) atomic_store_explicit(&l->out->head, l->written, memory_order_release);
         }
     }
 full:
@@ -138,9 +158,11 @@ static cmo_err shm_read(cmo_link *link, const struct iovec *iov, int niov, size_
             size_t at = (size_t)(l->read % l->in_size), part = iov[i].iov_len - done;
             if (part > l->seen_head - l->read) part = (size_t)(l->seen_head - l->read);
             if (part > l->in_size - at) part = (size_t)(l->in_size - at);
+            if (part > SHM_CHUNK) part = SHM_CHUNK;
             memcpy((char *)iov[i].iov_base + done, l->in->data + at, part);
             done += part;
             l->read += part;
+            if (part == SHM_CHUNK) atomic_store_explicit(&l->in->tail, l->read, memory_order_release);
         }
     }
 empty:
@@ -187,6 +209,9 @@ cmo_err cmo_shm_net(cmo_net **out, cmo_window *own, const cmo_neighbour *neighbo
         free(links);
         return cmo_fail(CMO_ENOMEM, "links to %d local ranks", nlocal);
     }
+    size_t share = SHM_PIPES / (size_t)nlocal;
+    if (share < SHM_LEAST) share = SHM_LEAST;
+    if (pipe_bytes > share) pipe_bytes = share / CMO_LINE * CMO_LINE;
     *n = (shm_net){.net = {.ops = &shm_ops, .fd = -1}, .own = own, .neighbours = neighbours, .world = world,
                    .nlocal = nlocal, .self = self, .pipe_bytes = pipe_bytes, .links = links};
     for (int i = 0; i < nlocal; i++) links[i] = (shm_link){.link = {.net = &n->net, .peer = world[i]}, .neighbour = i};

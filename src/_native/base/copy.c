@@ -1,0 +1,94 @@
+/* A line that a peer has read is dear to write again: an ordinary store must first take it back from the peer's cache.
+ * How dear depends on where the two cores stand. With one last-level cache for both, and more memory in rotation than
+ * the peer's own cache holds, it costs 1 or 2 ns; from another cache some 35 ns a line, which no prefetch hides. Stores
+ * that go around the caches cost 3 to 4 ns a line everywhere, and the reader must fetch from memory what they wrote.
+ *
+ * The cores may change while the program runs, where a hypervisor or the scheduler moves them. So both ways are timed
+ * now and then as they are used, and the stores go around the caches where ordinary ones are several times as dear. */
+#include "base/copy.h"
+
+#include "base/clock.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+
+enum {
+    LINE = 64,
+    LEAST = 4096,  /* bytes that are worth a decision, and of which a part is timed */
+    SAMPLE = 16,   /* copies from one that is timed to the next */
+    TRIAL = 256,   /* copies from one trial of the other way to the next; a multiple of SAMPLE */
+    SEVERAL = 3    /* times as dear */
+};
+
+/* Picoseconds for a line in either way, lately. Of the whole process; races between threads only blur them. */
+static _Atomic uint32_t price_ordinary, price_around;
+static _Atomic uint32_t copies;
+
+void cmo_copy_around(void *to, const void *from, size_t bytes)
+{
+    char *t = to;
+    const char *f = from;
+    size_t head = (LINE - (uintptr_t)t % LINE) % LINE;
+    if (bytes < head + LINE) {
+        cmo_copy(to, from, bytes);
+        return;
+    }
+    const size_t lines = (bytes - head) / LINE;
+    cmo_copy(t, f, head);
+    t += head;
+    f += head;
+    for (size_t i = 0; i < lines; i++, t += LINE, f += LINE)
+        for (int k = 0; k < LINE; k += 16)
+            _mm_stream_si128((__m128i *)(void *)(t + k), _mm_loadu_si128((const __m128i *)(const void *)(f + k)));
+    cmo_copy(t, f, bytes - head - lines * LINE);
+    _mm_sfence(); /* a release store does not order these stores by itself */
+}
+
+/* Copy, and note what a line has cost. Down at once, up slowly: a page touched for the first time, or a thread that was
+ * put aside, says nothing. */
+static void copy_timed(bool around, void *to, const void *from, size_t bytes)
+{
+    _Atomic uint32_t *price = around ? &price_around : &price_ordinary;
+    const int64_t begin = cmo_now();
+    if (around) cmo_copy_around(to, from, bytes);
+    else memcpy(to, from, bytes);
+    uint64_t found = (uint64_t)(cmo_now() - begin) * 1000 * LINE / bytes;
+    const uint64_t old = atomic_load_explicit(price, memory_order_relaxed);
+    if (found > 4 * old + 4000) found = 4 * old + 4000;
+    atomic_store_explicit(price, (uint32_t)(found < old ? found : (3 * old + found) / 4), memory_order_relaxed);
+}
+
+static bool around_is_cheaper(void)
+{
+    return atomic_load_explicit(&price_ordinary, memory_order_relaxed) >
+           SEVERAL * atomic_load_explicit(&price_around, memory_order_relaxed);
+}
+
+void cmo_stage(void *to, const void *from, size_t bytes)
+{
+    if (bytes < LEAST) {
+        cmo_copy(to, from, bytes);
+        return;
+    }
+    bool around = around_is_cheaper();
+    const uint32_t number = atomic_fetch_add_explicit(&copies, 1, memory_order_relaxed);
+    if (number % SAMPLE == 0) {
+        copy_timed(number % TRIAL == 0 ? !around : around, to, from, LEAST);
+        to = (char *)to + LEAST;
+        from = (const char *)from + LEAST;
+        bytes -= LEAST;
+    }
+    if (around) cmo_copy_around(to, from, bytes);
+    else cmo_copy(to, from, bytes);
+}
+
+#else
+
+void cmo_copy_around(void *to, const void *from, size_t bytes) { cmo_copy(to, from, bytes); }
+void cmo_stage(void *to, const void *from, size_t bytes) { cmo_copy(to, from, bytes); }
+
+#endif
