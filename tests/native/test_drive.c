@@ -276,7 +276,7 @@ static void test_a_wait_does_not_sleep_after_a_poll_that_moved_something(void)
 {
     mover m = {0};
     _Atomic uint32_t asleep = 0;
-    cmo_waiter waiter = {.epoll = -1, .asleep = &asleep, .progress = &m.progress};
+    cmo_waiter waiter = {.epoll = -1, .sockets = -1, .asleep = &asleep, .progress = &m.progress};
     CHECK(cmo_wait(&waiter, move, move_slept, &m, CMO_NEVER) == CMO_OK);
     CHECK(m.polls == 200 && m.sleeps == 0);
 }

@@ -4,15 +4,17 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* A signal that comes between the last look at `interrupted` and epoll_wait does not end the sleep; the slice bounds
+/* A signal that comes between the last look at `interrupted` and poll does not end the sleep; the slice bounds
  * how long it can go unnoticed. */
 static const int64_t slice = CMO_SECOND / 10;
 
 enum {
+    EVENTS = 8, /* taken from epoll at a time */
     POLLS_PER_LOOK = 64,      /* spins between looks at the clock, which costs more than a poll */
     SLEEPS_PER_QUESTION = 64, /* sleeps that an event ended, between questions to `interrupted`: with peers that ring
                                  all the time no sleep would ever end otherwise, and no signal be noticed */
@@ -38,6 +40,16 @@ static cmo_err wait_spin(cmo_waiter *w, cmo_err (*poll)(void *), void *ctx, int6
     }
 }
 
+/* Returns what poll does; *n events of those that the epoll knows. */
+static int wait_sleep(const cmo_waiter *w, int64_t ns, struct epoll_event *events, int *n)
+{
+    struct pollfd fds[] = {{.fd = w->epoll, .events = POLLIN}, {.fd = w->sockets, .events = POLLIN}};
+    int woken = poll(fds, 2, (int)(ns / 1000000) + 1);
+    if (woken > 0 && fds[0].revents) *n = epoll_wait(w->epoll, events, EVENTS, 0);
+    if (*n < 0) *n = 0;
+    return woken;
+}
+
 cmo_err cmo_wait(cmo_waiter *w, cmo_err (*poll)(void *), cmo_slept slept, void *ctx, int64_t deadline)
 {
     for (unsigned sleeps = 1;; sleeps++) {
@@ -53,14 +65,13 @@ cmo_err cmo_wait(cmo_waiter *w, cmo_err (*poll)(void *), cmo_slept slept, void *
             int64_t left = deadline - cmo_now();
             if (left <= 0) err = cmo_fail(CMO_ETIMEOUT, "the deadline passed");
             else {
-                struct epoll_event events[8];
-                int ms = (int)((left < slice ? left : slice) / 1000000) + 1;
-                int n = epoll_wait(w->epoll, events, 8, ms);
+                struct epoll_event events[EVENTS];
+                int n = 0, woken = wait_sleep(w, left < slice ? left : slice, events, &n);
                 atomic_store_explicit(w->asleep, 0, memory_order_relaxed);
-                if (slept) slept(ctx, events, n > 0 ? n : 0);
-                /* A signal ends the sleep with n = -1. Asking is dear (it may take an interpreter's lock), so not after
+                if (slept) slept(ctx, events, n);
+                /* A signal ends the sleep with -1. Asking is dear (it may take an interpreter's lock), so not after
                  * each event. */
-                bool ask = w->interrupted && (n <= 0 || sleeps % SLEEPS_PER_QUESTION == 0);
+                bool ask = w->interrupted && (woken <= 0 || sleeps % SLEEPS_PER_QUESTION == 0);
                 if (ask && w->interrupted(w->interrupt_ctx)) err = cmo_fail(CMO_EINTERRUPT, "interrupted");
             }
         }

@@ -18,7 +18,9 @@
 #include <sys/epoll.h>
 
 typedef struct cmo_waiter {
-    int epoll;                     /* borrowed; what ends a sleep */
+    int epoll;                     /* borrowed; what ends a sleep, as does … */
+    int sockets;                   /* … this, -1: nothing. Not in the epoll: each packet would cost a call of it, though
+                                      nobody sleeps */
     _Atomic uint32_t *asleep;      /* the word that wakers read */
     int64_t spin;                  /* nanoseconds without progress to spin before sleeping */
     const uint64_t *progress;      /* polls change it when something has moved, though not all that is waited for */

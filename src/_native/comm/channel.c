@@ -1,17 +1,14 @@
-/* Frames to and from one peer. Sending: control frames first, then messages in the order in which they were posted are
- * announced
- * (or sent whole, if small), then the bytes of announced messages whose receiver has answered, a frame of each in turn,
- * so that none starves another. Receiving: bytes are read ahead into a small buffer for headers and small messages; the
- * payload of a large one is read straight to where it belongs. Whatever a peer says is checked against what was agreed
- * with it. */
+/* Frames from one peer, and the channel that they come over; those to the peer are in channel_send.c. Bytes are read
+ * ahead into a small buffer for headers and small messages; the payload of a large one is read straight to where it
+ * belongs. Whatever a peer says is checked against what was agreed with it. */
 #include "comm/internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { READ_AHEAD = 16 << 10, EAGER_OVERHEAD = CMO_HEADER_BYTES };
+enum { READ_AHEAD = 20 << 10 }; /* a message of 16 KiB, which is sent unasked, comes in one read */
 
-static cmo_err channel_broken(cmo_channel *c, cmo_err err)
+cmo_err cmo_channel_broken(cmo_channel *c, cmo_err err)
 {
     if (err == CMO_OK || err == CMO_AGAIN) return err;
     char cause[CMO_TEXT];
@@ -61,188 +58,15 @@ void cmo_channel_adopt(void *engine, cmo_link *link)
     if (!e->channel[link->peer]) channel_new(e, link->peer, link);
 }
 
-static void tx_drop(cmo_channel *c)
-{
-    free(c->tx_control);
-    free(c->tx_orphan);
-    c->tx_control = NULL;
-    c->tx_orphan = NULL;
-    c->tx_xfer = NULL;
-}
-
 void cmo_channel_free(cmo_channel *c)
 {
-    tx_drop(c);
+    cmo_channel_drop_frames(c);
     CMO_EACH(n, &c->control) free(CMO_ENTRY(n, cmo_control, node));
     cmo_list_remove(&c->node);
     c->engine->channel[c->peer] = NULL;
     free(c->rx_buffer);
     free(c->rx_news);
     free(c);
-}
-
-bool cmo_channel_idle(const cmo_channel *c)
-{
-    return c->gone || (cmo_list_empty(&c->control) && cmo_list_empty(&c->sends) && cmo_list_empty(&c->moving) &&
-                       c->tx_head_done == c->tx_head_bytes && !c->tx_left);
-}
-
-/* ------------------------------------------------------------------ sending */
-
-void cmo_channel_control(cmo_channel *c, const cmo_header *h, const void *payload, size_t bytes)
-{
-    /* A peer that only receives has no pipe of its own yet, since links between local ranks go one way each. */
-    if (!c->gone && !c->link->up) cmo_channel_to(c->engine, c->peer);
-    cmo_control *k = malloc(sizeof *k + CMO_HEADER_BYTES + bytes);
-    if (!k) return; /* no memory for a note to a peer: it will find out by its deadline */
-    cmo_header full = *h;
-    full.generation = c->engine->generation;
-    k->bytes = CMO_HEADER_BYTES + bytes;
-    cmo_header_write(k->data, &full);
-    if (bytes) memcpy(k->data + CMO_HEADER_BYTES, payload, bytes);
-    cmo_list_append(&c->control, &k->node);
-}
-
-void cmo_channel_credit(cmo_channel *c, const cmo_header *h)
-{
-    c->owed += h->length + EAGER_OVERHEAD;
-    if (c->owed < (uint64_t)c->engine->tunables.eager_window / 2) return;
-    cmo_channel_control(c, &(cmo_header){.kind = CMO_CREDIT, .aux = c->owed}, NULL, 0);
-    c->owed = 0;
-}
-
-static void tx_frame(cmo_channel *c, const cmo_header *h, const uint64_t *shape, cmo_xfer *x, const uint8_t *payload,
-                     uint64_t bytes)
-{
-    cmo_header full = *h;
-    full.generation = c->engine->generation;
-    cmo_header_write(c->tx_head, &full);
-    if (full.ndim) cmo_shape_write(c->tx_head + CMO_HEADER_BYTES, shape, full.ndim);
-    c->tx_head_bytes = CMO_HEADER_BYTES + 8 * (size_t)full.ndim;
-    c->tx_head_done = 0;
-    c->tx_payload = payload;
-    c->tx_left = c->tx_bytes = bytes;
-    c->tx_xfer = x;
-}
-
-/* The next message that can be announced: all of it if it is small and there is room at the peer, else the fact of
- * it. */
-static bool tx_announce(cmo_channel *c)
-{
-    cmo_engine *e = c->engine;
-    CMO_EACH(n, &c->sends) {
-        cmo_xfer *x = CMO_ENTRY(n, cmo_xfer, node);
-        cmo_header h = x->header;
-        uint64_t cost = x->length + EAGER_OVERHEAD;
-        if (x->length <= (uint64_t)e->tunables.eager_bytes && c->window + cost <= (uint64_t)e->tunables.eager_window) {
-            if (x->ready < x->length) continue;
-            h.kind = CMO_EAGER;
-            c->window += cost;
-            cmo_list_remove(&x->node);
-            x->state = CMO_X_MOVING;
-            x->framed = x->length;
-            tx_frame(c, &h, x->shape, x, x->buffer, x->length);
-            return true;
-        }
-        if (!(x->id = cmo_xfer_register(e, x))) {
-            cmo_xfer_fail(x, CMO_ENOMEM, cmo_reason());
-            continue;
-        }
-        h.kind = CMO_RTS;
-        h.id = x->id;
-        cmo_list_remove(&x->node); /* known by its id until the receiver answers */
-        tx_frame(c, &h, x->shape, NULL, NULL, 0);
-        return true;
-    }
-    return false;
-}
-
-static bool tx_data(cmo_channel *c)
-{
-    CMO_EACH(n, &c->moving) {
-        cmo_xfer *x = CMO_ENTRY(n, cmo_xfer, node);
-        uint64_t bytes = x->ready - x->framed;
-        if (!bytes) continue;
-        if (bytes > (uint64_t)c->engine->tunables.frame_bytes) bytes = (uint64_t)c->engine->tunables.frame_bytes;
-        cmo_header h = {.kind = CMO_DATA, .comm = x->header.comm, .length = bytes, .id = x->remote_id,
-                        .aux = x->framed};
-        tx_frame(c, &h, NULL, x, x->buffer + x->framed, bytes);
-        x->framed += bytes;
-        cmo_list_remove(&x->node); /* to the back: every message gets its turn */
-        cmo_list_append(&c->moving, &x->node);
-        return true;
-    }
-    return false;
-}
-
-static bool tx_next(cmo_channel *c)
-{
-    if (!cmo_list_empty(&c->control)) {
-        cmo_control *k = CMO_ENTRY(c->control.next, cmo_control, node);
-        cmo_list_remove(&k->node);
-        c->tx_control = k;
-        c->tx_head_bytes = c->tx_head_done = 0;
-        c->tx_payload = k->data;
-        c->tx_left = c->tx_bytes = k->bytes;
-        return true;
-    }
-    return tx_announce(c) || tx_data(c);
-}
-
-static void tx_whole(cmo_channel *c)
-{
-    cmo_xfer *x = c->tx_xfer;
-    uint64_t bytes = c->tx_bytes;
-    tx_drop(c);
-    if (!x) return;
-    x->done += bytes;
-    if (x->done == x->length) cmo_xfer_done(x);
-}
-
-/* A transfer is taken back while its frame is half written: the frame must be completed, but its buffer will go. */
-void cmo_channel_forget(cmo_channel *c, const cmo_xfer *x)
-{
-    if (c->tx_xfer == x) {
-        c->tx_xfer = NULL;
-        c->tx_orphan = c->tx_left ? malloc(c->tx_left) : NULL;
-        if (c->tx_orphan) memcpy(c->tx_orphan, c->tx_payload, c->tx_left);
-        else if (c->tx_left) channel_broken(c, cmo_fail(CMO_ENOMEM, "the rest of a frame"));
-        c->tx_payload = c->tx_orphan;
-    }
-    if (c->rx_xfer == x) { /* what is still to come of this frame goes nowhere */
-        c->rx_xfer = NULL;
-        c->rx_payload = NULL;
-    }
-}
-
-static cmo_err channel_send(cmo_channel *c, bool *moved)
-{
-    const cmo_net_ops *ops = c->link->net->ops;
-    for (;;) {
-        if (c->tx_head_done == c->tx_head_bytes && !c->tx_left && !tx_next(c)) break;
-        struct iovec iov[2];
-        int n = 0;
-        if (c->tx_head_done < c->tx_head_bytes)
-            iov[n++] = (struct iovec){c->tx_head + c->tx_head_done, c->tx_head_bytes - c->tx_head_done};
-        if (c->tx_left) iov[n++] = (struct iovec){(void *)(uintptr_t)c->tx_payload, c->tx_left};
-        size_t sent = 0;
-        if (n) CMO_TRY(ops->write(c->link, iov, n, &sent));
-        if (sent) *moved = true;
-        size_t head = c->tx_head_bytes - c->tx_head_done;
-        if (head > sent) head = sent;
-        c->tx_head_done += head;
-        c->tx_payload += sent - head;
-        c->tx_left -= sent - head;
-        if (c->tx_head_done < c->tx_head_bytes || c->tx_left) {
-            if (ops->want_write && !c->tx_blocked) ops->want_write(c->link, true);
-            c->tx_blocked = true;
-            return CMO_OK;
-        }
-        tx_whole(c);
-    }
-    if (c->tx_blocked && ops->want_write) ops->want_write(c->link, false);
-    c->tx_blocked = false;
-    return CMO_OK;
 }
 
 /* ------------------------------------------------------------------ receiving */
@@ -423,7 +247,7 @@ bool cmo_channel_pump(cmo_channel *c)
 {
     bool moved = false;
     if (c->gone) return false;
-    if (channel_broken(c, channel_receive(c, &moved)) != CMO_OK) return true;
-    if (c->link->up) channel_broken(c, channel_send(c, &moved));
+    if (cmo_channel_broken(c, channel_receive(c, &moved)) != CMO_OK) return true;
+    if (c->link->up) cmo_channel_broken(c, cmo_channel_send(c, &moved));
     return moved;
 }

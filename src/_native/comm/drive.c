@@ -1,5 +1,5 @@
-/* Who drives an engine, how a call is handed over, and the fast path of blocking calls. The rules are in engine.h; the
- * progress thread is in thread.c.
+/* Who drives an engine, and how a call is handed over. The rules are in engine.h; the progress thread is in thread.c,
+ * the fast path of blocking calls in fast.c.
  *
  * `role` is 1 while there is a driver. It is taken by compare and swap. Whoever finds it taken puts its call on the
  * submitted list, under the lock, and looks at the role once more; the driver, after giving the role up, looks at the
@@ -9,11 +9,7 @@
  *
  * The driver holds `driving` while it is one. A thread that must change something for a moment (make or close a
  * communicator) counts itself in `nwanting`, wakes the driver if it sleeps, and takes `driving`, which the driver lets
- * go between two passes.
- *
- * The fast path: a blocking call among ranks of one host, made while nothing else is in progress here, is tried in a
- * tight loop of its own steps, without passes over the engine, which cost a small call more than all the rest. When it
- * does not end there soon, it goes on in the passes, from where it stands. */
+ * go between two passes. */
 #include "comm/internal.h"
 
 #include <sched.h>
@@ -33,6 +29,12 @@ bool cmo_role_take(cmo_engine *e)
     uint32_t free_role = 0;
     if (!atomic_compare_exchange_strong_explicit(&e->role, &free_role, 1, memory_order_seq_cst, memory_order_relaxed))
         return false;
+    uint32_t turn = atomic_load_explicit(&e->turn, memory_order_relaxed);
+    atomic_store_explicit(&e->turn, turn + 1, memory_order_relaxed);
+    if (atomic_load_explicit(&e->watching, memory_order_seq_cst)) {
+        atomic_store_explicit(&e->watching, 0, memory_order_relaxed);
+        cmo_bell_ring(e->thread_bell); /* its sleep would be disturbed by every packet that comes for us */
+    }
     pthread_mutex_lock(&e->driving);
     return true;
 }
@@ -72,7 +74,10 @@ void cmo_role_leave(cmo_engine *e)
         if (running && role_hand_on(e)) return;
         pthread_mutex_unlock(&e->driving);
         atomic_store_explicit(&e->role, 0, memory_order_seq_cst);
-        if (running && e->has_thread) cmo_bell_ring(e->thread_bell);
+        if (running && e->has_thread) {
+            atomic_store_explicit(&e->left, 1, memory_order_seq_cst);
+            cmo_bell_ring(e->thread_bell);
+        }
         if (!atomic_load_explicit(&e->nsubmitted, memory_order_seq_cst) || !cmo_role_take(e)) return;
         cmo_engine_poll(e); /* takes what was submitted */
     } while (true);
@@ -103,7 +108,6 @@ void cmo_engine_slept(void *engine, const struct epoll_event *events, int n)
     e->look = true;
     for (int i = 0; i < n; i++) {
         uint64_t which = events[i].data.u64;
-        if (which >= (uint64_t)e->nlocal) continue; /* the sockets: the next pass looks at them */
         cmo_neighbour *neighbour = &e->neighbours[which];
         if ((int)which == e->self) {
             cmo_bell_silence(neighbour->doorbell);
@@ -283,51 +287,6 @@ static cmo_err wait_for_driver(cmo_engine *e, cmo_op *op)
     return err;
 }
 
-/* Looks without an advance before a call leaves the fast path, and advances after which it does in any case: other
- * threads, messages and news of failures wait meanwhile. With more ranks than cores each look gives the core away
- * (FAST_YIELDS of them): the peers get on meanwhile, so that fewer looks tell as much, and each costs a turn of
- * theirs. */
-enum { FAST_LOOKS = 256, FAST_YIELDS = 32, FAST_ADVANCES = 64 };
-
-/* Only while nothing else is in progress here, and nobody has broken the communicator. */
-static bool may_run_fast(cmo_engine *e, const cmo_comm *c)
-{
-    return c->piece && c->nhosts == 1 && e->running == 1 && !c->failed &&
-           !atomic_load_explicit(&e->nsubmitted, memory_order_relaxed) &&
-           !atomic_load_explicit(&c->piece[c->local]->abort, memory_order_relaxed);
-}
-
-/* Step the call, which is the only one in progress, until it has ended well or is to go on in the passes. It is queued
- * as in these, so that what a message brings finds it. The role is ours. What is done with it is what op_steps of
- * engine.c does, but for what cannot be here: a broken communicator. A change to one belongs in the other. */
-static void run_fast(cmo_engine *e, cmo_op *op)
-{
-    cmo_comm *c = op->comm;
-    cmo_err err = CMO_OK;
-    if (!may_run_fast(e, c)) return;
-    if (!op->point) {
-        cmo_call call = op->call;
-        err = e->collectives->start(op, c, &call);
-    }
-    unsigned last = op->advanced, end = last + FAST_ADVANCES;
-    bool crowded = e->waiter.crowded;
-    const int looks = crowded ? FAST_YIELDS : FAST_LOOKS;
-    for (int n = 0; err == CMO_OK && n < looks && op->advanced != end && !c->failed; n++) {
-        err = op->step(op);
-        if (op->point) cmo_point_pump(op); /* also after the last step, which may have an answer to send */
-        if (err == CMO_OK && !op->err) {
-            cmo_op_end(e, op, CMO_OK, NULL);
-            return;
-        }
-        if (err != CMO_AGAIN || op->err || atomic_load_explicit(&e->nwanting, memory_order_relaxed)) break;
-        err = CMO_OK;
-        if (op->advanced != last) n = 0, last = op->advanced;
-        if (crowded) sched_yield();
-        else cmo_relax();
-    }
-    if (err != CMO_OK && err != CMO_AGAIN && !op->err) cmo_op_fail(op, err, cmo_reason());
-}
-
 cmo_err cmo_op_run(cmo_op *op)
 {
     cmo_engine *e = op->engine;
@@ -337,7 +296,7 @@ cmo_err cmo_op_run(cmo_op *op)
         cmo_engine_poll(e);
     } else {
         cmo_engine_submit(e, op);
-        run_fast(e, op);
+        cmo_run_fast(e, op);
     }
     cmo_err err = op_ended(op) ? CMO_OK : drive(e, op, op->deadline);
     if (!op_ended(op)) drive_to_end(e, op, err);

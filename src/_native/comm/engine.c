@@ -57,7 +57,7 @@ void cmo_op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text)
 void cmo_op_abandon(cmo_op *op) { cmo_op_end(op->comm->engine, op, CMO_EREVOKED, "the communicator was closed"); }
 
 /* Start or go on with a call. True if it has ended well. What goes wrong is in op->err and op->text. The fast path does
- * the same, less what it need not (run_fast in drive.c): a change to one belongs in the other. */
+ * the same, less what it need not (fast.c): a change to one belongs in the other. */
 static bool op_steps(cmo_engine *e, cmo_comm *comm, cmo_op *op)
 {
     cmo_err err = CMO_OK;
@@ -225,9 +225,8 @@ static int usable_cores(void)
 static cmo_err engine_epoll(cmo_engine *e)
 {
     e->epoll = epoll_create1(EPOLL_CLOEXEC);
-    e->thread_epoll = epoll_create1(EPOLL_CLOEXEC);
     e->thread_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (e->epoll < 0 || e->thread_epoll < 0 || e->thread_bell < 0)
+    if (e->epoll < 0 || e->thread_bell < 0)
         return cmo_fail(CMO_ESYS, "no descriptors for an engine");
     int bad = 0;
     for (int i = 0; i < e->nlocal; i++) {
@@ -235,13 +234,6 @@ static cmo_err engine_epoll(cmo_engine *e)
         struct epoll_event ev = {.events = EPOLLIN, .data.u64 = (uint64_t)i};
         if (fd >= 0) bad |= epoll_ctl(e->epoll, EPOLL_CTL_ADD, fd, &ev);
     }
-    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = UINT64_MAX};
-    if (e->remote && e->remote->fd >= 0) {
-        bad |= epoll_ctl(e->epoll, EPOLL_CTL_ADD, e->remote->fd, &ev);
-        bad |= epoll_ctl(e->thread_epoll, EPOLL_CTL_ADD, e->remote->fd, &ev);
-    }
-    ev.data.u64 = 0;
-    bad |= epoll_ctl(e->thread_epoll, EPOLL_CTL_ADD, e->thread_bell, &ev);
     return bad ? cmo_fail(CMO_ESYS, "an engine's epoll") : CMO_OK;
 }
 
@@ -302,7 +294,6 @@ static void engine_free(cmo_engine *e)
     CMO_EACH(n, &e->channels) cmo_channel_free(CMO_ENTRY(n, cmo_channel, node));
     if (e->shm) e->shm->ops->close(e->shm);
     if (e->epoll >= 0) close(e->epoll);
-    if (e->thread_epoll >= 0) close(e->thread_epoll);
     if (e->thread_bell >= 0) close(e->thread_bell);
     free(e->neighbours);
     free(e->neighbour_world);
@@ -347,7 +338,7 @@ cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
     e->nlocal = w->nlocal;
     e->share = w->share;
     e->remote = w->remote;
-    e->epoll = e->thread_epoll = e->thread_bell = -1;
+    e->epoll = e->thread_bell = -1;
     pthread_mutex_init(&e->lock, NULL);
     pthread_mutex_init(&e->driving, NULL);
     cmo_node *lists[] = {&e->channels, &e->comms, &e->busy, &e->retired, &e->orphans, &e->points, &e->submitted};
@@ -367,11 +358,12 @@ cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
     int64_t spin = e->tunables.spin_us >= 0 ? e->tunables.spin_us * 1000 : crowded ? 20000 : 50000;
     e->asleep = &cmo_window_base(e->window)->asleep;
     if (!e->threadless && (err = engine_epoll(e)) != CMO_OK) goto fail;
-    e->waiter = (cmo_waiter){.epoll = e->epoll, .asleep = e->asleep, .spin = spin, .crowded = crowded,
-                             .progress = &e->progress,
+    const int sockets = e->remote ? e->remote->fd : -1;
+    e->waiter = (cmo_waiter){.epoll = e->epoll, .sockets = sockets, .asleep = e->asleep, .spin = spin,
+                             .crowded = crowded, .progress = &e->progress,
                              .interrupted = w->interrupted, .interrupt_ctx = w->interrupt_ctx};
-    e->thread_waiter = (cmo_waiter){.epoll = e->epoll, .asleep = e->asleep, .spin = 0, .crowded = crowded,
-                                    .progress = &e->progress};
+    e->thread_waiter = (cmo_waiter){.epoll = e->epoll, .sockets = sockets, .asleep = e->asleep, .spin = 0,
+                                    .crowded = crowded, .progress = &e->progress};
     if ((err = engine_world(e, w)) != CMO_OK) goto fail;
     if (!e->threadless && (err = cmo_engine_start_thread(e)) != CMO_OK) goto fail;
     *out = e;

@@ -4,8 +4,7 @@
  * the driver if there is none, and steps every call in progress, its own among them, until its own has ended; if there
  * is a driver it hands its call over and sleeps until it is told that the call has ended, or that it is to drive now.
  * The progress thread drives the calls that nobody waits for. A small call may end before any pass is made, on the fast
- * path (drive.c). In simulation there are no threads: the scheduler calls
- * cmo_engine_poll. */
+ * path (fast.c). In simulation there are no threads: the scheduler calls cmo_engine_poll. */
 #ifndef CMO_ENGINE_H
 #define CMO_ENGINE_H
 

@@ -44,6 +44,18 @@ typedef struct cmo_control { /* a frame without a transfer, to be sent */
     uint8_t data[];
 } cmo_control;
 
+typedef struct cmo_frame { /* being sent: what is left of its head, then of its payload */
+    uint8_t head[CMO_FRAME_HEAD];
+    const uint8_t *head_at, *payload;
+    size_t head_left;
+    uint64_t left, bytes;   /* of the payload: to be sent, and in all */
+    cmo_xfer *xfer;         /* whose payload it is; NULL: nobody's */
+    cmo_control *control;   /* what the payload points into, if it is one; owned */
+    uint8_t *orphan;        /* the same for the rest of a frame whose transfer was canceled; owned */
+} cmo_frame;
+
+enum { CMO_FRAMES = 4 }; /* of a channel that are written together */
+
 typedef struct cmo_channel {
     cmo_engine *engine;
     cmo_node node;          /* in engine->channels */
@@ -59,14 +71,8 @@ typedef struct cmo_channel {
     uint64_t window;        /* bytes of eager messages that the peer has not given back */
     uint64_t owed;          /* bytes that we have not given back to the peer */
 
-    /* The frame being sent: tx_head, then tx_left bytes at tx_payload. */
-    uint8_t tx_head[CMO_FRAME_HEAD];
-    size_t tx_head_bytes, tx_head_done;
-    const uint8_t *tx_payload;
-    uint64_t tx_left, tx_bytes;
-    cmo_xfer *tx_xfer;      /* whose payload it is */
-    cmo_control *tx_control;
-    uint8_t *tx_orphan;     /* the rest of a frame whose transfer was canceled; owned */
+    cmo_frame frames[CMO_FRAMES]; /* being sent: a ring of nframes from first_frame on */
+    unsigned first_frame, nframes;
     bool tx_blocked;
 
     /* The frame being received. */
@@ -85,7 +91,10 @@ typedef struct cmo_channel {
 cmo_channel *cmo_channel_to(cmo_engine *e, int peer);
 void cmo_channel_adopt(void *engine, cmo_link *link); /* the nets' on_link */
 bool cmo_channel_pump(cmo_channel *c);                /* move what can be moved; true if anything was */
+cmo_err cmo_channel_send(cmo_channel *c, bool *moved); /* the sending half of it */
+cmo_err cmo_channel_broken(cmo_channel *c, cmo_err err); /* the connection is lost, if this is an error; returns it */
 void cmo_channel_free(cmo_channel *c);
+void cmo_channel_drop_frames(cmo_channel *c);
 void cmo_channel_control(cmo_channel *c, const cmo_header *h, const void *payload, size_t bytes);
 void cmo_channel_credit(cmo_channel *c, const cmo_header *h); /* an eager message has been taken in */
 bool cmo_channel_idle(const cmo_channel *c);          /* nothing waits to be sent */
@@ -176,6 +185,9 @@ struct cmo_engine {
 
     /* Who drives. */
     _Atomic uint32_t role;       /* 1: there is a driver */
+    _Atomic uint32_t turn;       /* how often the role was taken; its holder's */
+    _Atomic uint32_t watching;   /* 1: the progress thread sleeps until the sockets have something */
+    _Atomic uint32_t left;       /* 1: calls are in progress that nobody drove when this was set */
     _Atomic uint32_t nsubmitted;
     _Atomic uint32_t nwanting;   /* threads that wait for `driving` */
     pthread_mutex_t driving;     /* held by the driver, and by who changes something between its passes */
@@ -185,11 +197,12 @@ struct cmo_engine {
     bool moved;                  /* something has, in this pass */
     uint64_t progress;           /* passes in which something had */
     uint64_t asks;               /* rounds of questions to peers; see ask.c */
+    bool has_control;            /* a frame of control has been queued since this was last cleared */
     bool look;                   /* look at deadlines, abort words and deaths in the next pass */
     unsigned passes;
     cmo_waiter waiter, thread_waiter; /* of threads that call, and of the progress thread */
     _Atomic uint32_t *asleep;
-    int epoll, thread_epoll, thread_bell;
+    int epoll, thread_bell;
     pthread_t thread;
     bool has_thread;
     _Atomic uint32_t stop;
@@ -218,8 +231,8 @@ void cmo_engine_submit(cmo_engine *e, cmo_op *op);
 cmo_xfer *cmo_point_transfer(cmo_op *op);               /* its only one */
 void cmo_point_describe(const cmo_op *op, char *out, size_t n); /* what it waited for in vain */
 cmo_err cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared);
-void cmo_point_pump(cmo_op *op);                       /* move what its message can be in */
 void cmo_point_end(cmo_op *op);                        /* give back what it holds */
+void cmo_run_fast(cmo_engine *e, cmo_op *op);          /* the fast path; the role is ours, and the op is queued */
 cmo_err cmo_op_run(cmo_op *op);                        /* start a prepared op and see it to its end */
 void cmo_op_launch(cmo_op *op);                        /* start a prepared op, whoever drives */
 /* It is over: take it off its queue, give back what it holds, tell whoever waits. text: why, NULL or op->text. */

@@ -66,19 +66,6 @@ static cmo_err probe(cmo_op *op)
     return CMO_AGAIN;
 }
 
-void cmo_point_pump(cmo_op *op)
-{
-    cmo_engine *e = op->comm->engine;
-    cmo_xfer *x = cmo_point_transfer(op);
-    cmo_channel *channel = x->peer >= 0 ? e->channel[op->comm->world[x->peer]] : NULL;
-    if (channel) {
-        cmo_channel_pump(channel);
-        return;
-    }
-    e->shm->ops->poll(e->shm);
-    CMO_EACH(n, &e->channels) cmo_channel_pump(CMO_ENTRY(n, cmo_channel, node));
-}
-
 void cmo_point_end(cmo_op *op)
 {
     CMO_EACH(n, &op->xfers) cmo_xfer_cancel(CMO_ENTRY(n, cmo_xfer, of_op));

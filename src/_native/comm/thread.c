@@ -2,14 +2,16 @@
  * comes while this rank is in no call. Who else drives, and how the role changes hands, is in drive.c. */
 #include "comm/internal.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
 enum {
-    DRIVEN_US = 2000, /* the sockets have something, and another thread drives: they stay readable until it has looked,
-                         and the thread would spin on that */
-    FLUSH_US = 100    /* between tries to send what is queued: sockets take more, or peers read, within that time */
+    IDLE_MS = 2,   /* for which nobody must have made a call before this thread looks after the sockets: where one call
+                      follows the other it would only be in the way, and even its sleep cost each packet a wake-up */
+    BUSY_MS = 32,  /* between looks whether that is so, at most */
+    FLUSH_US = 100 /* between tries to send what is queued: sockets take more, or peers read, within that time */
 };
 
 static const int64_t flush_time = 2 * CMO_SECOND; /* for the last frames; a peer that takes none may be stuck */
@@ -22,23 +24,51 @@ static cmo_err thread_poll(void *engine)
     return e->running && !atomic_load_explicit(&e->stop, memory_order_relaxed) ? CMO_AGAIN : CMO_OK;
 }
 
-/* It sleeps until it is rung, because there are calls that nobody waits for, or until the sockets have something: then
- * it takes in what comes (connections, messages before their receives, news of failures), though this rank is in no
- * call. */
+/* Has anybody driven since turn number `turn`, or does now? */
+static bool driven_since(cmo_engine *e, uint32_t turn)
+{
+    /* The role first: who sees it given back sees the turn that it was. */
+    return atomic_load_explicit(&e->role, memory_order_seq_cst) ||
+           atomic_load_explicit(&e->turn, memory_order_relaxed) != turn;
+}
+
+/* While calls are made one after the other: sleep until nobody has made one for a while. False: rung meanwhile. */
+static bool sleep_till_idle(cmo_engine *e)
+{
+    struct pollfd bell = {.fd = e->thread_bell, .events = POLLIN};
+    for (int ms = IDLE_MS;; ms = 2 * ms < BUSY_MS ? 2 * ms : BUSY_MS) {
+        const uint32_t turn = atomic_load_explicit(&e->turn, memory_order_relaxed);
+        if (poll(&bell, 1, ms) > 0) return false;
+        if (!driven_since(e, turn)) return true;
+    }
+}
+
+/* While no call is made: sleep until the sockets have something. False: rung meanwhile, or somebody drives. */
+static bool sleep_till_readable(cmo_engine *e)
+{
+    struct pollfd fds[] = {{.fd = e->thread_bell, .events = POLLIN},
+                           {.fd = e->remote ? e->remote->fd : -1, .events = POLLIN}};
+    uint32_t turn = atomic_load_explicit(&e->turn, memory_order_relaxed);
+    /* Either we see that somebody drives, or whoever does sees this and rings (cmo_role_take). */
+    atomic_store_explicit(&e->watching, 1, memory_order_seq_cst);
+    bool readable = !driven_since(e, turn) && poll(fds, 2, -1) > 0 && !fds[0].revents;
+    atomic_store_explicit(&e->watching, 0, memory_order_relaxed);
+    return readable && !driven_since(e, turn);
+}
+
+/* It sleeps until it is rung, because there are calls that nobody waits for, or until the sockets have something, and
+ * have it while nobody makes a call: then it takes in what comes (connections, messages before their receives, news of
+ * failures), though this rank is in no call. */
 static void *thread_main(void *engine)
 {
     cmo_engine *e = engine;
     while (!atomic_load_explicit(&e->stop, memory_order_acquire)) {
-        struct epoll_event event;
-        int n = epoll_wait(e->thread_epoll, &event, 1, -1);
+        bool wanted = sleep_till_idle(e) && sleep_till_readable(e);
         cmo_bell_silence(e->thread_bell);
-        if (n <= 0 || atomic_load_explicit(&e->stop, memory_order_acquire)) continue;
-        if (cmo_role_take(e)) {
-            cmo_wait(&e->thread_waiter, thread_poll, cmo_engine_slept, e, CMO_NEVER);
-            cmo_role_leave(e);
-        } else if (event.data.u64) {
-            usleep(DRIVEN_US);
-        }
+        wanted |= atomic_exchange_explicit(&e->left, 0, memory_order_seq_cst) != 0;
+        if (!wanted || atomic_load_explicit(&e->stop, memory_order_acquire) || !cmo_role_take(e)) continue;
+        cmo_wait(&e->thread_waiter, thread_poll, cmo_engine_slept, e, CMO_NEVER);
+        cmo_role_leave(e);
     }
     return NULL;
 }
