@@ -435,5 +435,6 @@ void world_describe(const world *w, FILE *out)
                  ", segment %" PRId64 ", eager %" PRId64 " of %" PRId64 ", pipe %" PRId64 ", frame %" PRId64
                  ", doubling %" PRId64 "\n",
             s->seed, s->size, layout_names[s->layout], s->per_host, t->slots, t->slot_bytes, t->round_bytes,
-            t->stream_bytes, t->around_bytes, t->staged_bytes, t->segment_bytes, t->eager_bytes, t->eager_window, t->pipe_bytes, t->frame_bytes, t->doubling_bytes);
+            t->stream_bytes, t->around_bytes, t->staged_bytes, t->segment_bytes, t->eager_bytes, t->eager_window,
+            t->pipe_bytes, t->frame_bytes, t->doubling_bytes);
 }

@@ -11,8 +11,8 @@
  *
  * A rank does not copy in its own slice, which nobody else reads; the folded slice goes in its place, and into the
  * rank's own result at the same time. The array goes in rounds, in a pipeline: while round t is copied in, round t - 1
- * is folded and round t - 2 copied out, so a rank waits only for those that are a whole round behind. For B bytes a rank
- * writes B in slots and reads 2 B (size - 1) / size of the others', whatever the size is; rounds + 2 steps. In a
+ * is folded and round t - 2 copied out, so a rank waits only for those that are a whole round behind. For B bytes a
+ * rank writes B in slots and reads 2 B (size - 1) / size of the others', whatever the size is; rounds + 2 steps. In a
  * reduce only the root copies out.
  *
  * Arrays in windows (coll/shm_direct.c) are folded where they are, without the copy in; and if the result's array lies
@@ -96,7 +96,7 @@ static cmo_err sliced_fold(const cmo_op *op, sliced_state *s, uint64_t t)
     return CMO_OK;
 }
 
-/* Our own slice is there already. Each rank starts behind it, so that they do not all read from the same one at once. */
+/* Our own slice is there already. Each rank starts behind it, so that they do not all read from the same one. */
 static cmo_err sliced_copy_out(const cmo_op *op, sliced_state *s, uint64_t t)
 {
     const cmo_comm *c = op->comm;

@@ -1,7 +1,7 @@
-/* The fast path: a blocking call, made while nothing else is in progress here, is tried in a tight loop of its own steps,
- * in which nothing is looked at but what its transfers go over. Passes over the engine cost a small call more than all
- * the rest. When it does not end here soon, and where anything is out of the ordinary, it goes on in the passes, from
- * where it stands.
+/* The fast path: a blocking call, made while nothing else is in progress here, is tried in a tight loop of its own
+ * steps, in which nothing is looked at but what its transfers go over. Passes over the engine cost a small call more
+ * than all the rest. When it does not end here soon, and where anything is out of the ordinary, it goes on in the
+ * passes, from where it stands.
  *
  * What is done with the call is what op_steps of engine.c does, but for what cannot be here: a broken communicator. A
  * change to one belongs in the other. */

@@ -8,12 +8,12 @@
  *   An announcement also says that the owner's part of the collective's first round, if it has one, is in its slot.
  * - Staging: payload too large for an announcement goes through staging slots, in rounds of as many slots as the
  *   collective takes at a time. Uses of slots are numbered through the life of the communicator, alike on every member;
- *   use k is of slot k % slots. `staged` and `reduced` count the uses up to the end of the last round that the owner has
- *   copied in and, where an algorithm has that second phase, reduced; `consumed` those of which it will read no more.
- *   A slot may be written in use k when every member has consumed > k - slots uses. Every member raises all three past
- *   every round of every collective, whether or not it had a part in it, and `consumed` as soon as it knows that it will
- *   read no more: a writer waits for nothing else. Small slots, of which a small collective takes one, lie far apart in
- *   time: one that comes round again has left its readers' caches, and is cheap to write (base/copy.c).
+ *   use k is of slot k % slots. `staged` and `reduced` count the uses up to the end of the last round that the owner
+ *   has copied in and, where an algorithm has that second phase, reduced; `consumed` those of which it will read no
+ *   more. A slot may be written in use k when every member has consumed > k - slots uses. Every member raises all three
+ *   past every round of every collective, whether or not it had a part in it, and `consumed` as soon as it knows that
+ *   it will read no more: a writer waits for nothing else. There are many small slots, of which a small collective
+ *   takes one: when that comes round again, it has left its readers' caches, and is cheap to write (base/copy.c).
  * - Arrays read in place: a member whose array lies in its window may, instead of copying it through slots, announce
  *   where (in the payload, as the algorithms agree). Then all of it counts as staged, and the others read it there; the
  *   rounds are counted as if it were not so. They read the part of round k before they raise `consumed` past k, and the
