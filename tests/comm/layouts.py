@@ -36,6 +36,10 @@ class Layout:
 SMALL = tuple(
     {
         "COMMOPS_SLOT_BYTES": "128",
+        "COMMOPS_SLOTS": "12",
+        "COMMOPS_ROUND_BYTES": "256",
+        "COMMOPS_STREAM_BYTES": "128",
+        "COMMOPS_AROUND_BYTES": "1000",
         "COMMOPS_STAGED_BYTES": "256",
         "COMMOPS_DIRECT_BYTES": "300",
         "COMMOPS_PIPE_BYTES": "4096",

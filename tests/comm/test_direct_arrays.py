@@ -16,11 +16,12 @@ from .layouts import Layout
 from .strategies import OPS
 from .world import World
 
-# Arrays of any size are read in place, in slots so small that they are read in many rounds.
+# Arrays of any size are read in place, in rounds so small that they are read in many.
 TINY = (
     ("COMMOPS_DIRECT_BYTES", "1"),
     ("COMMOPS_STAGED_BYTES", "64"),
-    ("COMMOPS_SLOT_BYTES", "1024"),
+    ("COMMOPS_ROUND_BYTES", "1024"),
+    ("COMMOPS_SLOT_BYTES", "512"),
 )
 ONE_HOST = [Layout("a" * n, "shm", TINY) for n in (1, 2, 3, 4)]
 LAYOUTS = [*ONE_HOST, Layout("aabb", settings=TINY)]

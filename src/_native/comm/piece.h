@@ -77,11 +77,13 @@ typedef struct cmo_piece {
     _Alignas(CMO_LINE) _Atomic uint32_t left[];   /* [members] 1: that member will never touch this piece again */
 } cmo_piece;
 
-/* Bytes of a piece in front of its staging slots. */
+/* Bytes of a piece in front of its staging slots. These start in the middle of a page: large arrays start a few bytes
+ * behind the beginning of one, and a copy to a place that is a little further in its page than the source is in its
+ * own takes twice as long, or more (each load must wait for stores that seem to be to the same address). */
 static inline size_t cmo_piece_head_bytes(int members)
 {
-    size_t bytes = sizeof(cmo_piece) + (size_t)members * sizeof(uint32_t);
-    return (bytes + CMO_PAGE - 1) / CMO_PAGE * CMO_PAGE;
+    size_t bytes = sizeof(cmo_piece) + (size_t)members * sizeof(uint32_t) + CMO_PAGE / 2;
+    return (bytes + CMO_PAGE - 1) / CMO_PAGE * CMO_PAGE + CMO_PAGE / 2;
 }
 
 #endif
