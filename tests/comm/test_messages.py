@@ -14,6 +14,7 @@ from commops import ANY, Comm, Status
 
 from .cases import DTYPES
 from .layouts import ALL, FEW, PAIRS, SMALL, Layout
+from .memory import private_memory
 from .strategies import examples
 from .world import World
 
@@ -221,13 +222,6 @@ def test_many_in_progress(world: World) -> None:
     world.run(program, 2000)
 
 
-def resident() -> int:
-    """Return the bytes of this process that are in memory, and not shared with another."""
-    with open("/proc/self/smaps_rollup") as file:
-        rows = dict(line.split(":") for line in file if ":" in line and "-" not in line.split(":")[0])
-    return 1024 * sum(int(rows[name].split()[0]) for name in ("Private_Clean", "Private_Dirty"))
-
-
 @pytest.mark.parametrize("layout", PAIRS, ids=str)
 def test_a_large_message_waits_at_its_sender(world: World) -> None:
     """64 MiB to a rank that comes late: it holds none of them before its receive."""
@@ -242,11 +236,11 @@ def test_a_large_message_waits_at_its_sender(world: World) -> None:
             comm.send(np.array(0), 1, 1)
             work.wait()
             return 0, waits
-        before = resident()
+        before = private_memory()
         comm.barrier()
         comm.probe(0, 0)
         comm.iprobe(0, 1)
-        grown = resident() - before
+        grown = private_memory() - before
         comm.barrier()
         comm.recv(source=0, tag=1)
         got = comm.recv(source=0, tag=0)
@@ -270,12 +264,12 @@ def test_small_messages_wait_in_bounded_memory(world: World) -> None:
             for work in works:
                 work.wait()
             return 0
-        before = resident()
+        before = private_memory()
         comm.barrier()
         comm.probe()
         for _ in range(100):
             comm.iprobe()
-        grown = resident() - before
+        grown = private_memory() - before
         comm.barrier()
         for i in range(count):
             assert (comm.recv() == i % 256).all()
