@@ -177,7 +177,13 @@ def test_editable_install_rebuilds_on_import(tmp_path: Path) -> None:
     look = (python, "-c", "import commops; from commops._core import native; print(native.tunables())")
     assert "a changed sentence" not in run(*look, cwd=tmp_path, env=env)
     header = source / "src" / "_native" / "base" / "tunable.h"
-    text, changes = re.subn(r'"bytes of one staging slot[^"]*"', '"a changed sentence"', header.read_text())
+    text, changes = re.subn(
+        r'(COMMOPS_SLOT_BYTES".*?)"[^"]*"\)',
+        r'\1"a changed sentence")',
+        header.read_text(),
+        count=1,
+        flags=re.S,
+    )
     assert changes == 1
     header.write_text(text)
     assert "a changed sentence" in run(*look, cwd=tmp_path, env=env)
