@@ -87,6 +87,7 @@ static cmo_err sliced_fold(const cmo_op *op, sliced_state *s, uint64_t t)
     uint64_t start = sliced_start(op, s, t) + from;
     unsigned char *staged = s->at_home ? NULL : cmo_shm_slot(op, &s->shm, c->rank, t) + from;
     unsigned char *out = s->receives ? (unsigned char *)call->out + start : NULL;
+    if (s->shm.offer.out) staged = out, out = NULL; /* the others read it there: to write it is as dear */
     const void *srcs[CMO_SHM_MEMBERS];
     for (int j = 0; j < c->size; j++) {
         if (j == c->rank) srcs[j] = (const unsigned char *)call->in + start;
