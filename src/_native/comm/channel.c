@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { READ_AHEAD = 20 << 10 }; /* a message of 16 KiB, which is sent unasked, comes in one read */
+enum { READ_AHEAD = 20 << 10 }; /* a message of 16 KiB comes in one read */
 
 cmo_err cmo_channel_broken(cmo_channel *c, cmo_err err)
 {
