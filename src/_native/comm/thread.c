@@ -46,14 +46,20 @@ static bool sleep_till_idle(cmo_engine *e)
 /* While no call is made: sleep until the sockets have something. False: rung meanwhile, or somebody drives. */
 static bool sleep_till_readable(cmo_engine *e)
 {
-    struct pollfd fds[] = {{.fd = e->thread_bell, .events = POLLIN},
-                           {.fd = e->remote ? e->remote->fd : -1, .events = POLLIN}};
+    struct pollfd fds[] = {{.fd = e->thread_bell, .events = POLLIN}, {.fd = e->remote->fd, .events = POLLIN}};
     uint32_t turn = atomic_load_explicit(&e->turn, memory_order_relaxed);
     /* Either we see that somebody drives, or whoever does sees this and rings (cmo_role_take). */
     atomic_store_explicit(&e->watching, 1, memory_order_seq_cst);
     bool readable = !driven_since(e, turn) && poll(fds, 2, -1) > 0 && !fds[0].revents;
     atomic_store_explicit(&e->watching, 0, memory_order_relaxed);
     return readable && !driven_since(e, turn);
+}
+
+static bool sleep_till_rung(cmo_engine *e)
+{
+    struct pollfd bell = {.fd = e->thread_bell, .events = POLLIN};
+    poll(&bell, 1, -1);
+    return false;
 }
 
 /* It sleeps until it is rung, because there are calls that nobody waits for, or until the sockets have something, and
@@ -63,7 +69,7 @@ static void *thread_main(void *engine)
 {
     cmo_engine *e = engine;
     while (!atomic_load_explicit(&e->stop, memory_order_acquire)) {
-        bool wanted = sleep_till_idle(e) && sleep_till_readable(e);
+        bool wanted = e->remote ? sleep_till_idle(e) && sleep_till_readable(e) : sleep_till_rung(e);
         cmo_bell_silence(e->thread_bell);
         wanted |= atomic_exchange_explicit(&e->left, 0, memory_order_seq_cst) != 0;
         if (!wanted || atomic_load_explicit(&e->stop, memory_order_acquire) || !cmo_role_take(e)) continue;
