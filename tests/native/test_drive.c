@@ -288,7 +288,7 @@ static bool count_slices(void *counter) /* a cmo_world.interrupted: asked when a
 }
 
 /* An engine of one rank. */
-static cmo_engine *lone_engine(cmo_window **window, bool threadless, _Atomic int *slices)
+static cmo_engine *lone_engine(cmo_window **window, bool threadless, _Atomic int *slices, cmo_net *remote)
 {
     static const int host[1];
     cmo_engine *e = NULL;
@@ -296,7 +296,7 @@ static cmo_engine *lone_engine(cmo_window **window, bool threadless, _Atomic int
     cmo_neighbour self = {cmo_window_base(*window), cmo_window_size(*window),
                           threadless ? -1 : eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), -1};
     cmo_world world = {.size = 1, .host = host, .window = *window, .neighbours = &self, .nlocal = 1, .share = true,
-                       .collectives = &cmo_coll, .keeps_mappings = true, .threadless = threadless,
+                       .collectives = &cmo_coll, .keeps_mappings = true, .threadless = threadless, .remote = remote,
                        .interrupted = slices ? count_slices : NULL, .interrupt_ctx = slices};
     CHECK(cmo_tunables_read(&world.tunables) == CMO_OK);
     CHECK(cmo_engine_create(&e, &world) == CMO_OK);
@@ -308,7 +308,7 @@ static void test_what_moved_in_a_pass_counts_at_its_end(void)
 {
     enum { CALLS = 4 };
     cmo_window *window;
-    cmo_engine *e = lone_engine(&window, true, NULL);
+    cmo_engine *e = lone_engine(&window, true, NULL, NULL);
     static cmo_op ops[CALLS];
     cmo_call barrier = {.kind = CMO_BARRIER};
     for (int i = 0; i < CALLS; i++) CHECK(cmo_call_start(&ops[i], cmo_engine_world(e), &barrier, 60) == CMO_OK);
@@ -338,7 +338,7 @@ static void test_a_driver_that_sleeps_is_woken(void (*use)(cmo_engine *))
     enum { TIMES = 60 };
     cmo_window *window;
     _Atomic int slices = 0;
-    cmo_engine *e = lone_engine(&window, false, &slices);
+    cmo_engine *e = lone_engine(&window, false, &slices, NULL);
     pthread_t driver;
     pthread_create(&driver, NULL, receive_nothing, e);
     int before = -1;
@@ -376,8 +376,42 @@ static void change_something(cmo_engine *e)
     cmo_engine_leave(e);
 }
 
+typedef struct counting_net { /* of which nothing comes */
+    cmo_net net;
+    _Atomic int polls;
+} counting_net;
+
+static cmo_err counting_poll(cmo_net *net)
+{
+    atomic_fetch_add(&((counting_net *)net)->polls, 1);
+    return CMO_OK;
+}
+
+static void counting_close(cmo_net *net) { (void)net; }
+
+/* Calls that are over at once, one after the other: who connects to this rank meanwhile must be let in all the same. */
+static void test_small_calls_leave_time_for_the_sockets(void)
+{
+    enum { CALLS = 20000, LEAST = 20 };
+    static const cmo_net_ops ops = {.name = "counting", .poll = counting_poll, .close = counting_close};
+    counting_net remote = {.net = {.ops = &ops, .fd = -1}};
+    cmo_window *window;
+    cmo_engine *e = lone_engine(&window, false, NULL, &remote.net);
+    cmo_call barrier = {.kind = CMO_BARRIER};
+    int before = atomic_load(&remote.polls);
+    for (int i = 0; i < CALLS; i++) {
+        cmo_op op;
+        CHECK(cmo_call_blocking(&op, cmo_engine_world(e), &barrier, 60) == CMO_OK);
+    }
+    int polls = atomic_load(&remote.polls) - before;
+    CHECKF(polls >= LEAST, "%d looks at the sockets in %d calls", polls, (int)CALLS);
+    cmo_engine_destroy(e);
+    cmo_window_destroy(window);
+}
+
 int main(void)
 {
+    test_small_calls_leave_time_for_the_sockets();
     test_a_wait_does_not_sleep_after_a_poll_that_moved_something();
     test_what_moved_in_a_pass_counts_at_its_end();
     test_a_driver_that_sleeps_is_woken(hand_a_call);

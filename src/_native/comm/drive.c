@@ -12,7 +12,6 @@
  * go between two passes. */
 #include "comm/internal.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>

@@ -200,6 +200,7 @@ struct cmo_engine {
     bool has_control;            /* a frame of control has been queued since this was last cleared */
     bool look;                   /* look at deadlines, abort words and deaths in the next pass */
     unsigned passes;
+    unsigned fast_calls;         /* calls that could be made on the fast path */
     cmo_waiter waiter, thread_waiter; /* of threads that call, and of the progress thread */
     _Atomic uint32_t *asleep;
     int epoll, thread_bell;
