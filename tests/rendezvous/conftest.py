@@ -96,14 +96,18 @@ def free_port() -> int:
 
 @pytest.fixture(params=["file", "tcp", "unix"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An address at which ranks that nobody launched meet, of each kind that needs no other server."""
+    """An address where ranks that nobody launched meet; by default, of each kind that needs no server."""
     match request.param:
         case "file":
             return f"file://{tmp_path / 'store'}"
         case "tcp":
             return f"tcp://127.0.0.1:{free_port()}"
-        case _:
+        case "tcp-ipv6":
+            return f"tcp://[::1]:{free_port()}"
+        case "unix":
             return f"unix:test-{uuid.uuid4().hex}"
+        case _:
+            return f"{request.getfixturevalue('redis_url')}/test-{uuid.uuid4().hex}"
 
 
 @pytest.fixture(scope="session")

@@ -21,25 +21,14 @@ with comm:
 )
 
 
-@pytest.fixture(params=["file", "tcp", "tcp-ipv6", "unix", "redis"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    match request.param:
-        case "file":
-            return f"file://{tmp_path / 'store'}"
-        case "tcp":
-            return f"tcp://127.0.0.1:{free_port()}"
-        case "tcp-ipv6":
-            return f"tcp://[::1]:{free_port()}"
-        case "unix":
-            return f"unix:test-{uuid.uuid4().hex}"
-        case _:
-            return f"{request.getfixturevalue('redis_url')}/test-{uuid.uuid4().hex}"
+EVERY = pytest.mark.parametrize("url", ["file", "tcp", "tcp-ipv6", "unix", "redis"], indirect=True)
 
 
 def sums(size: int) -> list[list[int]]:
     return [[rank, size, size * (size + 1) // 2] for rank in range(size)]
 
 
+@EVERY
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_ranks_meet(ranks: Ranks, url: str, size: int) -> None:
     assert results(ranks.run(size, SUM, url=url)) == sums(size)
@@ -52,6 +41,7 @@ def test_ranks_meet_over_either_transport(ranks: Ranks, transport: str, token: s
     assert results(ranks.run(3, SUM, url=url, transport=transport, token=token)) == sums(3)
 
 
+@EVERY
 def test_ranks_meet_again_and_again_at_the_same_place(ranks: Ranks, url: str, tmp_path: Path) -> None:
     again = """
     result = []
