@@ -143,7 +143,8 @@ cdef extern from "commops.h" nogil:
     cmo_comm *cmo_engine_world(cmo_engine *)
     void cmo_engine_enter(cmo_engine *)
     void cmo_engine_leave(cmo_engine *)
-    cmo_err cmo_call_blocking(cmo_op *, cmo_comm *, const cmo_call *, double)
+    cmo_err cmo_call_begin(cmo_op *, cmo_comm *, const cmo_call *, double, cbool)
+    cmo_err cmo_op_finish(cmo_op *)
     cmo_err cmo_call_start(cmo_op *, cmo_comm *, const cmo_call *, double)
     cmo_err cmo_op_wait(cmo_op *, double)
 
@@ -168,8 +169,8 @@ cdef extern from "commops.h" nogil:
         uint32_t extra
         int ndim
         uint64_t shape[64]
-    cmo_err cmo_send(cmo_op *, cmo_comm *, const cmo_message *, double)
-    cmo_err cmo_recv(cmo_op *, cmo_comm *, const cmo_message *, double, cmo_status *)
+    cmo_err cmo_send_begin(cmo_op *, cmo_comm *, const cmo_message *, double, cbool)
+    cmo_err cmo_recv_begin(cmo_op *, cmo_comm *, const cmo_message *, double, cmo_status *, cbool)
     cmo_err cmo_send_start(cmo_op *, cmo_comm *, const cmo_message *, double)
     cmo_err cmo_recv_start(cmo_op *, cmo_comm *, const cmo_message *, double, cmo_status *)
     cmo_err cmo_probe_start(cmo_op *, cmo_comm *, int, int64_t, double, cmo_status *)

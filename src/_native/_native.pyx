@@ -18,7 +18,8 @@ from commops import errors
 cnp.import_array()
 
 KINDS = {cmo_kind_name(<cmo_kind>i).decode(): i for i in range(CMO_NKINDS)}
-OPS = {cmo_redop_name(<cmo_redop>i).decode(): i for i in range(CMO_NOPS)}
+cdef dict op_codes = {cmo_redop_name(<cmo_redop>i).decode(): i for i in range(CMO_NOPS)}
+OPS = op_codes
 DTYPES = [cmo_dtype_name(<cmo_dtype>i).decode() for i in range(CMO_NDTYPES)]
 VERSION = COMMOPS_VERSION.decode()
 ANY = CMO_ANY
@@ -393,6 +394,9 @@ cdef int fill(cmo_call *call, uint64_t *dims, int kind, int op, int dtype, int r
 
 cdef int64_t LAST_TAG = MAX_TAG, MOST_ROWS = 2**63 - 1
 
+cdef enum:
+    LIGHT_BYTES = 16384  # calls of up to this much are begun without giving up the interpreter's lock
+
 
 cdef inline int plain_dtype(x) noexcept:
     """The core's number of the dtype of a plain array; -1 for anything else."""
@@ -466,11 +470,18 @@ cdef class Comm:
             raise errors.PeerLostError((op.lost,) if op.lost >= 0 else self.lost(), reason)
         raise error_of(err, reason)
 
-    cdef cmo_err block(self, cmo_op *op, const cmo_call *call, double timeout) noexcept:
-        cdef cmo_err err
+    cdef cmo_err block(self, cmo_op *op, const cmo_call *call, double timeout, bint light) noexcept:
         self.engine.inside += 1
-        with nogil:
-            err = cmo_call_blocking(op, self.comm, call, timeout)
+        return self.ended(op, cmo_call_begin(op, self.comm, call, timeout, light))
+
+    cdef inline cmo_err ended(self, cmo_op *op, cmo_err err) noexcept:
+        """See a blocking call to its end, which the core has begun; `inside` has been raised for it.
+
+        A light one has mostly ended by then: to give up the interpreter's lock and take it again costs as much as
+        all else in it."""
+        if err == CMO_AGAIN:
+            with nogil:
+                err = cmo_op_finish(op)
         self.engine.inside -= 1
         return err
 
@@ -498,11 +509,11 @@ cdef class Comm:
         self.usable()
         if alloc is not None:
             call = self.prepare(kind, op, dtype, root, array, out, count, counts, recv_counts, exchange, shape, alloc)
-            call.finish(self.block(&call.op, &call.call, timeout))
+            call.finish(self.block(&call.op, &call.call, timeout, False))
             return call.array
         memset(&request, 0, sizeof(request))
         fill(&request, dims, kind, op, dtype, root, array, out, count, counts, recv_counts, exchange, shape)
-        self.finish(&state, self.block(&state, &request, timeout))
+        self.finish(&state, self.block(&state, &request, timeout, False))
 
     def plain(self, int kind, x, op, root, out, double timeout):
         """Make a collective of plain arrays, in equal blocks, and return its result.
@@ -521,7 +532,7 @@ cdef class Comm:
         at = root if 0 <= root < self.comm.size else -1
         memset(&call, 0, sizeof(call))
         if elementwise or kind == CMO_REDUCE_SCATTER:
-            number = OPS.get(op) if type(op) is str else None
+            number = op_codes.get(op) if type(op) is str else None
             if number is None or cmo_kernel_for(<cmo_dtype>dtype, <cmo_redop><int>number) == NULL:
                 return NotImplemented
             call.op = <cmo_redop><int>number
@@ -539,7 +550,7 @@ cdef class Comm:
         if out is not None and overlap(x, out) and not (elementwise and call.out == call.in_):
             return NotImplemented
         call.kind, call.dtype, call.root = <cmo_kind>kind, <cmo_dtype>dtype, at
-        self.finish(&state, self.block(&state, &call, timeout))
+        self.finish(&state, self.block(&state, &call, timeout, cnp.PyArray_NBYTES(x) <= LIGHT_BYTES))
         return out
 
     cdef bint plain_shape(self, int kind, x, uint64_t *count, cnp.npy_intp *dims):
@@ -600,7 +611,7 @@ cdef class Comm:
                 return NotImplemented
             call.out, call.count = cnp.PyArray_DATA(out), cnp.PyArray_SIZE(out)
         call.kind, call.dtype, call.root = <cmo_kind>kind, <cmo_dtype>dtype, at
-        self.finish(&state, self.block(&state, &call, timeout))
+        self.finish(&state, self.block(&state, &call, timeout, cnp.PyArray_NBYTES(out) <= LIGHT_BYTES))
         return out
 
     def barrier(self, double timeout):
@@ -610,7 +621,7 @@ cdef class Comm:
         self.usable()
         memset(&call, 0, sizeof(call))
         call.kind = CMO_BARRIER
-        self.finish(&state, self.block(&state, &call, timeout))
+        self.finish(&state, self.block(&state, &call, timeout, True))
 
     def plain_send(self, x, dest, tag, double timeout):
         """Send a plain array and wait until it may be used again. False: it is none, or something is wrong, and nothing
@@ -628,10 +639,8 @@ cdef class Comm:
         m.peer, m.tag, m.dtype, m.ndim = dest, tag, <cmo_dtype>dtype, cnp.PyArray_NDIM(x)
         m.shape, m.buffer, m.bytes = <uint64_t *>cnp.PyArray_DIMS(x), cnp.PyArray_DATA(x), cnp.PyArray_NBYTES(x)
         self.engine.inside += 1
-        with nogil:
-            err = cmo_send(&state, self.comm, &m, timeout)
-        self.engine.inside -= 1
-        self.finish(&state, err)
+        err = cmo_send_begin(&state, self.comm, &m, timeout, m.bytes <= LIGHT_BYTES)
+        self.finish(&state, self.ended(&state, err))
         return True
 
     def plain_recv(self, out, source, tag, double timeout):
@@ -651,9 +660,8 @@ cdef class Comm:
         memset(&m, 0, sizeof(m))
         m.peer, m.tag, m.allocate, m.allocate_ctx = source, tag, plain_target, &target
         self.engine.inside += 1
-        with nogil:
-            err = cmo_recv(&state, self.comm, &m, timeout, NULL)
-        self.engine.inside -= 1
+        err = cmo_recv_begin(&state, self.comm, &m, timeout, NULL, cnp.PyArray_NBYTES(out) <= LIGHT_BYTES)
+        err = self.ended(&state, err)
         if target.refused:
             return False
         self.finish(&state, err)

@@ -23,7 +23,8 @@ enum {
                            which failure.c lets nobody wait long */
 };
 
-bool cmo_role_take(cmo_engine *e)
+/* Become the driver, but for `driving`, which must be taken next. */
+static bool role_claim(cmo_engine *e)
 {
     uint32_t free_role = 0;
     if (!atomic_compare_exchange_strong_explicit(&e->role, &free_role, 1, memory_order_seq_cst, memory_order_relaxed))
@@ -34,6 +35,12 @@ bool cmo_role_take(cmo_engine *e)
         atomic_store_explicit(&e->watching, 0, memory_order_relaxed);
         cmo_bell_ring(e->thread_bell); /* its sleep would be disturbed by every packet that comes for us */
     }
+    return true;
+}
+
+bool cmo_role_take(cmo_engine *e)
+{
+    if (!role_claim(e)) return false;
     pthread_mutex_lock(&e->driving);
     return true;
 }
@@ -80,6 +87,16 @@ void cmo_role_leave(cmo_engine *e)
         if (!atomic_load_explicit(&e->nsubmitted, memory_order_seq_cst) || !cmo_role_take(e)) return;
         cmo_engine_poll(e); /* takes what was submitted */
     } while (true);
+}
+
+/* The same where nothing is in progress, without ever waiting for another thread. */
+static void role_drop(cmo_engine *e)
+{
+    pthread_mutex_unlock(&e->driving);
+    atomic_store_explicit(&e->role, 0, memory_order_seq_cst);
+    if (!atomic_load_explicit(&e->nsubmitted, memory_order_seq_cst)) return;
+    atomic_store_explicit(&e->left, 1, memory_order_seq_cst);
+    cmo_bell_ring(e->thread_bell);
 }
 
 /* Between two passes: let those in who want to change something. */
@@ -181,6 +198,14 @@ static bool hand_over(cmo_engine *e, cmo_op *op)
     return false;
 }
 
+/* From now on its time runs. */
+static void op_time(cmo_op *op)
+{
+    cmo_engine *e = op->engine;
+    if (!e->now) op->deadline = cmo_deadline(op->timeout);
+    else op->deadline = op->timeout < 0 ? CMO_NEVER : cmo_engine_now(e) + (int64_t)(op->timeout * 1e9);
+}
+
 static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
 {
     op->engine = comm->engine;
@@ -190,10 +215,11 @@ static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
     op->state = NULL;
     op->child = NULL;
     op->err = CMO_OK;
+    op->lost = -1;
+    op->way = CMO_WAY_OPEN;
     op->pc = 0;
     op->timeout = timeout;
-    if (!comm->engine->now) op->deadline = cmo_deadline(timeout);
-    else op->deadline = timeout < 0 ? CMO_NEVER : cmo_engine_now(comm->engine) + (int64_t)(timeout * 1e9);
+    op->deadline = CMO_NEVER;
     op->ask_at = 0;
     op->waited = false;
     op->shared = shared;
@@ -242,16 +268,21 @@ cmo_err cmo_op_wait(cmo_op *op, double seconds)
     return op_result(op);
 }
 
-/* `call`: the collective that is to be made, NULL for a message. */
-static cmo_err comm_usable(cmo_op *op, cmo_comm *comm, const cmo_call *call)
+/* Closed, broken, or known to be? The last is a word that is ours until somebody breaks the communicator. */
+static bool comm_healthy(cmo_comm *comm)
+{
+    cmo_comm *p = cmo_comm_with_pieces(comm);
+    return !comm->closed && !comm->failed &&
+           !(p->piece && atomic_load_explicit(&p->piece[p->local]->abort, memory_order_relaxed));
+}
+
+cmo_err cmo_comm_usable(cmo_op *op, cmo_comm *comm, const cmo_call *call)
 {
     op->lost = -1;
-    cmo_comm *p = cmo_comm_with_pieces(comm);
+    if (comm_healthy(comm)) return CMO_OK;
     if (comm->closed) return cmo_fail(CMO_EREVOKED, "the communicator is closed");
-    /* A look at a word that is ours until somebody breaks the communicator. */
-    bool aborted = p->piece && atomic_load_explicit(&p->piece[p->local]->abort, memory_order_relaxed);
     /* A collective finds out in its first pass, when it has said what it is */
-    if (!comm->failed && !(aborted && !call)) return CMO_OK;
+    if (!comm->failed && call) return CMO_OK;
     char text[CMO_TEXT];
     cmo_engine_enter(comm->engine);
     cmo_failure_look(comm);
@@ -286,16 +317,34 @@ static cmo_err wait_for_driver(cmo_engine *e, cmo_op *op)
     return err;
 }
 
-cmo_err cmo_op_run(cmo_op *op)
+cmo_err cmo_op_begin(cmo_op *op, bool light)
 {
     cmo_engine *e = op->engine;
-    if (!cmo_role_take(e)) {
+    op->begun = CMO_BEGUN_NOT;
+    if (!light || !comm_healthy(op->comm) || e->threadless || !role_claim(e)) return CMO_AGAIN;
+    op->begun = CMO_BEGUN_ROLE;
+    if (pthread_mutex_trylock(&e->driving)) return CMO_AGAIN;
+    op->begun = CMO_BEGUN_DRIVES;
+    cmo_engine_submit(e, op);
+    cmo_run_fast(e, op, true);
+    if (!op_ended(op) || e->running) return CMO_AGAIN;
+    role_drop(e);
+    return op_result(op);
+}
+
+cmo_err cmo_op_finish(cmo_op *op)
+{
+    cmo_engine *e = op->engine;
+    if (op->begun == CMO_BEGUN_NOT) CMO_TRY(cmo_comm_usable(op, op->comm, op->point ? NULL : &op->call));
+    op_time(op);
+    if (op->begun == CMO_BEGUN_ROLE) pthread_mutex_lock(&e->driving);
+    if (op->begun == CMO_BEGUN_NOT && !cmo_role_take(e)) {
         op->shared = true;
         if (!hand_over(e, op)) return wait_for_driver(e, op);
         cmo_engine_poll(e);
     } else {
-        cmo_engine_submit(e, op);
-        cmo_run_fast(e, op);
+        if (op->begun != CMO_BEGUN_DRIVES) cmo_engine_submit(e, op);
+        if (!op_ended(op)) cmo_run_fast(e, op, false);
     }
     cmo_err err = op_ended(op) ? CMO_OK : drive(e, op, op->deadline);
     if (!op_ended(op)) drive_to_end(e, op, err);
@@ -306,6 +355,7 @@ cmo_err cmo_op_run(cmo_op *op)
 void cmo_op_launch(cmo_op *op)
 {
     cmo_engine *e = op->engine;
+    op_time(op);
     if (e->threadless) {
         cmo_engine_submit(e, op);
     } else if (cmo_role_take(e)) {
@@ -318,19 +368,18 @@ void cmo_op_launch(cmo_op *op)
     }
 }
 
-cmo_err cmo_call_blocking(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout)
+cmo_err cmo_call_begin(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout, bool light)
 {
-    CMO_TRY(comm_usable(op, comm, call));
     op_prepare(op, comm, timeout, false);
     op->on_done = NULL;
     op->point = false;
     op->call = *call;
-    return cmo_op_run(op);
+    return cmo_op_begin(op, light);
 }
 
 cmo_err cmo_call_start(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout)
 {
-    CMO_TRY(comm_usable(op, comm, call));
+    CMO_TRY(cmo_comm_usable(op, comm, call));
     op_prepare(op, comm, timeout, true);
     op->point = false;
     op->call = *call;
@@ -338,11 +387,9 @@ cmo_err cmo_call_start(cmo_op *op, cmo_comm *comm, const cmo_call *call, double 
     return CMO_OK;
 }
 
-cmo_err cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
+void cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
 {
-    CMO_TRY(comm_usable(op, comm, NULL));
     op_prepare(op, comm, timeout, shared);
     op->point = true;
     memset(op->inline_state, 0, sizeof(cmo_xfer));
-    return CMO_OK;
 }

@@ -52,9 +52,15 @@ bool cmo_engine_poll(cmo_engine *e);
 
 enum { CMO_OP_RUNNING, CMO_OP_DRIVE, CMO_OP_ENDED };
 
-/* Make the call and wait for its end. The op is the caller's, need not be initialized, and may be on the stack. On
- * failure the reason is recorded (cmo_reason). timeout in seconds, negative: for ever. */
-cmo_err cmo_call_blocking(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout);
+/* A blocking call is made in two halves. The first (…_begin) never waits for another thread, takes a microsecond or
+ * two, and is for callers that hold a lock which others want, such as an interpreter's: most small calls end in it. `light`
+ * says that the call may be made there at all, because it moves little. CMO_AGAIN: the second (cmo_op_finish) must
+ * follow, by the same thread and without that lock; it sees the call to its end. Anything else is how the call has
+ * ended, its reason recorded (cmo_reason) on failure.
+ *
+ * The op is the caller's, need not be initialized, and may be on the stack. timeout in seconds, negative: for ever. */
+cmo_err cmo_call_begin(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout, bool light);
+cmo_err cmo_op_finish(cmo_op *op);
 
 /* Make the call and return at once. The op stays in use until it has ended (signal == CMO_OP_ENDED). op->on_done may
  * have been set. */
@@ -89,9 +95,9 @@ struct cmo_status { /* of a received or probed message */
     uint64_t shape[CMO_MAX_DIMS];
 };
 
-/* Blocking: the op may be on the stack, and has ended in either case. */
-cmo_err cmo_send(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout);
-cmo_err cmo_recv(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status);
+/* Blocking, in two halves. */
+cmo_err cmo_send_begin(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, bool light);
+cmo_err cmo_recv_begin(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status, bool light);
 cmo_err cmo_send_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout);
 cmo_err cmo_recv_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status);
 /* Ends when a message that fits is there; it stays there. */

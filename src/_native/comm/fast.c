@@ -16,6 +16,9 @@
  * turn of theirs. */
 enum { LOOKS = 256, YIELDS = 32, ADVANCES = 64 };
 
+/* The same for a brief try, whose caller holds a lock: a microsecond or two. */
+enum { BRIEF_LOOKS = 64, BRIEF_YIELDS = 2, BRIEF_ADVANCES = 4 };
+
 /* One call in so many is made through the passes, which also let in who connects, and hear what other ranks have to
  * say: where one small call follows the other, nobody else does (the progress thread keeps out of their way). */
 enum { CALLS = 256 };
@@ -87,23 +90,25 @@ static void flush_control(cmo_engine *e)
     e->has_control = false;
 }
 
-void cmo_run_fast(cmo_engine *e, cmo_op *op)
+void cmo_run_fast(cmo_engine *e, cmo_op *op, bool brief)
 {
     cmo_comm *c = op->comm;
     cmo_err err = CMO_OK;
-    if (!may_run_fast(e, c)) return;
-    if (++e->fast_calls % CALLS == 0) {
+    const bool crowded = e->waiter.crowded;
+    const int looks = brief ? (crowded ? BRIEF_YIELDS : BRIEF_LOOKS) : crowded ? YIELDS : LOOKS;
+    const int most = brief ? BRIEF_ADVANCES : ADVANCES;
+    if (op->err || !may_run_fast(e, c)) return;
+    if (op->way == CMO_WAY_OPEN) op->way = ++e->fast_calls % CALLS ? CMO_WAY_FAST : CMO_WAY_PASSES;
+    if (op->way == CMO_WAY_PASSES) {
         e->look = true;
         return;
     }
-    if (!op->point) {
+    if (!op->step) {
         cmo_call call = op->call;
         err = e->collectives->start(op, c, &call);
     }
     unsigned last = op->advanced;
-    const bool crowded = e->waiter.crowded;
-    const int looks = crowded ? YIELDS : LOOKS;
-    for (int n = 0, advances = 0; err == CMO_OK && n < looks && advances < ADVANCES && !c->failed; n++) {
+    for (int n = 0, advances = 0; err == CMO_OK && n < looks && advances < most && !c->failed; n++) {
         channels list;
         bool moved = false;
         err = op->step(op);
@@ -123,7 +128,7 @@ void cmo_run_fast(cmo_engine *e, cmo_op *op)
             advances++;
             last = op->advanced;
         } else if (crowded) {
-            sched_yield();
+            if (!brief) sched_yield();
         } else {
             cmo_relax();
         }

@@ -231,10 +231,14 @@ void cmo_engine_attach(cmo_engine *e, cmo_comm *comm); /* into the list */
 void cmo_engine_submit(cmo_engine *e, cmo_op *op);
 cmo_xfer *cmo_point_transfer(cmo_op *op);               /* its only one */
 void cmo_point_describe(const cmo_op *op, char *out, size_t n); /* what it waited for in vain */
-cmo_err cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared);
+void cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared);
+/* May this call be made? If not, why. `call`: the collective, NULL for a message. May wait for the others' word. */
+cmo_err cmo_comm_usable(cmo_op *op, cmo_comm *comm, const cmo_call *call);
+cmo_err cmo_op_begin(cmo_op *op, bool light);          /* of a prepared op; see engine.h */
 void cmo_point_end(cmo_op *op);                        /* give back what it holds */
-void cmo_run_fast(cmo_engine *e, cmo_op *op);          /* the fast path; the role is ours, and the op is queued */
-cmo_err cmo_op_run(cmo_op *op);                        /* start a prepared op and see it to its end */
+/* The fast path; the role is ours, and the op is queued. Brief: for a moment only, and never giving the core away. May
+ * be called again for an op that has not ended. */
+void cmo_run_fast(cmo_engine *e, cmo_op *op, bool brief);
 void cmo_op_launch(cmo_op *op);                        /* start a prepared op, whoever drives */
 /* It is over: take it off its queue, give back what it holds, tell whoever waits. text: why, NULL or op->text. */
 void cmo_op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text);

@@ -21,6 +21,14 @@ typedef struct cmo_status cmo_status;
 
 enum { CMO_OP_INLINE_STATE = 512 };
 
+enum { CMO_WAY_OPEN, CMO_WAY_FAST, CMO_WAY_PASSES }; /* comm/fast.c */
+
+enum {
+    CMO_BEGUN_NOT,    /* nothing has been done */
+    CMO_BEGUN_ROLE,   /* the role of the driver is its thread's, but `driving` must still be taken */
+    CMO_BEGUN_DRIVES  /* its thread drives, and the op is queued; it may have ended */
+};
+
 struct cmo_op {
     cmo_call call;
     struct cmo_engine *engine;
@@ -48,6 +56,8 @@ struct cmo_op {
     bool shared;                /* another thread than the driver may look at it: it ends under the engine's lock */
     cmo_status *status;         /* point to point: what was received; borrowed */
     _Atomic uint32_t signal;    /* CMO_OP_RUNNING, then CMO_OP_ENDED; see comm/engine.h */
+    uint8_t way;                /* CMO_WAY_… : whether it may be made on the fast path */
+    uint8_t begun;              /* CMO_BEGUN_… : how far cmo_op_begin has come */
     bool point;                 /* point to point: in the engine's list, not in a communicator's queue */
     void (*on_done)(void *);    /* called once by whoever ends it, after signal; NULL: none */
     void *on_done_ctx;

@@ -72,23 +72,22 @@ void cmo_point_end(cmo_op *op)
     cmo_xfer_cancel(cmo_point_transfer(op));
 }
 
-static cmo_err point_start(cmo_op *op, cmo_comm *comm, int peer, int64_t tag, double timeout, cmo_status *status,
-                           cmo_err (*step)(cmo_op *), bool blocking)
+static cmo_xfer *point_prepare(cmo_op *op, cmo_comm *comm, int peer, int64_t tag, double timeout, cmo_status *status,
+                               cmo_err (*step)(cmo_op *), bool blocking)
 {
-    CMO_TRY(cmo_point_prepare(op, comm, timeout, !blocking));
+    cmo_point_prepare(op, comm, timeout, !blocking);
     op->step = step;
     op->status = status;
     cmo_xfer *x = cmo_point_transfer(op);
     x->op = op;
     x->peer = peer;
     x->header = (cmo_header){.space = CMO_POINT, .comm = comm->id, .tag = tag};
-    return CMO_OK;
+    return x;
 }
 
-static cmo_err send_prepare(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, bool blocking)
+static void send_prepare(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, bool blocking)
 {
-    CMO_TRY(point_start(op, comm, m->peer, m->tag, timeout, NULL, send_or_recv, blocking));
-    cmo_xfer *x = cmo_point_transfer(op);
+    cmo_xfer *x = point_prepare(op, comm, m->peer, m->tag, timeout, NULL, send_or_recv, blocking);
     x->sends = true;
     x->buffer = (uint8_t *)(uintptr_t)m->buffer;
     x->length = x->ready = x->header.length = m->bytes;
@@ -96,49 +95,50 @@ static cmo_err send_prepare(cmo_op *op, cmo_comm *comm, const cmo_message *m, do
     x->header.fingerprint = m->extra;
     x->header.ndim = (uint8_t)m->ndim;
     x->shape = m->shape;
-    return CMO_OK;
 }
 
-static cmo_err recv_prepare(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status,
-                            bool blocking)
+static void recv_prepare(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status,
+                         bool blocking)
 {
-    CMO_TRY(point_start(op, comm, m->peer, m->tag, timeout, status, send_or_recv, blocking));
-    cmo_point_transfer(op)->allocate = m->allocate;
-    cmo_point_transfer(op)->allocate_ctx = m->allocate_ctx;
-    return CMO_OK;
+    cmo_xfer *x = point_prepare(op, comm, m->peer, m->tag, timeout, status, send_or_recv, blocking);
+    x->allocate = m->allocate;
+    x->allocate_ctx = m->allocate_ctx;
 }
 
 cmo_err cmo_send_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout)
 {
-    CMO_TRY(send_prepare(op, comm, m, timeout, false));
+    CMO_TRY(cmo_comm_usable(op, comm, NULL));
+    send_prepare(op, comm, m, timeout, false);
     cmo_op_launch(op);
     return CMO_OK;
 }
 
 cmo_err cmo_recv_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status)
 {
-    CMO_TRY(recv_prepare(op, comm, m, timeout, status, false));
+    CMO_TRY(cmo_comm_usable(op, comm, NULL));
+    recv_prepare(op, comm, m, timeout, status, false);
     cmo_op_launch(op);
     return CMO_OK;
 }
 
-cmo_err cmo_send(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout)
+cmo_err cmo_send_begin(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, bool light)
 {
+    send_prepare(op, comm, m, timeout, true);
     op->on_done = NULL;
-    CMO_TRY(send_prepare(op, comm, m, timeout, true));
-    return cmo_op_run(op);
+    return cmo_op_begin(op, light);
 }
 
-cmo_err cmo_recv(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status)
+cmo_err cmo_recv_begin(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status, bool light)
 {
+    recv_prepare(op, comm, m, timeout, status, true);
     op->on_done = NULL;
-    CMO_TRY(recv_prepare(op, comm, m, timeout, status, true));
-    return cmo_op_run(op);
+    return cmo_op_begin(op, light);
 }
 
 cmo_err cmo_probe_start(cmo_op *op, cmo_comm *comm, int source, int64_t tag, double timeout, cmo_status *status)
 {
-    CMO_TRY(point_start(op, comm, source, tag, timeout, status, probe, false));
+    CMO_TRY(cmo_comm_usable(op, comm, NULL));
+    point_prepare(op, comm, source, tag, timeout, status, probe, false);
     cmo_op_launch(op);
     return CMO_OK;
 }
