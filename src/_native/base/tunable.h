@@ -27,7 +27,7 @@
       "in shared memory an array of this size or more that lies there (comm.empty) is read where it is")       \
     X(pipe_bytes, "COMMOPS_PIPE_BYTES", 2 << 20, 4096, 1 << 30,                                                \
       "most bytes of a shared-memory pipe from one rank of a host to another; less where they are many")       \
-    X(eager_bytes, "COMMOPS_EAGER_BYTES", 64 << 10, 0, 1 << 30,                                                \
+    X(eager_bytes, "COMMOPS_EAGER_BYTES", 256 << 10, 0, 1 << 30,                                                \
       "messages up to this size are sent before their receive is known")                                       \
     X(eager_window, "COMMOPS_EAGER_WINDOW", 1 << 20, 0, 1 << 30,                                               \
       "bytes of such messages that one peer may have waiting at another")                                      \

@@ -53,10 +53,10 @@ bool cmo_engine_poll(cmo_engine *e);
 enum { CMO_OP_RUNNING, CMO_OP_DRIVE, CMO_OP_ENDED };
 
 /* A blocking call is made in two halves. The first (…_begin) never waits for another thread, takes a microsecond or
- * two, and is for callers that hold a lock which others want, such as an interpreter's: most small calls end in it. `light`
- * says that the call may be made there at all, because it moves little. CMO_AGAIN: the second (cmo_op_finish) must
- * follow, by the same thread and without that lock; it sees the call to its end. Anything else is how the call has
- * ended, its reason recorded (cmo_reason) on failure.
+ * two, and is for callers that hold a lock which others want, such as an interpreter's: most small calls end in it.
+ * `light` says that the call may be made there at all, because it moves little. CMO_AGAIN: the second (cmo_op_finish)
+ * must follow, by the same thread and without that lock; it sees the call to its end. Anything else is how the call
+ * has ended, its reason recorded (cmo_reason) on failure.
  *
  * The op is the caller's, need not be initialized, and may be on the stack. timeout in seconds, negative: for ever. */
 cmo_err cmo_call_begin(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout, bool light);
@@ -97,7 +97,8 @@ struct cmo_status { /* of a received or probed message */
 
 /* Blocking, in two halves. */
 cmo_err cmo_send_begin(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, bool light);
-cmo_err cmo_recv_begin(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status, bool light);
+cmo_err cmo_recv_begin(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status,
+                       bool light);
 cmo_err cmo_send_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout);
 cmo_err cmo_recv_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status);
 /* Ends when a message that fits is there; it stays there. */

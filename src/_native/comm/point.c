@@ -128,7 +128,8 @@ cmo_err cmo_send_begin(cmo_op *op, cmo_comm *comm, const cmo_message *m, double 
     return cmo_op_begin(op, light);
 }
 
-cmo_err cmo_recv_begin(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status, bool light)
+cmo_err cmo_recv_begin(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status,
+                       bool light)
 {
     recv_prepare(op, comm, m, timeout, status, true);
     op->on_done = NULL;

@@ -40,10 +40,14 @@ typedef struct shm_net {
 } shm_net;
 
 enum {
-    SHM_CHUNK = 8 << 10, /* bytes after which the other side is shown what there is, to copy while this side does */
+    /* Bytes after which the other side is shown what there is, to copy while this side does: few where the copy is soon
+     * over, many where the counters' journeys cost more. */
+    SHM_CHUNK = 8 << 10, SHM_LARGE = 128 << 10, SHM_LARGE_CHUNK = 32 << 10,
     SHM_PIPES = 4 << 20, /* most bytes of all pipes of a rank, … */
     SHM_LEAST = 64 << 10 /* … while each has this much: of long pipes few lines are in the peer's cache (base/copy.c) */
 };
+
+static size_t chunk_of(size_t bytes) { return bytes < SHM_LARGE ? SHM_CHUNK : SHM_LARGE_CHUNK; }
 
 static shm_net *net_of(shm_link *l) { return (shm_net *)l->link.net; }
 
@@ -111,6 +115,7 @@ static cmo_err shm_write(cmo_link *link, const struct iovec *iov, int niov, size
     shm_link *l = (shm_link *)link;
     uint64_t start = l->written;
     for (int i = 0; i < niov; i++) {
+        const size_t chunk = chunk_of(iov[i].iov_len);
         size_t done = 0;
         while (done < iov[i].iov_len) {
             uint64_t space = l->out_size - (l->written - l->seen_tail);
@@ -124,11 +129,11 @@ static cmo_err shm_write(cmo_link *link, const struct iovec *iov, int niov, size
             size_t at = (size_t)(l->written % l->out_size), part = iov[i].iov_len - done;
             if (part > space) part = (size_t)space;
             if (part > l->out_size - at) part = (size_t)(l->out_size - at);
-            if (part > SHM_CHUNK) part = SHM_CHUNK;
+            if (part > chunk) part = chunk;
             cmo_stage(l->out->data + at, (char *)iov[i].iov_base + done, part);
             done += part;
             l->written += part;
-            if (part == SHM_CHUNK) atomic_store_explicit(&l->out->head, l->written, memory_order_release);
+            if (part == chunk) atomic_store_explicit(&l->out->head, l->written, memory_order_release);
         }
     }
 full:
@@ -147,6 +152,7 @@ static cmo_err shm_read(cmo_link *link, const struct iovec *iov, int niov, size_
     if (!l->in) return CMO_OK;
     uint64_t start = l->read;
     for (int i = 0; i < niov; i++) {
+        const size_t chunk = chunk_of(iov[i].iov_len);
         size_t done = 0;
         while (done < iov[i].iov_len) {
             if (l->seen_head == l->read) {
@@ -158,11 +164,12 @@ static cmo_err shm_read(cmo_link *link, const struct iovec *iov, int niov, size_
             size_t at = (size_t)(l->read % l->in_size), part = iov[i].iov_len - done;
             if (part > l->seen_head - l->read) part = (size_t)(l->seen_head - l->read);
             if (part > l->in_size - at) part = (size_t)(l->in_size - at);
-            if (part > SHM_CHUNK) part = SHM_CHUNK;
-            memcpy((char *)iov[i].iov_base + done, l->in->data + at, part);
+            if (part > chunk) part = chunk;
+            if (link->large) cmo_copy_around((char *)iov[i].iov_base + done, l->in->data + at, part);
+            else memcpy((char *)iov[i].iov_base + done, l->in->data + at, part);
             done += part;
             l->read += part;
-            if (part == SHM_CHUNK) atomic_store_explicit(&l->in->tail, l->read, memory_order_release);
+            if (part == chunk) atomic_store_explicit(&l->in->tail, l->read, memory_order_release);
         }
     }
 empty:

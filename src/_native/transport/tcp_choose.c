@@ -72,6 +72,7 @@ void cmo_tcp_go_live(tcp_net *n, tcp_socket *s)
     cmo_list_remove(&s->node);
     cmo_list_append(&n->live, &s->node);
     cmo_tcp_watch(n, s, EPOLLIN | (l->wants_write ? EPOLLOUT : 0));
+    cmo_tcp_set_local(s->fd);
     l->state = UP;
     l->link.up = true;
     l->link.readable = true; /* frames may have come with the handshake */

@@ -107,6 +107,7 @@ tcp_socket *cmo_tcp_adopt(tcp_net *n, int fd, tcp_stage stage, uint32_t events);
 void cmo_tcp_watch(tcp_net *n, tcp_socket *s, uint32_t events); /* have epoll tell of these events and no others */
 void cmo_tcp_set_buffers(const tcp_net *n, int fd);
 void cmo_tcp_set_options(int fd);                               /* what every connection has */
+void cmo_tcp_set_local(int fd);                                 /* what one between ranks of this machine has */
 void cmo_tcp_discard(tcp_net *n, tcp_socket *s);                /* close it; what is left stays until the poll ends */
 
 /* tcp_connect.c */
