@@ -134,20 +134,24 @@ static uint64_t alltoall_others(const cmo_op *op, const alltoall_state *s)
     return alltoall_start(op, s, s->learned, size) - cmo_block_count(s->learned, op->call.count, rank) * s->item;
 }
 
-static void alltoall_keep_own(const cmo_op *op, const alltoall_state *s)
-{
-    const cmo_call *call = &op->call;
-    const int rank = op->comm->rank;
-    uint64_t bytes = cmo_block_count(call->counts, call->count, rank) * s->item;
-    if (!bytes) return;
-    cmo_shm_deliver(&s->shm, s->out + alltoall_start(op, s, s->learned, rank),
-                    (const char *)call->in + alltoall_start(op, s, call->counts, rank), bytes);
-}
-
 /* Round t has data from round `lead` on. */
 static cmo_shm_turn alltoall_turn(const cmo_op *op, const alltoall_state *s, uint64_t t)
 {
     return cmo_shm_turn_of(&s->cut, op->comm->size, t - s->lead);
+}
+
+/* Our own block, as much as round t has of it, while what has just been staged is on its way to the others. */
+static void alltoall_keep(const cmo_op *op, const alltoall_state *s, uint64_t t)
+{
+    const cmo_call *call = &op->call;
+    const int rank = op->comm->rank;
+    const cmo_shm_turn turn = alltoall_turn(op, s, t);
+    if (rank < turn.first || rank >= turn.last) return;
+    const uint64_t part = cmo_shm_part_of(&s->cut, cmo_block_count(call->counts, call->count, rank), turn.from);
+    const uint64_t from = turn.from * s->item;
+    if (part)
+        cmo_shm_deliver(&s->shm, s->out + alltoall_start(op, s, s->learned, rank) + from,
+                        (const char *)call->in + alltoall_start(op, s, call->counts, rank) + from, part * s->item);
 }
 
 static void alltoall_stage(const cmo_op *op, const alltoall_state *s, uint64_t t)
@@ -207,13 +211,14 @@ cmo_err cmo_shm_alltoall_step(cmo_op *op)
         m->t = 1;
     }
     cmo_shm_expect(op, m, alltoall_others(op, s));
-    alltoall_keep_own(op, s);
+    if (!s->varies && m->rounds) alltoall_keep(op, s, 0);
     for (; m->t <= m->rounds; m->t++) {
         if (m->t < m->rounds && !m->offer.in) {
             CO_WAIT(op, cmo_shm_slot_free(op, m, m->t));
             alltoall_stage(op, s, m->t);
             cmo_shm_staged(op, m, m->t);
         }
+        if (m->t < m->rounds) alltoall_keep(op, s, m->t);
         if (m->t > s->lead) {
             CO_WAIT(op, alltoall_take(op, s, m->t - 1));
             if (m->t < m->rounds) cmo_shm_consumed(op, m, m->t);

@@ -19,12 +19,15 @@
 #include "coll/shm.h"
 #include "comm/engine.h"
 
+enum { KEEP_BYTES = 32 << 10 }; /* of its own block that a root copies at a time */
+
 typedef struct rooted_state {
     cmo_shm shm;
     uint64_t round_bytes;
     uint64_t head;     /* bytes of counts in front of the array */
     uint64_t bytes;    /* of the stream, head included */
     uint64_t lo, hi;   /* where in the stream this rank's part of the array lies; at the root, what is left out */
+    uint64_t kept;     /* at the root of a scatter: bytes of its own block that are where they belong */
     /* Elsewhere than at the root: */
     cmo_dtype dtype;
     uint64_t total;    /* elements of the array in the stream */
@@ -85,7 +88,6 @@ static cmo_err rooted_begin(cmo_op *op, rooted_state *s)
         s->lo += start;
         s->hi = s->lo + bytes;
         cmo_shm_expect(op, &s->shm, bytes);
-        cmo_shm_deliver(&s->shm, call->out, (const char *)call->in + start, bytes);
     }
     if (s->shm.rounds) cmo_shm_offer_array(op, &s->shm.offer.in, rooted_array(op), s->bytes - s->head);
     if (s->shm.rounds) cmo_shm_consumed(op, &s->shm, s->shm.rounds);
@@ -125,6 +127,27 @@ static cmo_err rooted_announce(cmo_op *op, const rooted_state *s)
     return cmo_shm_announce(op, payload, s->bytes);
 }
 
+/* The next `most` bytes of a scatter's block for its root itself. */
+static void rooted_keep(const cmo_op *op, rooted_state *s, uint64_t most)
+{
+    const cmo_call *call = &op->call;
+    if (call->kind != CMO_SCATTER) return;
+    const uint64_t bytes = cmo_shm_min(most, s->hi - s->lo - s->kept);
+    cmo_shm_deliver(&s->shm, (char *)call->out + s->kept, (const char *)call->in + (s->lo - s->head) + s->kept, bytes);
+    s->kept += bytes;
+}
+
+/* May round t be written? While it may not, the root's own block is something to do. */
+static cmo_err rooted_slot_free(const cmo_op *op, rooted_state *s, uint64_t t)
+{
+    while (cmo_shm_slot_free(op, &s->shm, t) == CMO_AGAIN) {
+        const uint64_t before = s->kept;
+        rooted_keep(op, s, KEEP_BYTES);
+        if (s->kept == before) return CMO_AGAIN;
+    }
+    return CMO_OK;
+}
+
 /* Does round t carry anything? */
 static bool rooted_streams(const rooted_state *s, uint64_t t)
 {
@@ -142,10 +165,11 @@ static cmo_err rooted_send(cmo_op *op, rooted_state *s)
     }
     CO_WAIT(op, rooted_announce(op, s));
     for (m->t = 1; rooted_streams(s, m->t); m->t++) {
-        CO_WAIT(op, cmo_shm_slot_free(op, m, m->t));
+        CO_WAIT(op, rooted_slot_free(op, s, m->t));
         rooted_stage(op, s, m->t);
         cmo_shm_staged(op, m, m->t);
     }
+    rooted_keep(op, s, UINT64_MAX);
     CO_WAIT(op, cmo_shm_leave(op, m, 0, op->comm->size));
     CO_END(op);
 }
