@@ -19,6 +19,8 @@
 #include "coll/shm.h"
 #include "comm/engine.h"
 
+enum { MANY_ROUNDS = 32, MANY_TIMES = 4 }; /* from so many rounds on they are longer, up to so many times */
+
 enum { KEEP_BYTES = 32 << 10 }; /* of its own block that a root copies at a time */
 
 typedef struct rooted_state {
@@ -42,10 +44,11 @@ _Static_assert(sizeof(rooted_state) <= CMO_STATE_INLINE, "see coll/algorithms.h"
 static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 /* In rounds of how many bytes, at most: the first is copied in before anybody can read, the last is read when nothing
- * more is copied in. */
+ * more is copied in. Where there are many rounds that matters little, and the counters' journeys more. */
 static uint64_t rooted_round(const cmo_op *op, uint64_t bytes)
 {
-    return cmo_shm_min(bytes / 4, (uint64_t)cmo_engine_tunables(op->comm->engine)->stream_bytes);
+    const uint64_t stream = (uint64_t)cmo_engine_tunables(op->comm->engine)->stream_bytes;
+    return cmo_shm_min(bytes / 4, larger(stream, cmo_shm_min(bytes / MANY_ROUNDS, MANY_TIMES * stream)));
 }
 
 /* How long the stream is that carries `total` elements, and in how many rounds it goes. CMO_EPROTO where 64 bits do not
