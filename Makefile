@@ -16,7 +16,8 @@ IN_VENV := PATH="$(VENV)/bin:$$PATH"
 # A changed folder tells of files that are gone.
 SOURCES := $(shell find src meson.build meson.options pyproject.toml -name __pycache__ -prune -o ! -name '*.pyc' -print)
 
-.PHONY: help demo test test-native test-python lint sanitize warnings aarch64-check dist bench editable clean
+.PHONY: help demo test test-native test-python lint sanitize warnings aarch64-check dist bench bench-quick \
+    editable clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,7 +28,8 @@ help:
 	@echo 'make warnings        a build in which warnings are errors (CC=gcc, CC=clang)'
 	@echo 'make aarch64-check   compile the C core for aarch64'
 	@echo 'make dist            sdist and wheel into dist/, and what must be true of them'
-	@echo 'make bench           latency and bandwidth on this machine'
+	@echo 'make bench           measure commops, its peers and the machine, in half an hour (BENCH_ARGS="objects --quick")'
+	@echo 'make bench-quick     some seconds of that beside one peer, to see that it works'
 	@echo 'make editable        an environment whose commops is this folder, rebuilt on import'
 	@echo 'make clean           remove .build/ and dist/'
 
@@ -115,8 +117,12 @@ dist: $(BUILD)/installed
 	$(IN_VENV) python -m build --outdir dist
 	$(IN_VENV) COMMOPS_TEST_DIST="$(CURDIR)/dist" pytest tests/test_packaging.py
 
+# Peers are downloaded into .build/peers the first time. A quick look needs the smallest of them only.
 bench: $(BUILD)/installed
-	$(IN_VENV) commops bench $(BENCH_ARGS)
+	$(IN_VENV) python bench/run.py $(BENCH_ARGS)
+
+bench-quick: $(BUILD)/installed
+	$(IN_VENV) python bench/run.py --quick --peers openmpi collectives messages objects startup
 
 editable: $(VENV)/ready
 	$(PYTHON) -m venv "$(BUILD)/editable"

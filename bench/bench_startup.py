@@ -67,6 +67,15 @@ def measure(quick: bool) -> dict[str, Any]:
     }
 
 
+def table(record: dict[str, Any]) -> str:
+    lines = [
+        f"{'ranks: ' + ranks:24}{1000 * seconds:8.0f}"
+        for ranks, seconds in record["seconds_beyond_numpy"].items()
+    ]
+    title = "start-up: milliseconds beyond those of Python and NumPy"
+    return "\n".join([title, *lines, f"{'import commops':24}{record['import_milliseconds']:8.1f}"])
+
+
 def plot(record: dict[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ batches.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -159,6 +159,7 @@ def measure(
     batches: int = 9,
     seconds: float = 0.2,
     new: _New | None = None,
+    cases: Mapping[str, Callable[[Any, int, _New], Case]] = OPS,
 ) -> Iterator[Row]:
     """Measure each of the operations at each of the sizes.
 
@@ -167,7 +168,7 @@ def measure(
     comm : Collectives
         All its ranks run this together, with the same arguments.
     ops : sequence of str
-        Keys of `OPS`. pingpong is left out where there is one rank.
+        Keys of `cases`. pingpong is left out where there is one rank.
     sizes : sequence of int
         Bytes, multiples of 4.
     batches : int
@@ -176,6 +177,8 @@ def measure(
         About how long the timed calls of one measurement may take together; each batch has one call at least.
     new : callable, optional
         Makes the arrays, from a number of float32 elements; `numpy.zeros` by default.
+    cases : mapping
+        How each operation is called.
 
     Yields
     ------
@@ -187,7 +190,7 @@ def measure(
         if op == "pingpong" and comm.size < 2:
             continue
         for size in (0,) if op == "barrier" else sizes:
-            case = OPS[op](comm, size // 4, make)
+            case = cases[op](comm, size // 4, make)
             yield _measure_one(comm, op, size, case, batches, seconds)
 
 

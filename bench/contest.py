@@ -1,0 +1,159 @@
+"""Contenders that take turns: in each round every one of them measures everything once.
+
+What counts is the median of the rounds, and ratios of times in one such contest. A contender that cannot be
+installed, fails, or takes too long is left out from then on, and its record says why; commops may not be.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import peers
+import report
+from commops.cli import measure as method
+
+__all__ = ["ContenderError", "Setting", "compete", "run_once"]
+
+_RANK = str(Path(__file__).with_name("rank.py"))
+_SECONDS = 600  # that one contender may take for one round
+_GRACE = 30  # seconds until a launcher must have noticed that its ranks have ended
+
+
+class Setting(NamedTuple):
+    """Ranks, a transport, and who competes there: keys of `peers.CONTENDERS`."""
+
+    ranks: int
+    transport: str
+    contenders: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.transport}{self.ranks}"
+
+
+class ContenderError(Exception):
+    """A contender has not measured; says why, in a line."""
+
+
+def run_once(
+    name: str, setting: Setting, cases: str, arguments: dict[str, Any], seconds: int = _SECONDS
+) -> dict[str, Any]:
+    """Let one contender measure once.
+
+    Parameters
+    ----------
+    name : str
+    setting : Setting
+    cases : str
+        What is measured: ``collectives``, ``objects`` or ``messages``.
+    arguments : dict
+        For `commops.cli.measure.measure`.
+    seconds : int
+        How long its ranks may take; then they end themselves.
+
+    Returns
+    -------
+    dict
+        ``version``, and ``microseconds`` by operation and size.
+
+    Raises
+    ------
+    ContenderError
+        If it does not come to an end, or not to a good one. What it wrote goes to stderr.
+    """
+    told = (method.__file__, cases, json.dumps(arguments), str(seconds))
+    command, environ = peers.command(
+        name, setting.ranks, setting.transport, _RANK, peers.CONTENDERS[name].library, *told
+    )
+    begin = time.monotonic()
+    try:
+        done = subprocess.run(
+            command,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds + _GRACE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ContenderError(f"not ready within {seconds + _GRACE} s") from None
+    except OSError as error:
+        raise ContenderError(f"cannot be started: {error.strerror}") from None
+    line = next((line for line in done.stdout.splitlines() if line.startswith('{"version"')), None)
+    if done.returncode or line is None:
+        print(done.stderr[-4000:], file=sys.stderr)
+        if time.monotonic() - begin > seconds:
+            raise ContenderError(f"not ready within {seconds} s")
+        raise ContenderError(f"ended with {done.returncode}: {peers.last_line(done.stderr)}")
+    found = json.loads(line)
+    points = {report.point(row["op"], row["bytes"]): row["microseconds"] for row in found["rows"]}
+    return {"version": found["version"], "microseconds": points}
+
+
+def compete(
+    setting: Setting,
+    cases: str,
+    *,
+    rounds: int,
+    sizes: Sequence[int],
+    batches: int = 3,
+    seconds: float = 0.06,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """Let contenders alternate.
+
+    Parameters
+    ----------
+    setting : Setting
+    cases : str
+        As for `run_once`.
+    rounds : int
+    sizes, batches, seconds, **arguments
+        For `commops.cli.measure.measure`; ``ops=`` names some of the operations.
+
+    Returns
+    -------
+    dict
+        ``setting``, ``rounds``, ``versions``, ``left_out``, and ``microseconds``: the median time of each
+        contender at each point.
+    """
+    arguments |= {"sizes": list(sizes), "batches": batches, "seconds": seconds}
+    left_out = peers.prepare(setting.contenders)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in setting.contenders}
+    for number in range(rounds):
+        # Each goes first in turn.
+        first = number % len(setting.contenders)
+        for name in setting.contenders[first:] + setting.contenders[:first]:
+            if name in left_out:
+                continue
+            print(f"{cases}, {setting.name}: round {number + 1} of {rounds}, {name}", file=sys.stderr)
+            try:
+                found[name].append(run_once(name, setting, cases, arguments))
+            except ContenderError as failure:
+                if name in peers.OWN:
+                    raise
+                left_out[name] = f"round {number + 1}: {failure}"
+                print(f"{name} is left out: {failure}", file=sys.stderr)
+    return {
+        "setting": setting._asdict(),
+        "rounds": rounds,
+        "versions": {name: runs[0]["version"] for name, runs in found.items() if runs},
+        "left_out": left_out,
+        "microseconds": {
+            name: {
+                point: statistics.median(run["microseconds"][point] for run in runs)
+                for point in runs[0]["microseconds"]
+            }
+            for name, runs in found.items()
+            if runs
+        },
+    }
