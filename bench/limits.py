@@ -1,8 +1,8 @@
 """What the machine gives: copies by all ranks at once, and sockets that nothing stands between.
 
-Both are tables of cases as `commops.cli.measure` has them, under the names of the operations that cannot be
-faster: they move the least bytes that the operation must move, and nothing else. commops starts their ranks,
-and is the barrier in front of each call.
+Both are tables of cases as `commops.cli.measure` has them, under the names of the operations that they are
+limits of: they move the least bytes that the operation must move, and nothing else. Stores around the caches
+can be faster than such a copy. commops starts the ranks, and is the barrier in front of each call.
 """
 
 from __future__ import annotations

@@ -74,13 +74,12 @@ def draw(record: dict[str, Any], path: Path, what: str, quantities: Sequence[Qua
         over = {"shm": "shared memory", "tcp": "TCP on loopback"}[transport]
         rounds = "a quick look" if record["quick"] else f"rounds: {run['rounds']}"
         for quantity in quantities:
-            figure = _figure(run["microseconds"], quantity)
+            figure = _figure(run["microseconds"], quantity, f"{where}; {rounds}")
             figure.suptitle(f"{what}: {ranks} ranks, {over}", fontsize=12)
-            figure.supxlabel(f"bytes; {where}; {rounds}", fontsize=8, color="0.45")
             figure.savefig(path.with_stem(f"{path.stem}-{transport}{ranks}{quantity.suffix}"))
 
 
-def _figure(times: dict[str, dict[str, float]], quantity: Quantity) -> Any:
+def _figure(times: dict[str, dict[str, float]], quantity: Quantity, caption: str) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -114,14 +113,25 @@ def _figure(times: dict[str, dict[str, float]], quantity: Quantity) -> Any:
         axes.set_ylabel(quantity.name)
     handles = [Line2D([], [], label=name, **_style(name)) for name in times]
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=max(len(handles), 1), frameon=False, fontsize=9
+        handles=handles,
+        loc="outside lower center",
+        ncols=max(len(handles), 1),
+        frameon=False,
+        fontsize=9,
+        title=caption,
+        title_fontsize=8,
     )
     return figure
 
 
 def _scales(axes: Any, sizes: Sequence[int]) -> None:
+    from matplotlib.ticker import LogLocator
+
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high < 100 * low:  # some labels also within a decade
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xticks(sizes, [short_bytes(size) for size in sizes], rotation=45, ha="right", fontsize=7)
     axes.minorticks_off()
@@ -136,7 +146,6 @@ def _bars(axes: Any, values: dict[str, float]) -> None:
     axes.bar_label(bars, [f"{values[name]:.3g}" for name in names], fontsize=8, padding=2)
     axes.set_xscale("log")
     axes.margins(x=0.2)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
+    axes.xaxis.set_visible(False)  # the figures stand at the bars
     axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)

@@ -27,7 +27,7 @@ class Mpi4py:
         from mpi4py import MPI
         from mpi4py.util import pkl5
 
-        library = MPI.Get_library_version().splitlines()[0].strip("\0")
+        library = MPI.Get_library_version().splitlines()[0].strip("\0").partition(", package")[0]
         self.version = " ".join(f"mpi4py {mpi4py.__version__}, {library}".split())
         comm: Any = MPI.COMM_WORLD
         self.rank, self.size = comm.rank, comm.size
@@ -68,6 +68,10 @@ class Gloo:
         self.barrier = dist.barrier
         self._dist, self._torch = dist, torch
         self._tensors: dict[int, tuple[Any, Any]] = {}
+
+    def close(self) -> None:
+        self._dist.barrier()
+        self._dist.destroy_process_group()  # otherwise its threads may abort the process
 
     def _tensor(self, x: Any) -> Any:
         found = self._tensors.get(id(x))
