@@ -44,6 +44,12 @@ cdef extern from "commops.h" nogil:
     const cmo_tunable_row cmo_tunable_rows[]
     const int cmo_ntunables
     cmo_err cmo_tunables_read(cmo_tunables *)
+    cmo_err cmo_tunable_set(cmo_tunables *, const char *, int64_t)
+
+    enum:
+        CMO_PAGE
+    size_t cmo_piece_head_bytes(int)
+    size_t cmo_shm_pipe_bytes(int, size_t)
 
     ctypedef struct cmo_window:
         pass

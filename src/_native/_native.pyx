@@ -106,6 +106,25 @@ def tunables():
              cmo_tunable_rows[i].doc.decode()) for i in range(cmo_ntunables)]
 
 
+cdef int set_tunables(cmo_tunables *values, dict chosen) except -1:
+    for name, value in chosen.items():
+        check(cmo_tunable_set(values, name.encode(), value))
+    return 0
+
+
+def check_tunables(dict chosen):
+    """ValueError if a name is not that of a tunable, or a value is out of its bounds."""
+    cdef cmo_tunables values
+    set_tunables(&values, chosen)
+
+
+def staging(int nlocal, int64_t slots, int64_t slot_bytes, int64_t pipe_bytes):
+    """Bytes of shared memory that a rank has for each communicator, and for a pipe to each rank of its host, where
+    `nlocal` are on it and the tunables have these values."""
+    cdef size_t head = cmo_piece_head_bytes(nlocal), page = CMO_PAGE
+    return (head + slots * slot_bytes + page - 1) // page * page, cmo_shm_pipe_bytes(nlocal, pipe_bytes)
+
+
 cdef class Window:
     """This process's shared memory. Lives as long as the engine or any array in it does."""
 
@@ -192,11 +211,11 @@ cdef class Engine:
     cdef object __weakref__
 
     def __cinit__(self, int rank, int size, list hosts, Window window, list neighbours, *, bint share, list listeners,
-                  list addresses, bytes job, object token, uint32_t generation=0):
+                  list addresses, bytes job, object token, dict tunables, uint32_t generation=0):
         """`hosts`: a number per rank. `neighbours`: (window fd, doorbell fd, pidfd) of each rank of this host, in rank
         order, our own with window fd and pidfd -1; the descriptors are taken, those of windows even if this raises.
         `listeners`: listening sockets, taken; `addresses`: a string per rank; both empty where every rank is on this
-        host and memory is shared."""
+        host and memory is shared. `tunables`: what goes before the environment and the defaults."""
         cdef cmo_world world
         cdef cmo_tcp_config tcp
         cdef cmo_net *net = NULL
@@ -217,6 +236,7 @@ cdef class Engine:
             for i in range(size):
                 host[i] = hosts[i]
             check(cmo_tunables_read(&world.tunables))
+            set_tunables(&world.tunables, tunables)
             if listeners:
                 for i in range(len(listeners)):
                     fds[i] = listeners[i]

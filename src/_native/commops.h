@@ -4,6 +4,8 @@
 
 #include "coll/coll.h"
 #include "comm/engine.h"
+#include "comm/piece.h"
+#include "transport/shm.h"
 #include "transport/tcp.h"
 #include "transport/window.h"
 

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 const cmo_tunable_row cmo_tunable_rows[] = {
 #define CMO_X(field, env, def, least, greatest, doc) {#field, env, doc, def, least, greatest},
@@ -33,4 +34,18 @@ cmo_err cmo_tunables_read(cmo_tunables *out)
     CMO_TUNABLES(CMO_X)
 #undef CMO_X
     return CMO_OK;
+}
+
+cmo_err cmo_tunable_set(cmo_tunables *tunables, const char *name, int64_t value)
+{
+    for (int i = 0; i < cmo_ntunables; i++) {
+        const cmo_tunable_row *row = &cmo_tunable_rows[i];
+        if (strcmp(name, row->name)) continue;
+        if (value < row->least || value > row->greatest)
+            return cmo_fail(CMO_EINVAL, "%s=%lld: a whole number from %lld to %lld is needed", name,
+                            (long long)value, (long long)row->least, (long long)row->greatest);
+        ((int64_t *)tunables)[i] = value; /* whose fields are these rows */
+        return CMO_OK;
+    }
+    return cmo_fail(CMO_EINVAL, "there is no tunable %s", name);
 }

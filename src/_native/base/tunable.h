@@ -61,4 +61,7 @@ extern const int cmo_ntunables;
  * bounds, is an error that names it. */
 cmo_err cmo_tunables_read(cmo_tunables *out);
 
+/* Change the one of this name. No such one, or a value out of bounds, is an error that names it. */
+cmo_err cmo_tunable_set(cmo_tunables *tunables, const char *name, int64_t value);
+
 #endif

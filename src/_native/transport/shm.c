@@ -206,6 +206,13 @@ static const cmo_net_ops shm_ops = {
     .close = shm_close,
 };
 
+size_t cmo_shm_pipe_bytes(int nlocal, size_t wanted)
+{
+    size_t share = SHM_PIPES / (size_t)nlocal;
+    if (share < SHM_LEAST) share = SHM_LEAST;
+    return wanted > share ? share / CMO_LINE * CMO_LINE : wanted;
+}
+
 cmo_err cmo_shm_net(cmo_net **out, cmo_window *own, const cmo_neighbour *neighbours, const int *world, int nlocal,
                     int self, size_t pipe_bytes)
 {
@@ -216,11 +223,9 @@ cmo_err cmo_shm_net(cmo_net **out, cmo_window *own, const cmo_neighbour *neighbo
         free(links);
         return cmo_fail(CMO_ENOMEM, "links to %d local ranks", nlocal);
     }
-    size_t share = SHM_PIPES / (size_t)nlocal;
-    if (share < SHM_LEAST) share = SHM_LEAST;
-    if (pipe_bytes > share) pipe_bytes = share / CMO_LINE * CMO_LINE;
     *n = (shm_net){.net = {.ops = &shm_ops, .fd = -1}, .own = own, .neighbours = neighbours, .world = world,
-                   .nlocal = nlocal, .self = self, .pipe_bytes = pipe_bytes, .links = links};
+                   .nlocal = nlocal, .self = self, .pipe_bytes = cmo_shm_pipe_bytes(nlocal, pipe_bytes),
+                   .links = links};
     for (int i = 0; i < nlocal; i++) links[i] = (shm_link){.link = {.net = &n->net, .peer = world[i]}, .neighbour = i};
     *out = &n->net;
     return CMO_OK;

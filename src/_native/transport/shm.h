@@ -11,4 +11,7 @@
 cmo_err cmo_shm_net(cmo_net **out, cmo_window *own, const cmo_neighbour *neighbours, const int *world, int nlocal,
                     int self, size_t pipe_bytes);
 
+/* Bytes of a pipe where `wanted` are asked for: less where nlocal ranks make many of them. */
+size_t cmo_shm_pipe_bytes(int nlocal, size_t wanted);
+
 #endif

@@ -4,19 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 __all__ = ["machine"]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def machine() -> dict[str, Any]:
@@ -25,9 +15,10 @@ def machine() -> dict[str, Any]:
 
     import commops
     from commops._core import native
+    from commops.tuned import processor
 
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "usable_cores": len(os.sched_getaffinity(0)),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from commops import tuned
 from commops._core import native
 from commops.errors import RendezvousError
 from commops.rendezvous import addresses, handover
@@ -23,10 +24,6 @@ from commops.rendezvous.store import Store
 from commops.rendezvous.token import Token
 
 __all__ = ["World", "alone", "meet"]
-
-# Tunables that each rank may set for itself. All others shape what ranks send each other, or which algorithm
-# they use.
-_OWN_TUNABLES = frozenset({"spin_us", "socket_bytes", "user_timeout_ms", "handshake_ms"})
 
 
 class World(NamedTuple):
@@ -46,7 +43,9 @@ class World(NamedTuple):
 def alone() -> World:
     """Return the world of a single rank, which needs nobody."""
     window = native.Window(1)
-    engine = make_engine(0, [0], window, [(-1, doorbell(), -1)], share=False, job=bytes(16), token=b"")
+    engine = make_engine(
+        0, [0], window, [(-1, doorbell(), -1)], share=False, job=bytes(16), token=b"", tunables={}
+    )
     return World(engine, (addresses.host_name(),))
 
 
@@ -88,11 +87,14 @@ def meet(
             try:
                 sockets.open(transport, interface)
                 card = _card(rank, size, transport, sockets)
+                table = tuned.in_force()[0] if rank == 0 else None
             except Exception as error:
                 meeting.forfeit(error)
                 raise
             plan, engine = meeting.hold(
-                card, lambda plan, waiting, check: _engine(rank, plan, sockets, token, waiting, check)
+                card,
+                lambda cards: _tunables(cards, table),
+                lambda plan, waiting, check: _engine(rank, plan, sockets, token, waiting, check),
             )
     except OSError as error:
         raise RendezvousError(f"rank {rank} cannot join: {error}") from error
@@ -158,12 +160,30 @@ def _card(rank: int, size: int, transport: str, sockets: _Sockets) -> Card:
         unix=sockets.local_name,
         addresses=sockets.addresses,
         loopback=sockets.loopback,
-        tunables={name: value for name, _, _, value, _ in native.tunables() if name not in _OWN_TUNABLES},
+        tunables={
+            one.name: one.value
+            for one in tuned.tunables({})
+            if one.origin == "environment" and one.name not in tuned.OWN
+        },
         nonce=os.urandom(16).hex(),
     )
 
 
 # ---- what it makes of that
+
+
+def _tunables(cards: Sequence[Card], table: tuned.Table | None) -> dict[str, int]:
+    """As rank 0: decide on the tunables of a world of these ranks, whose environments are alike."""
+    chosen: dict[str, int] = {}
+    first = cards[0]
+    if table:
+        near = sum(card.host == first.host for card in cards) if first.transport != "tcp" else 1
+        if near > 1:
+            chosen |= table.values("shm", near)
+        # A table knows the sockets of its own machine, not a network.
+        if near < len(cards) and all(card.machine == first.machine for card in cards):
+            chosen |= table.values("tcp", len(cards))
+    return {one.name: one.value for one in tuned.tunables(chosen) if one.name not in tuned.OWN}
 
 
 def _engine(
@@ -193,4 +213,5 @@ def _engine(
         places=[card.addresses for card in plan.cards] if remote else [],
         job=bytes.fromhex(plan.job),
         token=key,
+        tunables=plan.tunables,
     )

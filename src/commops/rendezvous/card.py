@@ -48,7 +48,7 @@ class Card(NamedTuple):
     loopback : bool
         Whether only its own machine reaches those.
     tunables : dict
-        Name and value of every setting that ranks must have alike.
+        Name and value of every tunable that its environment sets and ranks must have alike.
     nonce : str
         Random; tells this card from that of another process, or of an earlier job.
     """

@@ -62,6 +62,7 @@ def make_engine(
     share: bool,
     job: bytes,
     token: bytes,
+    tunables: dict[str, int],
     listeners: Sequence[socket.socket] = (),
     places: Sequence[str] = (),
 ) -> Any:
@@ -78,6 +79,7 @@ def make_engine(
             addresses=list(places),
             job=job,
             token=token,
+            tunables=tunables,
         )
     except BaseException:
         for _, bell, end in table:  # the windows' it has closed when it had mapped them

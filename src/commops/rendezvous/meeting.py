@@ -2,7 +2,8 @@
 
 1. Every rank publishes a card under ``rank/<number>``; one that already knows that it cannot join, why not.
 2. Rank 0 reads all of them, checks that they fit together, and publishes the plan of the world that they
-   make, or why there is none, under ``world``: so a mistake on one rank is the same error on all.
+   make, or why there is none, under ``world``: so a mistake on one rank is the same error on all, and all
+   have the same tunables.
 3. Each rank makes its engine, and says so under ``joined/<job>/<number>``.
 4. When all have, rank 0 publishes that it is ``over/<job>``; the first that fails publishes why there
    instead. So either all ranks get a world or none does.
@@ -52,6 +53,8 @@ class Plan(NamedTuple):
         Of the cards that were read, by the rank (as JSON has it, in digits).
     cards : list of Card
         Of all ranks; empty where there is an error.
+    tunables : dict
+        Name and value of all that ranks must have alike.
     key : str
         The secret of a job without a token.
     error, authentication : str, bool
@@ -61,6 +64,7 @@ class Plan(NamedTuple):
     job: str
     nonces: dict[str, str]
     cards: list[Card]
+    tunables: dict[str, int]
     key: str = ""
     error: str = ""
     authentication: bool = False
@@ -85,7 +89,10 @@ class Meeting:
         self._will = ""  # the key of what the store says for us should we end before the others have a world
 
     def hold(
-        self, card: Card, make: Callable[[Plan, Deadline, Callable[[], None]], _Engine]
+        self,
+        card: Card,
+        tune: Callable[[Sequence[Card]], dict[str, int]],
+        make: Callable[[Plan, Deadline, Callable[[], None]], _Engine],
     ) -> tuple[Plan, _Engine]:
         """Take all the steps.
 
@@ -93,6 +100,8 @@ class Meeting:
         ----------
         card : Card
             This rank's.
+        tune : callable
+            ``tune(cards)`` decides on the tunables of the world. Called by rank 0.
         make : callable
             ``make(plan, deadline, check)`` makes the engine of this rank. While it waits it may call `check`,
             which raises if that makes no sense any more.
@@ -107,7 +116,7 @@ class Meeting:
         try:
             self._publish(card)
             try:
-                plan = self._decide(card) if self._rank == 0 else self._await_plan(card)
+                plan = self._decide(card, tune) if self._rank == 0 else self._await_plan(card)
             finally:
                 self._withdraw()
         except BaseException:
@@ -131,7 +140,7 @@ class Meeting:
                 # Rank 0 takes it away when it has read it; or this rank, when it tries again.
                 self._replace_forfeit(forfeit(self._token, text))
                 return
-            plan = Plan(job=os.urandom(16).hex(), nonces={}, cards=[], error=text)
+            plan = Plan(job=os.urandom(16).hex(), nonces={}, cards=[], tunables={}, error=text)
             self._announce(plan)
             self._part(plan, min(self._left(), _GRACE))
 
@@ -185,7 +194,7 @@ class Meeting:
 
     # ---- 2: the plan
 
-    def _decide(self, own: Card) -> Plan:
+    def _decide(self, own: Card, tune: Callable[[Sequence[Card]], dict[str, int]]) -> Plan:
         """As rank 0: read all cards, and publish what they make."""
         cards = {0: own}
         error, authentication = "", False
@@ -193,10 +202,12 @@ class Meeting:
             self._gather(cards)
         except RendezvousError as failure:
             error, authentication = str(failure), isinstance(failure, AuthenticationError)
+        everyone = [] if error else [cards[rank] for rank in range(self._size)]
         plan = Plan(
             job=os.urandom(16).hex(),
             nonces={str(rank): card.nonce for rank, card in cards.items()},
-            cards=[] if error else [cards[rank] for rank in range(self._size)],
+            cards=everyone,
+            tunables=tune(everyone) if everyone else {},
             key="" if self._token or error else os.urandom(32).hex(),
             error=error,
             authentication=authentication,
