@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from commops import Comm, launch, tuned
 from commops.cli import doctor, facts
 from commops.cli.facts import Fact, State
 
 from .conftest import Run
 
 WIDE = {"COLUMNS": "200"}
+RANKS = max(len(os.sched_getaffinity(0)), 2)  # that doctor speaks of
 
 
 def by_name(found: list[Fact]) -> dict[str, Fact]:
@@ -27,20 +31,74 @@ def test_a_sound_machine_ends_with_0_and_shows_every_section(commops: Run) -> No
     for words in (
         "usable cores", "memory", "kernel", "unnamed shared memory", "process descriptors", "loopback IPv4",
         "addresses", "allreduce over shm", "allreduce over tcp", "kernels", "launcher", "transports",
-        "COMMOPS_SLOT_BYTES", "staging: ", "Everything that ranks need works here.",
+        "table of tunables", "COMMOPS_SLOT_BYTES", "staging", "Everything that ranks need works here.",
     ):  # fmt: skip
         assert words in result.stdout
     assert "unusable" not in result.stdout
 
 
+def row(text: str, name: str) -> str:
+    """Return the line of a table that starts with `name`."""
+    (line,) = (line for line in text.splitlines() if line.startswith(f"│ {name}"))
+    return line
+
+
 def test_a_tunable_shows_where_its_value_comes_from(commops: Run) -> None:
     result = commops("doctor", env=WIDE | {"COMMOPS_SLOTS": "5", "COMMOPS_SLOT_BYTES": "1048576"})
     assert result.returncode == 0, result.stdout
-    (line,) = (line for line in result.stdout.splitlines() if "COMMOPS_SLOTS" in line)
+    line = row(result.stdout, "COMMOPS_SLOTS")
     assert " 5 " in line
     assert "environment" in line
     assert "default 512" in line
-    assert "5 slots of 1048576 bytes = 5 MiB" in result.stdout
+    assert "5 slots of 1048576 bytes" in row(result.stdout, "staging")
+
+
+def staging_of(comm: Comm) -> int:
+    before = comm._core.window.used
+    with comm.dup():
+        return int(comm._core.window.used - before)
+
+
+def test_staging_is_what_a_communicator_takes(commops: Run) -> None:
+    (taken,) = set(launch(staging_of, RANKS))
+    assert f" {taken} bytes (" in row(commops("doctor", env=WIDE).stdout, "staging")
+
+
+def table(path: Path, **differing: Any) -> dict[str, str]:
+    """Write a table for as many ranks as doctor speaks of; return the environment that names it."""
+    crowded = len(os.sched_getaffinity(0)) < RANKS
+    setting = tuned.Setting("shm", RANKS, crowded, {"slots": 64, "round_bytes": 32768})
+    tuned.write(str(path), "today", [setting])
+    path.write_text(json.dumps(json.loads(path.read_text()) | differing))
+    return WIDE | {"COMMOPS_TABLE": str(path)}
+
+
+def test_the_table_in_force_is_named_and_gives_values(commops: Run, tmp_path: Path) -> None:
+    env = table(tmp_path / "mine.json") | {"COMMOPS_ROUND_BYTES": "65536"}
+    result = commops("doctor", env=env)
+    assert result.returncode == 0, result.stdout
+    assert f"{tmp_path}/mine.json, measured on this machine on today" in row(result.stdout, "in force")
+    assert "slots 64, round_bytes 32768" in row(result.stdout, f"{RANKS} ranks, shared")
+    slots, rounds = row(result.stdout, "COMMOPS_SLOTS"), row(result.stdout, "COMMOPS_ROUND_BYTES")
+    assert " 64 " in slots
+    assert " table " in slots
+    assert " 65536 " in rounds
+    assert " environment " in rounds
+    assert "64 slots of 4096 bytes" in row(result.stdout, "staging")
+
+
+def test_without_a_table_doctor_says_how_to_make_one(commops: Run) -> None:
+    out = commops("doctor", env=WIDE).stdout
+    assert f"none at {os.environ['XDG_CONFIG_HOME']}/commops/table.json" in row(out, "in force")
+    assert "`commops bench --tune` measures this machine" in out
+
+
+def test_a_table_that_is_not_in_force_is_named_with_the_reason(commops: Run, tmp_path: Path) -> None:
+    result = commops("doctor", env=table(tmp_path / "theirs.json", machine={"processor": "Z80"}))
+    assert result.returncode == 0, result.stdout
+    line = row(result.stdout, "in force")
+    assert f"{tmp_path}/theirs.json was measured elsewhere: processor 'Z80', here " in line
+    assert " default " in row(result.stdout, "COMMOPS_SLOTS")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +108,7 @@ def test_a_tunable_shows_where_its_value_comes_from(commops: Run) -> None:
         ({"COMMOPS_ISA": "avx3"}, "COMMOPS_ISA=avx3"),
         ({"COMMOPS_TRANSPORT": "pigeon"}, "COMMOPS_TRANSPORT=pigeon"),
         ({"RANK": "3", "WORLD_SIZE": "2"}, "RANK=3"),
+        ({"COMMOPS_TABLE": "/nowhere/table"}, "COMMOPS_TABLE=/nowhere/table cannot be read: No such file"),
     ],
 )
 def test_what_is_wrong_in_the_environment_is_named_and_ends_with_1(

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from commops.cli.facts import Fact, State
+from commops.cli.options import usable_cores
 
 if TYPE_CHECKING:
     from commops import Comm
+    from commops.tuned import Table, Tunable
 
 __all__ = ["command"]
 
@@ -42,7 +44,8 @@ def command(ctx: click.Context) -> None:
     for title, facts in _sections():
         console.print(_table(title, facts))
         bad += [fact for fact in facts if fact.state is State.BAD]
-    console.print(_tunables(bad))
+    for part in _tuned(bad):
+        console.print(part)
     for fact in bad:
         console.print(f"unusable: {fact.name}: {fact.value}", style="bold red", markup=False, highlight=False)
         if fact.advice:
@@ -130,10 +133,10 @@ def _transport(name: str) -> list[Fact]:
 
 
 def _table(title: str, facts: list[Fact]) -> Any:
-    from rich.table import Table
+    from rich.table import Table as Grid
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", show_header=False, expand=False)
+    table = Grid(title=title, title_justify="left", show_header=False, expand=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_column(no_wrap=True)
@@ -145,35 +148,93 @@ def _table(title: str, facts: list[Fact]) -> Any:
     return table
 
 
-def _tunables(bad: list[Fact]) -> Any:
-    """Return a table of what may be tuned; a wrong value in the environment goes to `bad`."""
-    from rich.table import Table
-    from rich.text import Text
+def _tuned(bad: list[Fact]) -> Iterator[Any]:
+    """Yield what is printed of the tunables, and of memory that they bound; what is wrong goes to `bad`."""
+    from commops import tuned
 
-    from commops._core import native
-
+    ranks = max(usable_cores(), 2)
     try:
-        rows = native.tunables()
+        table, why = tuned.in_force()
+    except ValueError as error:
+        fact = Fact(
+            "table", str(error), State.BAD, "unset it, or run `commops bench --tune` to write that file"
+        )
+        bad.append(fact)
+        yield _table("table of tunables", [fact])
+        table = None
+    else:
+        yield _table("table of tunables", _table_facts(table, why, ranks))
+    try:
+        rows = tuned.tunables(table.values("shm", ranks) if table else {})
     except ValueError as error:
         bad.append(Fact("tunables", str(error), State.BAD, "unset the variable or give it such a value"))
-        return Text("")
-    values = {name: value for name, _, _, value, _ in rows}
-    staging = values["slots"] * values["slot_bytes"]
-    table = Table(
-        title="tunables",
-        title_justify="left",
-        caption=f"staging: {values['slots']} slots of {values['slot_bytes']} bytes ="
-        f" {staging / (1 << 20):g} MiB for each rank of a host in each communicator",
-        caption_justify="left",
-    )
-    table.add_column("variable", no_wrap=True)
-    table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("from", no_wrap=True)
-    table.add_column("meaning")
-    for _, variable, default, value, meaning in rows:
-        given = bool(os.environ.get(variable))
-        origin = Text("environment", style="yellow") if given else Text("default")
-        table.add_row(
-            variable, str(value), origin, meaning if value == default else f"{meaning} (default {default})"
-        )
-    return table
+        return
+    yield _rows(rows, ranks)
+    yield _table(f"memory of a rank, of {ranks} on this host", _memory_facts(rows, ranks))
+
+
+def _table_facts(table: Table | None, why: str, ranks: int) -> list[Fact]:
+    """Which table holds here, and what it says; or why there is none."""
+    from commops import tuned
+
+    if table is None:
+        advice = "`commops bench --tune` measures this machine and writes one"
+        text = why or f"none at {tuned.place()}"
+        return [Fact("in force", f"{text}: defaults are used", State.NOTE if why else State.OK, advice)]
+    found = [Fact("in force", f"{table.path}, measured on this machine on {table.date}")]
+    used = [table.nearest("shm", ranks), table.nearest("tcp", ranks)]
+    for setting in table.settings:
+        where = {"shm": "shared memory", "tcp": "TCP within the machine"}[setting.transport]
+        values = ", ".join(f"{name} {value}" for name, value in setting.tunables.items())
+        advice = f"nearest to {ranks} ranks, as `commops run` starts here" if setting in used else ""
+        found.append(Fact(f"{setting.ranks} ranks, {where}", values or "defaults", State.OK, advice))
+    return found
+
+
+def _rows(rows: list[Tunable], ranks: int) -> Any:
+    """Return the table of what may be tuned."""
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    grid = Grid(title=f"tunables, for {ranks} ranks on this host", title_justify="left")
+    grid.add_column("variable", no_wrap=True)
+    grid.add_column("value", justify="right", no_wrap=True)
+    grid.add_column("from", no_wrap=True)
+    grid.add_column("meaning")
+    for row in rows:
+        origin = Text(row.origin, style="" if row.origin == "default" else "yellow")
+        meaning = row.meaning if row.value == row.default else f"{row.meaning} (default {row.default})"
+        grid.add_row(row.variable, str(row.value), origin, meaning)
+    return grid
+
+
+def _memory_facts(rows: list[Tunable], ranks: int) -> list[Fact]:
+    """Memory of a rank for what is on its way, and what bounds it."""
+    from commops._core import native
+
+    value = {row.name: row.value for row in rows}
+    staging, pipe = native.staging(ranks, value["slots"], value["slot_bytes"], value["pipe_bytes"])
+    return [
+        Fact(
+            "staging",
+            f"{staging} bytes ({_mib(staging)}) for each communicator: {value['slots']} slots of"
+            f" {value['slot_bytes']} bytes, and announcements",
+            advice="COMMOPS_SLOTS, COMMOPS_SLOT_BYTES",
+        ),
+        Fact(
+            "pipes",
+            f"{pipe} bytes ({_mib(pipe)}) for each rank of this host that it sends messages to, itself too:"
+            f" {_mib(ranks * pipe)} at most",
+            advice="COMMOPS_PIPE_BYTES, and less for each where ranks are many",
+        ),
+        Fact(
+            "messages",
+            f"{value['eager_window']} bytes ({_mib(value['eager_window'])}) from each rank, sent before"
+            " their receive was known",
+            advice="COMMOPS_EAGER_WINDOW",
+        ),
+    ]
+
+
+def _mib(count: int) -> str:
+    return f"{count / (1 << 20):.3g} MiB"
