@@ -13,7 +13,7 @@ from rich.console import Console
 
 import commops
 from commops.cli import chart
-from commops.cli.measure import BACK_TO_BACK, OPS, Row, measure
+from commops.cli.measure import BACK_TO_BACK, OPS, Row, compare, measure
 
 SIZES = [8, 1 << 10, BACK_TO_BACK]
 
@@ -63,6 +63,19 @@ def test_large_calls_start_at_a_barrier_and_send_new_data() -> None:
     list(measure(spy, ["allreduce"], [BACK_TO_BACK], batches=4, seconds=0.0))  # type: ignore[arg-type]
     assert spy.calls == ["barrier", "allreduce"] * (2 + 3 + 4)
     assert spy.sent[:5] == [0, 1, 0, 1, 2]
+
+
+def test_communicators_that_are_compared_take_turns() -> None:
+    one, other = Spy(), Spy()
+    other.calls = one.calls
+    other.allreduce = lambda x, op="sum", out=None: one.calls.append("other")  # type: ignore[method-assign]
+    comms: list[Any] = [one, other]
+    rows = compare(
+        comms, "allreduce", 8, batches=4, seconds=0.0, new=[lambda count: np.zeros(count, "f")] * 2
+    )
+    assert [row.calls for row in rows] == [1, 1]
+    calls = [name for name in one.calls if name != "barrier"]
+    assert calls[-8:] == ["allreduce", "other"] * 4
 
 
 def test_arrays_may_be_the_callers_own() -> None:

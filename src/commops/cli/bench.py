@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from commops.cli.options import out_option, ranks_option, transport_option
 from commops.cli.ranks import new_folder, on_ranks
@@ -57,6 +58,7 @@ def _read_seconds(ctx: click.Context, option: click.Parameter, seconds: float) -
     help="Time for each figure.",
 )
 @click.option("--shared", is_flag=True, help="Use arrays from comm.zeros(), which other ranks can address.")
+@click.option("--tune", is_flag=True, help="Write a table of what is fastest here, for later runs.")
 @out_option("bench")
 @click.pass_context
 def command(
@@ -67,6 +69,7 @@ def command(
     max_bytes: int,
     seconds: float,
     shared: bool,
+    tune: bool,
     out: Path | None,
 ) -> None:
     """Measure latency and bandwidth of collectives on this machine.
@@ -74,7 +77,13 @@ def command(
     Writes bench.json and bench.png. Sizes are what one rank contributes; for scatter, alltoall and
     reduce_scatter, one block of it. The slowest rank counts, and the median of nine batches. From 16 KiB,
     every call sends freshly written data.
+
+    With --tune: measures tunables instead, with so many ranks (by default the number of cores, and twice
+    that), in a minute or two. Later runs on this machine use what is found; `commops doctor` shows it.
     """
+    if tune:
+        _tune(ctx, ranks, transport, seconds, max_bytes)
+        return
 
     def body(results: Path | None) -> None:
         import commops
@@ -91,6 +100,15 @@ def command(
             _report(rows, settings, results)
 
     on_ranks(ctx, ranks, lambda: new_folder("bench", out), body)
+
+
+def _tune(ctx: click.Context, ranks: int | None, transport: str, seconds: float, max_bytes: int) -> None:
+    from commops.cli.tune import tune
+
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if astray := given & {"ops", "shared", "out"}:
+        raise click.UsageError(f"--{min(astray)} does not go with --tune", ctx)
+    tune(ctx, ranks, transport, seconds, max_bytes if "max_bytes" in given else sys.maxsize)
 
 
 def _measure(

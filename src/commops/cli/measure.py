@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BACK_TO_BACK", "OPS", "SIZES", "Row", "measure"]
+__all__ = ["BACK_TO_BACK", "OPS", "SIZES", "Row", "compare", "measure"]
 
 SIZES = (8, 64, 1 << 10, 16 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20)
 BACK_TO_BACK = 16 << 10  # bytes; from here on each call is measured by itself
@@ -190,18 +190,46 @@ def measure(
         if op == "pingpong" and comm.size < 2:
             continue
         for size in (0,) if op == "barrier" else sizes:
-            case = cases[op](comm, size // 4, make)
-            yield _measure_one(comm, op, size, case, batches, seconds)
+            yield compare([comm], op, size, batches=batches, seconds=seconds, new=[make], cases=cases)[0]
 
 
-def _measure_one(comm: Collectives, op: str, size: int, case: Case, batches: int, seconds: float) -> Row:
+def compare(
+    comms: Sequence[Collectives],
+    op: str,
+    size: int,
+    *,
+    batches: int,
+    seconds: float,
+    new: Sequence[_New],
+    cases: Mapping[str, Callable[[Any, int, _New], Case]] = OPS,
+) -> list[Row]:
+    """Measure an operation at one size on several communicators of the same ranks, which take turns.
+
+    Parameters
+    ----------
+    comms : sequence of Collectives
+    op, size, batches, seconds, cases
+        As for `measure`; the time is that of one communicator.
+    new : sequence of callable
+        Makes the arrays of each.
+
+    Returns
+    -------
+    list of Row
+        Of each communicator; the same on all ranks.
+    """
     run = _back_to_back if size < BACK_TO_BACK else _one_by_one
-    run(comm, case, 2)  # connections, pages, caches
-    trial = _slowest(comm, np.array([run(comm, case, 3)]))[0]
+    made = [cases[op](comm, size // 4, make) for comm, make in zip(comms, new, strict=True)]
+    turns = list(zip(comms, made, strict=True))
+    for comm, case in turns:
+        run(comm, case, 2)  # connections, pages, caches
+    trial = _slowest(comms[0], np.array([run(comm, case, 3) for comm, case in turns])).max()
     calls = int(min(max(seconds / batches / max(trial, 1e-7), 1), 10_000))
-    times = np.array([run(comm, case, calls) for _ in range(batches)])
-    slowest = _slowest(comm, times) * 1e6
-    return Row(op, size, float(np.median(slowest)), float(slowest.min()), float(slowest.max()), calls)
+    times = np.array([run(comm, case, calls) for _ in range(batches) for comm, case in turns])
+    columns = _slowest(comms[0], times).reshape(batches, -1).T * 1e6
+    return [
+        Row(op, size, float(np.median(one)), float(one.min()), float(one.max()), calls) for one in columns
+    ]
 
 
 def _slowest(comm: Collectives, times: NDArray[np.float64]) -> NDArray[np.float64]:
