@@ -21,11 +21,15 @@ size_t cmo_comm_piece_bytes(const cmo_engine *e)
 
 static void comm_map_hosts(cmo_comm *c, const int *host)
 {
+    int *last = c->locals; /* not in use yet: the last rank whose host had this number, modulo size; -1: none */
     c->nhosts = 0;
+    for (int r = 0; r < c->size; r++) last[r] = -1;
     for (int r = 0; r < c->size; r++) {
-        int same = 0;
-        while (same < r && host[same] != host[r]) same++;
-        c->host[r] = same < r ? c->host[same] : c->nhosts++;
+        int same = last[(unsigned)host[r] % (unsigned)c->size];
+        if (same >= 0 && host[same] != host[r]) /* two hosts share a place */
+            for (same = r - 1; same >= 0 && host[same] != host[r]; same--) {}
+        c->host[r] = same >= 0 ? c->host[same] : c->nhosts++;
+        last[(unsigned)host[r] % (unsigned)c->size] = r;
     }
     for (int r = 0; r < c->size; r++)
         if (c->host[r] == c->host[c->rank]) c->locals[c->nlocal++] = r;
