@@ -16,8 +16,8 @@ world_payload *world_payload_create(int size)
     size_t n = (size_t)size;
     world_payload *p = calloc(1, sizeof *p);
     if (!p) return NULL;
-    *p = (world_payload){.size = size, .streams = calloc(n * n, sizeof *p->streams), .sent = calloc(n, sizeof *p->sent),
-                         .messages = calloc(n, sizeof *p->messages)};
+    *p = (world_payload){.size = size, .streams = calloc(n * n, sizeof(world_stream *)),
+                         .sent = calloc(n, sizeof *p->sent), .messages = calloc(n, sizeof *p->messages)};
     if (p->streams && p->sent && p->messages) return p;
     world_payload_free(p);
     return NULL;
@@ -26,6 +26,7 @@ world_payload *world_payload_create(int size)
 void world_payload_free(world_payload *p)
 {
     if (!p) return;
+    for (size_t i = 0; p->streams && i < (size_t)p->size * (size_t)p->size; i++) free(p->streams[i]);
     free(p->streams);
     free(p->sent);
     free(p->messages);
@@ -47,7 +48,8 @@ static void frame_begins(world_payload *p, int from, world_stream *s)
 void world_payload_tap(void *payload, int from, int to, const void *bytes, size_t n)
 {
     world_payload *p = payload;
-    world_stream *s = &p->streams[(size_t)from * (size_t)p->size + (size_t)to];
+    world_stream **made = &p->streams[(size_t)from * (size_t)p->size + (size_t)to], *s = *made;
+    if (!s && !(s = *made = calloc(1, sizeof *s))) abort();
     const uint8_t *at = bytes;
     while (n) {
         size_t part;

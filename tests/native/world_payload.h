@@ -8,7 +8,7 @@
 
 typedef struct world_payload {
     int size;
-    struct world_stream *streams; /* [size × size] by sender, receiver */
+    struct world_stream **streams; /* [size × size] by sender, receiver; NULL until a byte has gone there */
     uint64_t *sent, *messages;    /* [size] of each rank */
 } world_payload;
 
