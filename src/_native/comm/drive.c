@@ -5,7 +5,7 @@
  * submitted list, under the lock, and looks at the role once more; the driver, after giving the role up, looks at the
  * list once more (both sequentially consistent): so a call is never left with nobody to see it. A driver that leaves
  * while a thread sleeps for an unfinished call hands the role to it; calls that nobody waits for are left to the
- * progress thread.
+ * progress thread, which leaves as soon as somebody does.
  *
  * The driver holds `driving` while it is one. A thread that must change something for a moment (make or close a
  * communicator) counts itself in `nwanting`, wakes the driver if it sleeps, and takes `driving`, which the driver lets
@@ -17,6 +17,8 @@
 #include <unistd.h>
 
 enum {
+    LAUNCH_BYTES = 128 << 10, /* times ranks: a call of no more is begun by the thread that makes it, a larger one by
+                                 the progress thread */
     GIVE_WAY_US = 10,   /* between looks whether those who make or close a communicator have done so: they hold up every
                            call of this rank, for microseconds */
     SETTLE_US = 1000    /* between looks whether the others have said where they stood when the communicator broke, for
@@ -239,7 +241,10 @@ cmo_err cmo_op_wait(cmo_op *op, double seconds)
             pthread_mutex_lock(&e->lock);
             op->waited = !op_ended(op);
             pthread_mutex_unlock(&e->lock);
+            atomic_fetch_add_explicit(&e->nwaiting, 1, memory_order_seq_cst);
+            if (atomic_load_explicit(e->asleep, memory_order_seq_cst)) cmo_bell_ring(e->neighbours[e->self].doorbell);
             cmo_futex_wait(&op->signal, CMO_OP_RUNNING, until);
+            atomic_fetch_sub_explicit(&e->nwaiting, 1, memory_order_relaxed);
             pthread_mutex_lock(&e->lock);
             op->waited = false;
             mine = atomic_load_explicit(&op->signal, memory_order_acquire) == CMO_OP_DRIVE;
@@ -352,6 +357,15 @@ cmo_err cmo_op_finish(cmo_op *op)
     return op_result(op);
 }
 
+/* May who launches a call make a pass over it, so that what needs nobody else is over at once? Where the others are
+ * there already, a pass over a large collective in shared memory would be most of it. */
+static bool is_short(const cmo_op *op)
+{
+    const cmo_call *c = &op->call;
+    if (op->point || op->comm->size == 1) return true;
+    return !c->counts && !c->allocate && c->count * cmo_dtype_size(c->dtype) <= LAUNCH_BYTES / (uint64_t)op->comm->size;
+}
+
 void cmo_op_launch(cmo_op *op)
 {
     cmo_engine *e = op->engine;
@@ -360,10 +374,10 @@ void cmo_op_launch(cmo_op *op)
         cmo_engine_submit(e, op);
     } else if (cmo_role_take(e)) {
         cmo_engine_submit(e, op);
-        cmo_engine_poll(e); /* what needs nobody else is over at once */
+        if (is_short(op)) cmo_engine_poll(e);
         cmo_role_leave(e);
     } else if (hand_over(e, op)) {
-        cmo_engine_poll(e);
+        if (is_short(op)) cmo_engine_poll(e);
         cmo_role_leave(e);
     }
 }

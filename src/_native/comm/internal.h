@@ -190,6 +190,7 @@ struct cmo_engine {
     _Atomic uint32_t left;       /* 1: calls are in progress that nobody drove when this was set */
     _Atomic uint32_t nsubmitted;
     _Atomic uint32_t nwanting;   /* threads that wait for `driving` */
+    _Atomic uint32_t nwaiting;   /* threads that sleep for a call, while another thread drives */
     pthread_mutex_t driving;     /* held by the driver, and by who changes something between its passes */
     pthread_mutex_t lock;        /* protects submitted, and `waited` of ops */
     cmo_node submitted;

@@ -21,6 +21,7 @@ static cmo_err thread_poll(void *engine)
     cmo_engine *e = engine;
     cmo_role_give_way(e);
     cmo_engine_poll(e);
+    if (atomic_load_explicit(&e->nwaiting, memory_order_relaxed)) return CMO_OK; /* who waits drives better: it spins */
     return e->running && !atomic_load_explicit(&e->stop, memory_order_relaxed) ? CMO_AGAIN : CMO_OK;
 }
 
