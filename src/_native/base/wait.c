@@ -15,7 +15,7 @@ static const int64_t slice = CMO_SECOND / 10;
 
 enum {
     EVENTS = 8, /* taken from epoll at a time */
-    POLLS_PER_LOOK = 64,      /* spins between looks at the clock, which costs more than a poll */
+    POLLS_PER_LOOK = 64,      /* spins between looks at the clock, which costs more than a poll; not one of sockets */
     SLEEPS_PER_QUESTION = 64, /* sleeps that an event ended, between questions to `interrupted`: with peers that ring
                                  all the time no sleep would ever end otherwise, and no signal be noticed */
 };
@@ -31,7 +31,7 @@ static cmo_err wait_spin(cmo_waiter *w, cmo_err (*poll)(void *), void *ctx, int6
             sched_yield();
         } else {
             cmo_relax();
-            if (n % POLLS_PER_LOOK) continue;
+            if (w->sockets < 0 && n % POLLS_PER_LOOK) continue;
         }
         int64_t now = cmo_now();
         if (until == INT64_MIN || *w->progress != progress) until = now + w->spin;
