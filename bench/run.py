@@ -8,7 +8,7 @@
 A benchmark is a file bench_<name>.py here. ``measure(quick: bool) -> dict`` returns something that JSON can
 hold, ``plot(record: dict, path: Path) -> None`` draws it, and ``table(record: dict) -> str``, where there is
 one, is printed. A PermissionError of `measure` says that this user may not run it. Peers are downloaded into
-.build/peers, once; torch is large, less so with PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
+.build/peers, once; torch is large, less so from an index that has it for CPUs alone (PIP_EXTRA_INDEX_URL).
 """
 
 from __future__ import annotations
