@@ -128,7 +128,7 @@ def _threshold(
 KNOBS = {
     "shm": (
         _threshold("staged_bytes", ("allreduce",), _doubled(2 * _KIB, 128 * _KIB)),
-        _threshold("eager_bytes", ("pingpong",), _doubled(16 * _KIB, 128 * _KIB)),
+        _threshold("eager_bytes", ("pingpong",), _doubled(16 * _KIB, 512 * _KIB)),
         _threshold("direct_bytes", ("allreduce", "allgather"), _doubled(8 * _KIB, 512 * _KIB), shared=True),
         Knob(
             "stream_bytes",
@@ -155,7 +155,7 @@ KNOBS = {
     ),
     "tcp": (
         _threshold("doubling_bytes", ("allreduce", "allgather"), _doubled(4 * _KIB, 512 * _KIB)),
-        _threshold("eager_bytes", ("pingpong",), _doubled(16 * _KIB, 128 * _KIB)),
+        _threshold("eager_bytes", ("pingpong",), _doubled(16 * _KIB, 512 * _KIB)),
         Knob(
             "segment_bytes",
             ("allreduce",),
