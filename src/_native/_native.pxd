@@ -153,6 +153,8 @@ cdef extern from "commops.h" nogil:
     cmo_err cmo_op_finish(cmo_op *)
     cmo_err cmo_call_start(cmo_op *, cmo_comm *, const cmo_call *, double)
     cmo_err cmo_op_wait(cmo_op *, double)
+    cbool cmo_op_ended(const cmo_op *)
+    cbool cmo_op_drop(cmo_op *, void (*)(void *) noexcept, void *)
 
     enum:
         CMO_OP_ENDED, CMO_ANY, CMO_MAX_DIMS
@@ -177,6 +179,9 @@ cdef extern from "commops.h" nogil:
         uint64_t shape[64]
     cmo_err cmo_send_begin(cmo_op *, cmo_comm *, const cmo_message *, double, cbool)
     cmo_err cmo_recv_begin(cmo_op *, cmo_comm *, const cmo_message *, double, cmo_status *, cbool)
+    cmo_err cmo_send_now(cmo_comm *, const cmo_message *, cbool *)
+    void cmo_send_rest(cmo_op *, cmo_comm *, const cmo_message *, double)
+    cmo_err cmo_recv_now(cmo_op *, cmo_comm *, const cmo_message *, double, cmo_status *)
     cmo_err cmo_send_start(cmo_op *, cmo_comm *, const cmo_message *, double)
     cmo_err cmo_recv_start(cmo_op *, cmo_comm *, const cmo_message *, double, cmo_status *)
     cmo_err cmo_probe_start(cmo_op *, cmo_comm *, int, int64_t, double, cmo_status *)

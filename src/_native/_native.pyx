@@ -1,11 +1,13 @@
 """The C core, bound: buffers in, results out. What calls mean is decided in commops.comm and the modules around it."""
 
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
+cimport cython
 cimport numpy as cnp
 
 import os
@@ -314,6 +316,16 @@ cdef class Engine:
         return comm
 
 
+cdef struct PlainTarget:
+    cmo_dtype dtype
+    int ndim
+    const uint64_t *shape
+    void *data
+    cbool refused
+    void *call  # its Call, which says why it refuses; NULL: the message is left where it is
+
+
+@cython.freelist(64)
 cdef class Call:
     """One call in progress. Owns what the core reads and writes until the call has ended."""
 
@@ -322,7 +334,15 @@ cdef class Call:
     cdef cmo_status status
     cdef uint64_t shape[CMO_MAX_DIMS]
     cdef Comm comm
+    cdef PlainTarget target
     cdef object keep, allocate, array, error, on_done
+
+    cdef void outlive(self) noexcept:
+        """Nobody follows it any more: keep it until it has ended, when the core lets go of it."""
+        if self.op.on_done != NULL or self.comm.engine.engine == NULL or self.comm.engine.forks != forks:
+            return  # it does already; or it has ended, or never will
+        if cmo_op_drop(&self.op, call_ended, <void *>self):
+            Py_INCREF(self)
 
     cdef int finish(self, cmo_err err) except -1:
         """Turn the core's answer into a return or an exception. `err` and its reason are this thread's."""
@@ -332,17 +352,20 @@ cdef class Call:
 
     def wait(self, double seconds):
         """Until the call has ended; CommTimeoutError after `seconds` (negative: never) leaves it as it is."""
-        cdef cmo_err err
         self.comm.engine.alive()
+        self.finish(self.see_to_end(seconds))
+
+    cdef cmo_err see_to_end(self, double seconds) noexcept:
+        cdef cmo_err err
         self.comm.engine.inside += 1
         with nogil:
             err = cmo_op_wait(&self.op, seconds)
         self.comm.engine.inside -= 1
-        self.finish(err)
+        return err
 
     @property
     def done(self):
-        return self.op.signal == CMO_OP_ENDED
+        return cmo_op_ended(&self.op)
 
     @property
     def result(self):
@@ -352,6 +375,72 @@ cdef class Call:
     def message(self):
         """(source, tag, bytes, dtype code, extra, shape) of the received or probed message."""
         return status_tuple(&self.status)
+
+
+cdef tuple nothing = ()
+
+
+cdef class Started:
+    """What a Work is made of: the core's calls, and what has come of them."""
+
+    cdef public tuple _calls
+    cdef public object _finish, _result, _error
+    cdef public bint _settled
+    cdef bint follows  # it is a single call, whose array is the result
+
+    cdef void follow(self, Call call) noexcept:
+        self._calls = (call,)
+        self.follows = True
+
+    def __del__(self):
+        if self.follows and self._calls:
+            (<Call>self._calls[0]).outlive()
+
+    def wait(self, timeout=None):
+        """Wait for the end of the call and return its result.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds. None: until the call ends, at the latest at its own deadline.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `timeout` is no number of seconds from 0 up.
+        CommTimeoutError
+            If `timeout` has passed. The call goes on.
+        Exception
+            Whatever the call raises.
+        """
+        cdef Call call
+        cdef cmo_err err
+        if timeout is not None or self._error is not None:
+            return self._wait(timeout)
+        if self._settled:
+            return self._result
+        if not self.follows:
+            return self._wait(timeout)
+        call = <Call>self._calls[0]
+        if not cmo_op_ended(&call.op):
+            call.comm.engine.alive()
+            err = call.see_to_end(-1.0)
+            if not cmo_op_ended(&call.op):
+                call.finish(err)
+        if call.op.err != CMO_OK:
+            return self._wait(timeout)
+        self.settle(call)
+        return self._result
+
+    cdef void settle(self, Call call) noexcept:
+        self._result = call.array
+        self._settled = True
+        self._calls = ()
+
+
+cdef inline Started new_work(work):
+    """A new object of the class, in less time than a call of it takes."""
+    return <Started>(<PyTypeObject *>work).tp_new(<type>work, <PyObject *>nothing, NULL)
 
 
 cdef tuple status_tuple(cmo_status *s):
@@ -364,6 +453,8 @@ cdef cmo_err allocate(void *ctx, const cmo_layout *layout, void **address) noexc
     try:
         shape = tuple([layout.shape[i] for i in range(layout.ndim)])
         counts = [layout.counts[i] for i in range(layout.ncounts)] if layout.counts != NULL else None
+        if call.target.refused:
+            call.allocate, _ = call.keep(call.array, False)
         array = call.allocate(<int>layout.dtype, shape, counts, layout.extra, layout.source, layout.tag)
         call.array = array
         address[0] = cnp.PyArray_DATA(array)
@@ -443,20 +534,14 @@ cdef inline bint overlap(x, y) noexcept:
     return a < b + cnp.PyArray_NBYTES(y) and b < a + cnp.PyArray_NBYTES(x)
 
 
-cdef struct PlainTarget:
-    cmo_dtype dtype
-    int ndim
-    const uint64_t *shape
-    void *data
-    cbool refused
-
-
 cdef cmo_err plain_target(void *ctx, const cmo_layout *layout, void **address) noexcept nogil:
-    """Receive into the array of a plain_recv, or leave the message where it is."""
+    """Receive into the array of a plain_recv or plain_irecv, or leave the message where it is."""
     cdef PlainTarget *target = <PlainTarget *>ctx
     if (layout.dtype != target.dtype or layout.ndim != target.ndim or layout.extra != 0
             or memcmp(layout.shape, target.shape, layout.ndim * sizeof(uint64_t)) != 0):
         target.refused = True
+        if target.call != NULL:
+            return allocate(target.call, layout, address)
         return cmo_fail(CMO_EINVAL, b"the array does not fit")
     address[0] = target.data
     return CMO_OK
@@ -676,7 +761,7 @@ cdef class Comm:
         if not (CMO_ANY <= source < self.comm.size and CMO_ANY <= tag <= LAST_TAG):
             return False
         target.dtype, target.ndim, target.refused = <cmo_dtype>dtype, cnp.PyArray_NDIM(out), False
-        target.shape, target.data = <uint64_t *>cnp.PyArray_DIMS(out), cnp.PyArray_DATA(out)
+        target.shape, target.data, target.call = <uint64_t *>cnp.PyArray_DIMS(out), cnp.PyArray_DATA(out), NULL
         memset(&m, 0, sizeof(m))
         m.peer, m.tag, m.allocate, m.allocate_ctx = source, tag, plain_target, &target
         self.engine.inside += 1
@@ -687,9 +772,61 @@ cdef class Comm:
         self.finish(&state, err)
         return True
 
+    def plain_isend(self, work, x, dest, tag, double timeout):
+        """Start sending a plain array and return a Work of the class `work`. None: it is none, or something is wrong,
+        or it cannot go at once, and nothing was done."""
+        cdef cmo_message m
+        cdef Started started
+        cdef Call call
+        cdef cbool rest
+        cdef int dtype = plain_dtype(x)
+        if dtype < 0 or type(dest) is not int or type(tag) is not int or cnp.PyArray_NBYTES(x) > LIGHT_BYTES:
+            return None
+        self.usable()
+        if not (0 <= dest < self.comm.size and 0 <= tag <= LAST_TAG):
+            return None
+        started = new_work(work)
+        m.peer, m.tag, m.dtype, m.extra, m.ndim = dest, tag, <cmo_dtype>dtype, 0, cnp.PyArray_NDIM(x)
+        m.shape, m.buffer, m.bytes = <uint64_t *>cnp.PyArray_DIMS(x), cnp.PyArray_DATA(x), cnp.PyArray_NBYTES(x)
+        if cmo_send_now(self.comm, &m, &rest) == CMO_OK:
+            started._settled, started._calls = True, nothing
+            return started
+        if not rest:
+            return None
+        call = Call.__new__(Call)
+        call.comm, call.keep = self, x
+        cmo_send_rest(&call.op, self.comm, &m, timeout)
+        started.follow(call)
+        return started
+
+    def plain_irecv(self, work, receiving, out, source, tag, double timeout):
+        """Start receiving into a plain array and return a Work of the class `work`; None as for `plain_isend`.
+        `receiving` makes from `out` what is asked where a message does not fit, to say why."""
+        cdef cmo_message m
+        cdef Started started
+        cdef Call call
+        cdef int dtype = plain_dtype(out), i
+        if dtype < 0 or not cnp.PyArray_ISWRITEABLE(out) or type(source) is not int or type(tag) is not int:
+            return None
+        self.usable()
+        if not (CMO_ANY <= source < self.comm.size and CMO_ANY <= tag <= LAST_TAG):
+            return None
+        started = new_work(work)
+        call = Call.__new__(Call)
+        call.comm, call.keep, call.array = self, receiving, out
+        call.target.dtype, call.target.ndim, call.target.data = <cmo_dtype>dtype, cnp.PyArray_NDIM(out), cnp.PyArray_DATA(out)
+        for i in range(call.target.ndim):
+            call.shape[i] = cnp.PyArray_DIM(out, i)
+        call.target.shape, call.target.call = call.shape, <void *>call
+        memset(&m, 0, sizeof(m))
+        m.peer, m.tag, m.allocate, m.allocate_ctx = source, tag, plain_target, &call.target
+        if cmo_recv_now(&call.op, self.comm, &m, timeout, NULL) != CMO_OK:
+            return None
+        started.follow(call)
+        return started
+
     cdef int launch(self, Call call) except -1:
         """Keep the call alive until it has ended."""
-        call.on_done = []
         call.op.on_done, call.op.on_done_ctx = call_ended, <void *>call
         Py_INCREF(call)
         return 0
@@ -840,7 +977,10 @@ cdef class Comm:
 
 def when_ended(Call call not None, f):
     """Call f() when the call has ended, from whatever thread ends it; at once if it has."""
-    if call.on_done is None or call.op.signal == CMO_OP_ENDED:
+    call.outlive()
+    if cmo_op_ended(&call.op):
         f()
+    elif call.on_done is None:
+        call.on_done = [f]  # whoever ends it takes the interpreter's lock before it looks here
     else:
         call.on_done.append(f)

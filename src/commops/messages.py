@@ -78,7 +78,10 @@ class Messages(Group):
 
     def isend(self, x: Array, dest: int, tag: int = 0) -> Work[None]:
         """Start a `send`."""
-        return Work((self._send(array_of(x), ARRAY, dest, tag),), lambda: None)
+        work: Work[None] | None = self._core.plain_isend(Work, x, dest, tag, self._timeout)
+        if work is None:
+            return Work((self._send(array_of(x), ARRAY, dest, tag),), lambda: None)
+        return work
 
     def _send(self, array: Array, carries: int, dest: int, tag: int) -> Any:
         """Start a message; return the core's call."""
@@ -125,6 +128,10 @@ class Messages(Group):
         self, out: Array | None = None, source: int = ANY, tag: int = ANY, *, status: bool = False
     ) -> Work[Any]:
         """Start a `recv`."""
+        if out is not None and not status:
+            work = self._core.plain_irecv(Work, _receiving, out, source, tag, self._timeout)
+            if work is not None:
+                return work  # type: ignore[no-any-return]
         allocate, finish = _receiving(out, status)
         call = self._recv(allocate, source, tag)
         return Work((call,), lambda: finish(call))

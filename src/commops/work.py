@@ -20,7 +20,7 @@ __all__ = ["Work"]
 T = TypeVar("T")
 
 
-class Work(Generic[T]):
+class Work(native.Started, Generic[T]):
     """A call in progress. It goes on by itself, whether or not anybody waits for it.
 
     The arrays that were passed to the call must not be written to, nor its `out` read, before the call has
@@ -34,14 +34,11 @@ class Work(Generic[T]):
         Makes the result when all of them have ended. It is called once.
     """
 
-    __slots__ = ("_calls", "_error", "_finish", "_result", "_settled")
+    __slots__ = ()
 
     def __init__(self, calls: tuple[Any, ...], finish: Callable[[], T]) -> None:
         self._calls = calls
-        self._finish: Callable[[], T] | None = finish
-        self._settled = False
-        self._result: T
-        self._error: BaseException | None = None
+        self._finish = finish
 
     def __repr__(self) -> str:
         return f"<commops.Work {'done' if self.done() else 'in progress'}>"
@@ -50,29 +47,9 @@ class Work(Generic[T]):
         """Say whether the call has ended, well or not."""
         return self._settled or all(call.done for call in self._calls)
 
-    def wait(self, timeout: float | None = None) -> T:
-        """Wait for the end of the call and return its result.
+    if TYPE_CHECKING:
 
-        Parameters
-        ----------
-        timeout : float, optional
-            Seconds. None: until the call ends, at the latest at its own deadline.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If `timeout` is no number of seconds from 0 up.
-        CommTimeoutError
-            If `timeout` has passed. The call goes on.
-        Exception
-            Whatever the call raises.
-        """
-        seconds = _seconds(timeout)
-        if not self._settled:
-            self._wait(seconds)
-        if self._error is not None:
-            raise self._error
-        return self._result
+        def wait(self, timeout: float | None = None) -> T: ...
 
     def result(self, timeout: float | None = None) -> T:
         """Do the same as `wait`, with the same errors."""
@@ -101,7 +78,17 @@ class Work(Generic[T]):
                 raise CommTimeoutError(f"the call has not ended within {timeout} s")
         return self._error
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, timeout: float | None) -> T:
+        seconds = _seconds(timeout)
+        if not self._settled:
+            self._wait_for_all(seconds)
+        if self._error is not None:
+            raise self._error
+        result: T = self._result
+        return result
+
+    def _wait_for_all(self, seconds: float) -> None:
+        call: Any = None
         for call in self._calls:
             try:
                 call.wait(seconds)
@@ -111,7 +98,10 @@ class Work(Generic[T]):
                 self._settle(error=error)
                 return
         finish = self._finish
-        if finish is None:  # another thread has settled it
+        if self._settled:  # by another thread
+            return
+        if finish is None:  # a message by itself: what it was received into
+            self._settle(result=call.result)
             return
         try:
             self._settle(result=finish())

@@ -165,6 +165,25 @@ void cmo_channel_forget(cmo_channel *c, const cmo_xfer *x)
     }
 }
 
+cmo_err cmo_channel_send_now(cmo_channel *c, const cmo_header *h, const uint64_t *shape, const void *payload,
+                             bool *rest)
+{
+    const cmo_tunables *tunables = &c->engine->tunables;
+    const uint64_t cost = h->length + EAGER_OVERHEAD;
+    const unsigned first = c->first_frame;
+    bool moved;
+    if (c->gone || !c->link->up || c->nframes || c->tx_blocked || !cmo_list_empty(&c->control) ||
+        !cmo_list_empty(&c->sends) || h->length > (uint64_t)tunables->eager_bytes ||
+        c->window + cost > (uint64_t)tunables->eager_window)
+        return CMO_AGAIN;
+    frame_fill(c, frame_at(c, 0), h, shape, NULL, payload, h->length);
+    c->nframes = 1;
+    c->window += cost;
+    if (cmo_channel_broken(c, cmo_channel_send(c, &moved)) != CMO_OK) return CMO_AGAIN; /* it will be said why */
+    *rest = c->first_frame == first;
+    return *rest ? CMO_AGAIN : CMO_OK;
+}
+
 /* Fill frames, up to one that is large. */
 static void frames_gather(cmo_channel *c)
 {

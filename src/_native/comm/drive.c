@@ -47,6 +47,42 @@ bool cmo_role_take(cmo_engine *e)
     return true;
 }
 
+/* Ring the progress thread, unless it has been told already. The role was given back before: either the thread sees
+ * that, or we see that it has taken notice of what it was told before. */
+static void leave_to_thread(cmo_engine *e, uint32_t when)
+{
+    uint32_t told = atomic_load_explicit(&e->left, memory_order_seq_cst);
+    while (told < when)
+        if (atomic_compare_exchange_weak_explicit(&e->left, &told, when, memory_order_seq_cst, memory_order_seq_cst)) {
+            cmo_bell_ring(e->thread_bell);
+            return;
+        }
+}
+
+/* Nobody drives any more. What was handed over meanwhile is the progress thread's. */
+static void role_give_back(cmo_engine *e)
+{
+    atomic_store_explicit(&e->role, 0, memory_order_seq_cst);
+    if (atomic_load_explicit(&e->nsubmitted, memory_order_seq_cst)) leave_to_thread(e, CMO_LEFT_NOW);
+}
+
+bool cmo_role_try(cmo_engine *e)
+{
+    if (e->threadless || !role_claim(e)) return false;
+    if (!pthread_mutex_trylock(&e->driving)) return true;
+    role_give_back(e);
+    return false;
+}
+
+/* Say whether a thread sleeps for the op. Under the lock. */
+static void op_waited(cmo_op *op, bool waited)
+{
+    if (op->waited == waited) return;
+    op->waited = waited;
+    if (waited) atomic_fetch_add_explicit(&op->engine->nwaited, 1, memory_order_seq_cst);
+    else atomic_fetch_sub_explicit(&op->engine->nwaited, 1, memory_order_relaxed);
+}
+
 /* An unfinished call that a thread sleeps for. Under the lock. */
 static cmo_op *somebody_waiting(cmo_engine *e)
 {
@@ -63,11 +99,12 @@ static cmo_op *somebody_waiting(cmo_engine *e)
 /* Hand the role, which is ours, to a thread that sleeps for an unfinished call. False: there is none. */
 static bool role_hand_on(cmo_engine *e)
 {
+    if (!atomic_load_explicit(&e->nwaited, memory_order_seq_cst)) return false;
     pthread_mutex_lock(&e->lock);
     cmo_op *next = somebody_waiting(e);
     if (next) {
         pthread_mutex_unlock(&e->driving);
-        next->waited = false;
+        op_waited(next, false);
         atomic_store_explicit(&next->signal, CMO_OP_DRIVE, memory_order_release);
         cmo_futex_wake(&next->signal);
     }
@@ -79,13 +116,11 @@ void cmo_role_leave(cmo_engine *e)
 {
     do {
         bool running = e->running > 0; /* ours to read only while the role is ours */
+        uint32_t when = cmo_list_empty(&e->busy) ? CMO_LEFT_SOON : CMO_LEFT_NOW;
         if (running && role_hand_on(e)) return;
         pthread_mutex_unlock(&e->driving);
         atomic_store_explicit(&e->role, 0, memory_order_seq_cst);
-        if (running && e->has_thread) {
-            atomic_store_explicit(&e->left, 1, memory_order_seq_cst);
-            cmo_bell_ring(e->thread_bell);
-        }
+        if (running && e->has_thread) leave_to_thread(e, when);
         if (!atomic_load_explicit(&e->nsubmitted, memory_order_seq_cst) || !cmo_role_take(e)) return;
         cmo_engine_poll(e); /* takes what was submitted */
     } while (true);
@@ -95,10 +130,7 @@ void cmo_role_leave(cmo_engine *e)
 static void role_drop(cmo_engine *e)
 {
     pthread_mutex_unlock(&e->driving);
-    atomic_store_explicit(&e->role, 0, memory_order_seq_cst);
-    if (!atomic_load_explicit(&e->nsubmitted, memory_order_seq_cst)) return;
-    atomic_store_explicit(&e->left, 1, memory_order_seq_cst);
-    cmo_bell_ring(e->thread_bell);
+    role_give_back(e);
 }
 
 /* Between two passes: let those in who want to change something. */
@@ -145,14 +177,12 @@ typedef struct drive_ctx {
     cmo_op *op;
 } drive_ctx;
 
-static bool op_ended(cmo_op *op) { return atomic_load_explicit(&op->signal, memory_order_acquire) == CMO_OP_ENDED; }
-
 static cmo_err drive_poll(void *ctx)
 {
     drive_ctx *d = ctx;
     cmo_role_give_way(d->engine);
     cmo_engine_poll(d->engine);
-    return op_ended(d->op) ? CMO_OK : CMO_AGAIN;
+    return cmo_op_ended(d->op) ? CMO_OK : CMO_AGAIN;
 }
 
 static void drive_slept(void *ctx, const struct epoll_event *events, int n)
@@ -179,7 +209,7 @@ static void drive_to_end(cmo_engine *e, cmo_op *op, cmo_err err)
         snprintf(text, sizeof text, "rank %d was interrupted in %s", op->comm->rank, cmo_kind_name(op->call.kind));
         cmo_comm_fail(op->comm, err, text);
     }
-    while (!op_ended(op) && drive(e, op, cmo_now() + CMO_SECOND / 10) != CMO_OK) e->look = true;
+    while (!cmo_op_ended(op) && drive(e, op, cmo_now() + CMO_SECOND / 10) != CMO_OK) e->look = true;
 }
 
 static cmo_err op_result(cmo_op *op)
@@ -195,6 +225,7 @@ static bool hand_over(cmo_engine *e, cmo_op *op)
     cmo_list_append(&e->submitted, &op->node);
     atomic_fetch_add_explicit(&e->nsubmitted, 1, memory_order_seq_cst);
     pthread_mutex_unlock(&e->lock);
+    if (op->point) atomic_store_explicit(&e->called, 1, memory_order_relaxed);
     if (cmo_role_take(e)) return true;
     if (atomic_load_explicit(e->asleep, memory_order_seq_cst)) cmo_bell_ring(e->neighbours[e->self].doorbell);
     return false;
@@ -231,22 +262,32 @@ static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
     atomic_store_explicit(&op->signal, CMO_OP_RUNNING, memory_order_relaxed);
 }
 
+bool cmo_op_drop(cmo_op *op, void (*on_done)(void *), void *ctx)
+{
+    pthread_mutex_lock(&op->engine->lock); /* whoever ends it does so under it */
+    bool running = !cmo_op_ended(op);
+    if (running) {
+        op->on_done_ctx = ctx;
+        op->on_done = on_done;
+    }
+    pthread_mutex_unlock(&op->engine->lock);
+    return running;
+}
+
 cmo_err cmo_op_wait(cmo_op *op, double seconds)
 {
     cmo_engine *e = op->engine;
     int64_t until = cmo_deadline(seconds);
-    while (!op_ended(op)) {
+    while (!cmo_op_ended(op)) {
         bool mine = cmo_role_take(e);
         if (!mine) {
             pthread_mutex_lock(&e->lock);
-            op->waited = !op_ended(op);
+            op_waited(op, !cmo_op_ended(op));
             pthread_mutex_unlock(&e->lock);
-            atomic_fetch_add_explicit(&e->nwaiting, 1, memory_order_seq_cst);
             if (atomic_load_explicit(e->asleep, memory_order_seq_cst)) cmo_bell_ring(e->neighbours[e->self].doorbell);
             cmo_futex_wait(&op->signal, CMO_OP_RUNNING, until);
-            atomic_fetch_sub_explicit(&e->nwaiting, 1, memory_order_relaxed);
             pthread_mutex_lock(&e->lock);
-            op->waited = false;
+            op_waited(op, false);
             mine = atomic_load_explicit(&op->signal, memory_order_acquire) == CMO_OP_DRIVE;
             if (mine) atomic_store_explicit(&op->signal, CMO_OP_RUNNING, memory_order_relaxed);
             pthread_mutex_unlock(&e->lock);
@@ -254,7 +295,7 @@ cmo_err cmo_op_wait(cmo_op *op, double seconds)
         }
         cmo_err err = CMO_OK;
         if (mine) {
-            if (!op_ended(op)) err = drive(e, op, op->deadline < until ? op->deadline : until);
+            if (!cmo_op_ended(op)) err = drive(e, op, op->deadline < until ? op->deadline : until);
             if (err == CMO_ETIMEOUT && cmo_now() < until) {
                 e->look = true; /* it is the call itself that is overdue */
                 cmo_engine_poll(e);
@@ -266,7 +307,7 @@ cmo_err cmo_op_wait(cmo_op *op, double seconds)
         } else if (e->waiter.interrupted && e->waiter.interrupted(e->waiter.interrupt_ctx)) {
             err = CMO_EINTERRUPT;
         }
-        if (err && !op_ended(op)) return err;
+        if (err && !cmo_op_ended(op)) return err;
     }
     pthread_mutex_lock(&e->lock); /* whoever ended it has let go of it */
     pthread_mutex_unlock(&e->lock);
@@ -274,9 +315,9 @@ cmo_err cmo_op_wait(cmo_op *op, double seconds)
 }
 
 /* Closed, broken, or known to be? The last is a word that is ours until somebody breaks the communicator. */
-static bool comm_healthy(cmo_comm *comm)
+bool cmo_comm_healthy(const cmo_comm *comm)
 {
-    cmo_comm *p = cmo_comm_with_pieces(comm);
+    const cmo_comm *p = cmo_comm_with_pieces(comm);
     return !comm->closed && !comm->failed &&
            !(p->piece && atomic_load_explicit(&p->piece[p->local]->abort, memory_order_relaxed));
 }
@@ -284,7 +325,7 @@ static bool comm_healthy(cmo_comm *comm)
 cmo_err cmo_comm_usable(cmo_op *op, cmo_comm *comm, const cmo_call *call)
 {
     op->lost = -1;
-    if (comm_healthy(comm)) return CMO_OK;
+    if (cmo_comm_healthy(comm)) return CMO_OK;
     if (comm->closed) return cmo_fail(CMO_EREVOKED, "the communicator is closed");
     /* A collective finds out in its first pass, when it has said what it is */
     if (!comm->failed && call) return CMO_OK;
@@ -310,15 +351,15 @@ static cmo_err wait_for_driver(cmo_engine *e, cmo_op *op)
     /* The driver ends it at its deadline; this is for the worst case */
     double seconds = op->timeout < 0 ? -1 : op->timeout + 2;
     cmo_err err = cmo_op_wait(op, seconds);
-    if (op_ended(op)) return err;
+    if (cmo_op_ended(op)) return err;
     if (err == CMO_EINTERRUPT) { /* the call must have ended before its buffers may go */
         pthread_mutex_lock(&e->lock);
         op->deadline = 0;
         pthread_mutex_unlock(&e->lock);
-        while (!op_ended(op)) cmo_op_wait(op, 0.1);
+        while (!cmo_op_ended(op)) cmo_op_wait(op, 0.1);
         return cmo_fail(CMO_EINTERRUPT, "interrupted");
     }
-    while (!op_ended(op)) err = cmo_op_wait(op, 0.1);
+    while (!cmo_op_ended(op)) err = cmo_op_wait(op, 0.1);
     return err;
 }
 
@@ -326,13 +367,13 @@ cmo_err cmo_op_begin(cmo_op *op, bool light)
 {
     cmo_engine *e = op->engine;
     op->begun = CMO_BEGUN_NOT;
-    if (!light || !comm_healthy(op->comm) || e->threadless || !role_claim(e)) return CMO_AGAIN;
+    if (!light || !cmo_comm_healthy(op->comm) || e->threadless || !role_claim(e)) return CMO_AGAIN;
     op->begun = CMO_BEGUN_ROLE;
     if (pthread_mutex_trylock(&e->driving)) return CMO_AGAIN;
     op->begun = CMO_BEGUN_DRIVES;
     cmo_engine_submit(e, op);
     cmo_run_fast(e, op, true);
-    if (!op_ended(op) || e->running) return CMO_AGAIN;
+    if (!cmo_op_ended(op) || e->running) return CMO_AGAIN;
     role_drop(e);
     return op_result(op);
 }
@@ -349,10 +390,10 @@ cmo_err cmo_op_finish(cmo_op *op)
         cmo_engine_poll(e);
     } else {
         if (op->begun != CMO_BEGUN_DRIVES) cmo_engine_submit(e, op);
-        if (!op_ended(op)) cmo_run_fast(e, op, false);
+        if (!cmo_op_ended(op)) cmo_run_fast(e, op, false);
     }
-    cmo_err err = op_ended(op) ? CMO_OK : drive(e, op, op->deadline);
-    if (!op_ended(op)) drive_to_end(e, op, err);
+    cmo_err err = cmo_op_ended(op) ? CMO_OK : drive(e, op, op->deadline);
+    if (!cmo_op_ended(op)) drive_to_end(e, op, err);
     cmo_role_leave(e);
     return op_result(op);
 }
@@ -366,16 +407,28 @@ static bool is_short(const cmo_op *op)
     return !c->counts && !c->allocate && c->count * cmo_dtype_size(c->dtype) <= LAUNCH_BYTES / (uint64_t)op->comm->size;
 }
 
+void cmo_op_launch_driving(cmo_op *op)
+{
+    cmo_engine *e = op->engine;
+    /* A message that another thread has handed over must go before this one. */
+    bool first = atomic_load_explicit(&e->nsubmitted, memory_order_relaxed) != 0;
+    op_time(op);
+    cmo_engine_submit(e, op);
+    if (op->point && !first && !op->comm->failed) cmo_point_start(e, op);
+    else if (is_short(op)) cmo_engine_poll(e);
+    cmo_role_leave(e);
+}
+
 void cmo_op_launch(cmo_op *op)
 {
     cmo_engine *e = op->engine;
+    if (!e->threadless && cmo_role_take(e)) {
+        cmo_op_launch_driving(op);
+        return;
+    }
     op_time(op);
     if (e->threadless) {
         cmo_engine_submit(e, op);
-    } else if (cmo_role_take(e)) {
-        cmo_engine_submit(e, op);
-        if (is_short(op)) cmo_engine_poll(e);
-        cmo_role_leave(e);
     } else if (hand_over(e, op)) {
         if (is_short(op)) cmo_engine_poll(e);
         cmo_role_leave(e);

@@ -45,6 +45,8 @@ void cmo_op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text)
          * meanwhile. */
         pthread_mutex_lock(&e->lock);
         bool waited = op->waited;
+        on_done = op->on_done; /* its owner may have let go of it a moment ago */
+        ctx = op->on_done_ctx;
         atomic_store_explicit(&op->signal, CMO_OP_ENDED, memory_order_release);
         if (waited) cmo_futex_wake(&op->signal);
         pthread_mutex_unlock(&e->lock);
@@ -117,6 +119,14 @@ static void pass_point(cmo_engine *e, cmo_op *op)
         snprintf(text, sizeof text, "%s", op->comm->failed_text);
         cmo_op_end(e, op, op->comm->failed, text);
     }
+}
+
+void cmo_point_start(cmo_engine *e, cmo_op *op)
+{
+    pass_point(e, op);
+    cmo_xfer *x = cmo_point_transfer(op);
+    if (x->sends && x->channel && cmo_channel_pump(x->channel)) pass_point(e, op);
+    if (e->has_control) cmo_flush_control(e);
 }
 
 /* The op's time is up. */

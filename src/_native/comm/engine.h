@@ -52,6 +52,12 @@ bool cmo_engine_poll(cmo_engine *e);
 
 enum { CMO_OP_RUNNING, CMO_OP_DRIVE, CMO_OP_ENDED };
 
+/* Acquire: what it has received is there. */
+static inline bool cmo_op_ended(const cmo_op *op)
+{
+    return atomic_load_explicit(&op->signal, memory_order_acquire) == CMO_OP_ENDED;
+}
+
 /* A blocking call is made in two halves. The first (…_begin) never waits for another thread, takes a microsecond or
  * two, and is for callers that hold a lock which others want, such as an interpreter's: most small calls end in it.
  * `light` says that the call may be made there at all, because it moves little. CMO_AGAIN: the second (cmo_op_finish)
@@ -65,6 +71,10 @@ cmo_err cmo_op_finish(cmo_op *op);
 /* Make the call and return at once. The op stays in use until it has ended (signal == CMO_OP_ENDED). op->on_done may
  * have been set. */
 cmo_err cmo_call_start(cmo_op *op, cmo_comm *comm, const cmo_call *call, double timeout);
+
+/* Let go of an op made by a _start or _now function that has no on_done. True: it is in progress, and on_done will be
+ * called; false: it has ended, and nobody uses it any more. */
+bool cmo_op_drop(cmo_op *op, void (*on_done)(void *), void *ctx);
 
 /* Wait for an op made by a _start function. CMO_ETIMEOUT after `seconds` leaves the op as it is; otherwise op->err,
  * reason recorded. */
@@ -101,6 +111,13 @@ cmo_err cmo_recv_begin(cmo_op *op, cmo_comm *comm, const cmo_message *m, double 
                        bool light);
 cmo_err cmo_send_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout);
 cmo_err cmo_recv_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status);
+/* The same for callers that hold a lock which others want. CMO_AGAIN: not now, and nothing was done.
+ *
+ * A send that returns CMO_OK has ended: its buffer may be used again. CMO_AGAIN with *rest: a part of it has gone, the
+ * engine is kept, and cmo_send_rest must follow, by the same thread, with an op for the rest. */
+cmo_err cmo_send_now(cmo_comm *comm, const cmo_message *m, bool *rest);
+void cmo_send_rest(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout);
+cmo_err cmo_recv_now(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status);
 /* Ends when a message that fits is there; it stays there. */
 cmo_err cmo_probe_start(cmo_op *op, cmo_comm *comm, int source, int64_t tag, double timeout, cmo_status *status);
 /* Look without waiting. CMO_AGAIN: no such message. */

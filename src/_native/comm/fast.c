@@ -80,8 +80,7 @@ static bool channels_move(cmo_engine *e, const channels *list, bool reads)
     return moved;
 }
 
-/* What the call has left behind: answers, and room given back. */
-static void flush_control(cmo_engine *e)
+void cmo_flush_control(cmo_engine *e)
 {
     CMO_EACH(n, &e->channels) {
         cmo_channel *channel = CMO_ENTRY(n, cmo_channel, node);
@@ -113,7 +112,7 @@ void cmo_run_fast(cmo_engine *e, cmo_op *op, bool brief)
         bool moved = false;
         err = op->step(op);
         if (err == CMO_OK && !op->err) {
-            if (e->has_control) flush_control(e);
+            if (e->has_control) cmo_flush_control(e);
             cmo_op_end(e, op, CMO_OK, NULL);
             return;
         }

@@ -92,6 +92,10 @@ cmo_channel *cmo_channel_to(cmo_engine *e, int peer);
 void cmo_channel_adopt(void *engine, cmo_link *link); /* the nets' on_link */
 bool cmo_channel_pump(cmo_channel *c);                /* move what can be moved; true if anything was */
 cmo_err cmo_channel_send(cmo_channel *c, bool *moved); /* the sending half of it */
+/* Send a small message at once, if nothing is before it and there is room at the peer; else CMO_AGAIN. *rest: some of it
+ * is still here, in the frame to be sent first. */
+cmo_err cmo_channel_send_now(cmo_channel *c, const cmo_header *h, const uint64_t *shape, const void *payload,
+                             bool *rest);
 cmo_err cmo_channel_broken(cmo_channel *c, cmo_err err); /* the connection is lost, if this is an error; returns it */
 void cmo_channel_free(cmo_channel *c);
 void cmo_channel_drop_frames(cmo_channel *c);
@@ -187,10 +191,11 @@ struct cmo_engine {
     _Atomic uint32_t role;       /* 1: there is a driver */
     _Atomic uint32_t turn;       /* how often the role was taken; its holder's */
     _Atomic uint32_t watching;   /* 1: the progress thread sleeps until the sockets have something */
-    _Atomic uint32_t left;       /* 1: calls are in progress that nobody drove when this was set */
+    _Atomic uint32_t left;       /* CMO_LEFT_… : calls are in progress that nobody drove when this was set */
+    _Atomic uint32_t called;     /* 1: a message was handed over to the driver since it last looked */
+    _Atomic uint32_t nwaited;    /* ops that are `waited`; written under the lock */
     _Atomic uint32_t nsubmitted;
     _Atomic uint32_t nwanting;   /* threads that wait for `driving` */
-    _Atomic uint32_t nwaiting;   /* threads that sleep for a call, while another thread drives */
     pthread_mutex_t driving;     /* held by the driver, and by who changes something between its passes */
     pthread_mutex_t lock;        /* protects submitted, and `waited` of ops */
     cmo_node submitted;
@@ -241,12 +246,21 @@ void cmo_point_end(cmo_op *op);                        /* give back what it hold
  * be called again for an op that has not ended. */
 void cmo_run_fast(cmo_engine *e, cmo_op *op, bool brief);
 void cmo_op_launch(cmo_op *op);                        /* start a prepared op, whoever drives */
+void cmo_op_launch_driving(cmo_op *op);                /* the same; the role is ours, and is left */
+bool cmo_comm_healthy(const cmo_comm *comm);           /* closed, broken, or known to be? */
+void cmo_point_start(cmo_engine *e, cmo_op *op);       /* let it do what needs nobody else; the role is ours */
+void cmo_flush_control(cmo_engine *e);                 /* send answers, and what gives room back */
 /* It is over: take it off its queue, give back what it holds, tell whoever waits. text: why, NULL or op->text. */
 void cmo_op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text);
 void cmo_op_abandon(cmo_op *op);                       /* end it: its communicator is being closed */
 
+/* What the progress thread is told. Messages are mostly started one after the other, and then waited for: it leaves
+ * them alone until no call has been made for a moment. */
+enum { CMO_LEFT_NOTHING, CMO_LEFT_SOON, CMO_LEFT_NOW };
+
 /* Of who drives; see drive.c. */
 bool cmo_role_take(cmo_engine *e);                     /* become the driver; false: there is one */
+bool cmo_role_try(cmo_engine *e);                      /* the same, where nobody must be waited for */
 void cmo_role_leave(cmo_engine *e);                    /* to whoever sleeps for a call, to the progress thread, or to
                                                           nobody */
 void cmo_role_give_way(cmo_engine *e);                 /* between two passes: let in who wants to change something */

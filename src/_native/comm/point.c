@@ -121,6 +121,48 @@ cmo_err cmo_recv_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double 
     return CMO_OK;
 }
 
+cmo_err cmo_send_now(cmo_comm *comm, const cmo_message *m, bool *rest)
+{
+    cmo_engine *e = comm->engine;
+    cmo_err err = CMO_AGAIN;
+    *rest = false;
+    if (!cmo_comm_healthy(comm) || !cmo_role_try(e)) return CMO_AGAIN;
+    cmo_channel *c = e->channel[comm->world[m->peer]];
+    /* What was handed over to a driver who has left since goes first. */
+    if (c && !comm->failed && !comm->left[m->peer] && !comm->lost[m->peer] &&
+        !atomic_load_explicit(&e->nsubmitted, memory_order_relaxed)) {
+        const cmo_header h = {.kind = CMO_EAGER, .space = CMO_POINT, .comm = comm->id, .tag = m->tag,
+                              .length = m->bytes, .dtype = (uint8_t)m->dtype, .fingerprint = m->extra,
+                              .ndim = (uint8_t)m->ndim};
+        err = cmo_channel_send_now(c, &h, m->shape, m->buffer, rest);
+    }
+    if (!*rest) cmo_role_leave(e);
+    return err;
+}
+
+void cmo_send_rest(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout)
+{
+    cmo_channel *c = comm->engine->channel[comm->world[m->peer]];
+    send_prepare(op, comm, m, timeout, false);
+    op->pc = 1;
+    cmo_xfer *x = cmo_point_transfer(op);
+    cmo_list_init(&x->node);
+    cmo_list_append(&op->xfers, &x->of_op);
+    x->state = CMO_X_MOVING;
+    x->channel = c;
+    x->framed = x->length;
+    c->frames[c->first_frame % CMO_FRAMES].xfer = x;
+    cmo_op_launch_driving(op);
+}
+
+cmo_err cmo_recv_now(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status)
+{
+    if (!cmo_comm_healthy(comm) || !cmo_role_try(comm->engine)) return CMO_AGAIN;
+    recv_prepare(op, comm, m, timeout, status, false);
+    cmo_op_launch_driving(op);
+    return CMO_OK;
+}
+
 cmo_err cmo_send_begin(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, bool light)
 {
     send_prepare(op, comm, m, timeout, true);

@@ -11,6 +11,7 @@ enum {
     IDLE_MS = 2,   /* for which nobody must have made a call before this thread looks after the sockets: where one call
                       follows the other it would only be in the way, and even its sleep cost each packet a wake-up */
     BUSY_MS = 32,  /* between looks whether that is so, at most */
+    SOON_US = 200, /* for which nobody must have made a call before this thread sees to messages that are in progress */
     FLUSH_US = 100 /* between tries to send what is queued: sockets take more, or peers read, within that time */
 };
 
@@ -21,8 +22,11 @@ static cmo_err thread_poll(void *engine)
     cmo_engine *e = engine;
     cmo_role_give_way(e);
     cmo_engine_poll(e);
-    if (atomic_load_explicit(&e->nwaiting, memory_order_relaxed)) return CMO_OK; /* who waits drives better: it spins */
-    return e->running && !atomic_load_explicit(&e->stop, memory_order_relaxed) ? CMO_AGAIN : CMO_OK;
+    if (atomic_load_explicit(&e->nwaited, memory_order_relaxed)) return CMO_OK; /* who waits drives better: it spins */
+    if (!e->running || atomic_load_explicit(&e->stop, memory_order_relaxed)) return CMO_OK;
+    /* A program that starts one message after the other had better drive itself than wake this thread each time. */
+    bool called = atomic_exchange_explicit(&e->called, 0, memory_order_relaxed);
+    return called && cmo_list_empty(&e->busy) ? CMO_OK : CMO_AGAIN;
 }
 
 /* Has anybody driven since turn number `turn`, or does now? */
@@ -56,6 +60,27 @@ static bool sleep_till_readable(cmo_engine *e)
     return readable && !driven_since(e, turn);
 }
 
+/* Messages are in progress: wait until no call has been made for a moment. True: now they want a driver. */
+static bool sleep_soon(cmo_engine *e)
+{
+    struct pollfd bell = {.fd = e->thread_bell, .events = POLLIN};
+    const struct timespec moment = {.tv_nsec = SOON_US * 1000};
+    while (!atomic_load_explicit(&e->stop, memory_order_relaxed)) {
+        uint32_t nothing = CMO_LEFT_NOTHING;
+        const uint32_t turn = atomic_load_explicit(&e->turn, memory_order_relaxed);
+        /* While it says so, nobody rings. */
+        atomic_compare_exchange_strong_explicit(&e->left, &nothing, CMO_LEFT_SOON, memory_order_seq_cst,
+                                                memory_order_relaxed);
+        if (ppoll(&bell, 1, &moment, NULL) > 0) cmo_bell_silence(e->thread_bell);
+        const bool now = atomic_load_explicit(&e->left, memory_order_seq_cst) == CMO_LEFT_NOW;
+        if (!now && atomic_load_explicit(&e->turn, memory_order_relaxed) != turn) continue;
+        /* From here on who leaves something rings; who drives now has not left yet. */
+        return atomic_exchange_explicit(&e->left, CMO_LEFT_NOTHING, memory_order_seq_cst) == CMO_LEFT_NOW ||
+               !atomic_load_explicit(&e->role, memory_order_seq_cst);
+    }
+    return false;
+}
+
 static bool sleep_till_rung(cmo_engine *e)
 {
     struct pollfd bell = {.fd = e->thread_bell, .events = POLLIN};
@@ -72,8 +97,10 @@ static void *thread_main(void *engine)
     while (!atomic_load_explicit(&e->stop, memory_order_acquire)) {
         bool wanted = e->remote ? sleep_till_idle(e) && sleep_till_readable(e) : sleep_till_rung(e);
         cmo_bell_silence(e->thread_bell);
-        wanted |= atomic_exchange_explicit(&e->left, 0, memory_order_seq_cst) != 0;
+        uint32_t left = atomic_exchange_explicit(&e->left, CMO_LEFT_NOTHING, memory_order_seq_cst);
+        wanted |= left == CMO_LEFT_NOW || (left == CMO_LEFT_SOON && sleep_soon(e));
         if (!wanted || atomic_load_explicit(&e->stop, memory_order_acquire) || !cmo_role_take(e)) continue;
+        atomic_store_explicit(&e->called, 0, memory_order_relaxed);
         cmo_wait(&e->thread_waiter, thread_poll, cmo_engine_slept, e, CMO_NEVER);
         cmo_role_leave(e);
     }
