@@ -547,6 +547,29 @@ cdef cmo_err plain_target(void *ctx, const cmo_layout *layout, void **address) n
     return CMO_OK
 
 
+cdef struct NewBytes:
+    uint32_t extra
+    PyObject *array  # owned
+    cbool refused
+
+
+cdef cmo_err new_bytes(void *ctx, const cmo_layout *layout, void **address) noexcept with gil:
+    """Make the array of a recv_bytes, or leave the message where it is."""
+    cdef NewBytes *target = <NewBytes *>ctx
+    cdef cnp.npy_intp size
+    try:
+        if layout.extra == target.extra and layout.ndim == 1 and code_of_type[<int>cnp.NPY_UINT8] == <int>layout.dtype:
+            size = <cnp.npy_intp>layout.shape[0]
+            array = cnp.PyArray_EMPTY(1, &size, cnp.NPY_UINT8, 0)
+            Py_INCREF(array)
+            target.array, address[0] = <PyObject *>array, cnp.PyArray_DATA(array)
+            return CMO_OK
+    except BaseException:
+        pass  # whoever looks next at the message says why
+    target.refused = True
+    return cmo_fail(CMO_EINVAL, b"no such message")
+
+
 cdef class Comm:
     """A communicator of the core."""
 
@@ -614,7 +637,8 @@ cdef class Comm:
         self.usable()
         if alloc is not None:
             call = self.prepare(kind, op, dtype, root, array, out, count, counts, recv_counts, exchange, shape, alloc)
-            call.finish(self.block(&call.op, &call.call, timeout, False))
+            light = array is None or cnp.PyArray_NBYTES(array) <= LIGHT_BYTES
+            call.finish(self.block(&call.op, &call.call, timeout, light))
             return call.array
         memset(&request, 0, sizeof(request))
         fill(&request, dims, kind, op, dtype, root, array, out, count, counts, recv_counts, exchange, shape)
@@ -728,7 +752,7 @@ cdef class Comm:
         call.kind = CMO_BARRIER
         self.finish(&state, self.block(&state, &call, timeout, True))
 
-    def plain_send(self, x, dest, tag, double timeout):
+    def plain_send(self, x, dest, tag, double timeout, uint32_t extra=0):
         """Send a plain array and wait until it may be used again. False: it is none, or something is wrong, and nothing
         was done."""
         cdef cmo_op state
@@ -741,7 +765,7 @@ cdef class Comm:
         if not (0 <= dest < self.comm.size and 0 <= tag <= LAST_TAG):
             return False
         memset(&m, 0, sizeof(m))
-        m.peer, m.tag, m.dtype, m.ndim = dest, tag, <cmo_dtype>dtype, cnp.PyArray_NDIM(x)
+        m.peer, m.tag, m.dtype, m.extra, m.ndim = dest, tag, <cmo_dtype>dtype, extra, cnp.PyArray_NDIM(x)
         m.shape, m.buffer, m.bytes = <uint64_t *>cnp.PyArray_DIMS(x), cnp.PyArray_DATA(x), cnp.PyArray_NBYTES(x)
         self.engine.inside += 1
         err = cmo_send_begin(&state, self.comm, &m, timeout, m.bytes <= LIGHT_BYTES)
@@ -771,6 +795,32 @@ cdef class Comm:
             return False
         self.finish(&state, err)
         return True
+
+    def recv_bytes(self, uint32_t extra, source, tag, double timeout):
+        """Receive a new array of bytes that was sent with this `extra`. None: something is wrong, or another message
+        has come."""
+        cdef cmo_op state
+        cdef cmo_message m
+        cdef cmo_err err
+        cdef NewBytes target
+        if type(source) is not int or type(tag) is not int:
+            return None
+        self.usable()
+        if not (CMO_ANY <= source < self.comm.size and CMO_ANY <= tag <= LAST_TAG):
+            return None
+        target.extra, target.array, target.refused = extra, NULL, False
+        memset(&m, 0, sizeof(m))
+        m.peer, m.tag, m.allocate, m.allocate_ctx = source, tag, new_bytes, &target
+        self.engine.inside += 1
+        err = self.ended(&state, cmo_recv_begin(&state, self.comm, &m, timeout, NULL, True))
+        array = None
+        if target.array != NULL:
+            array = <object>target.array
+            Py_DECREF(array)
+        if target.refused:
+            return None
+        self.finish(&state, err)
+        return array
 
     def plain_isend(self, work, x, dest, tag, double timeout):
         """Start sending a plain array and return a Work of the class `work`. None: it is none, or something is wrong,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from functools import reduce as fold
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from commops.arguments import ANY, rank_of
-from commops.calls import alltoall_bytes, broadcast, gather_bytes, of_objects, scatter
+from commops.calls import Call, alltoall_bytes, broadcast, gather_bytes, of_objects, scatter
 from commops.dtypes import Array
 from commops.messages import OBJECT, Messages, status_of
 from commops.pickling import pack, unpack
@@ -63,7 +64,9 @@ class Objects(Messages):
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
-        self.isend_object(obj, dest, tag).wait()
+        packed = pack(obj)
+        if not self._core.plain_send(packed, dest, tag, self._timeout, OBJECT):
+            self._send(packed, OBJECT, dest, tag).wait(-1.0)
 
     def isend_object(self, obj: object, dest: int, tag: int = 0) -> Work[None]:
         """Start a `send_object`. The object is pickled at once."""
@@ -92,7 +95,8 @@ class Objects(Messages):
         Exception
             Whatever unpickling the object raises. The message has been received.
         """
-        return self.irecv_object(source, tag, status=status).wait()
+        packed = None if status else self._core.recv_bytes(OBJECT, source, tag, self._timeout)
+        return self.irecv_object(source, tag, status=status).wait() if packed is None else unpack(packed)
 
     def irecv_object(self, source: int = ANY, tag: int = ANY, *, status: bool = False) -> Work[Any]:
         """Start a `recv_object`."""
@@ -132,13 +136,16 @@ class Objects(Messages):
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
-        return self.ibroadcast_object(obj, root).wait()
+        return self._run(self._broadcast_object(obj, root))
 
     def ibroadcast_object(self, obj: object = None, root: int = 0) -> Work[Any]:
         """Start a `broadcast_object`."""
+        return self._start(self._broadcast_object(obj, root))
+
+    def _broadcast_object(self, obj: object, root: int) -> Call:
         sends = self.rank == rank_of(root, self.size)
         arguments, received = of_objects(broadcast(self._at, pack(obj) if sends else None, root))
-        return self._start((arguments, lambda got: obj if sends else unpack(received(got))))
+        return arguments, lambda got: obj if sends else unpack(received(got))
 
     def scatter_object(self, objs: Sequence[object] | None = None, root: int = 0) -> Any:
         """Give rank r the object ``objs[r]`` of root.
@@ -188,22 +195,26 @@ class Objects(Messages):
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
-        objs: list[Any] | None = self.igather_object(obj, root).wait()
+        objs: list[Any] | None = self._run(self._gather_object("gather", obj, root))
         return objs
 
     def igather_object(self, obj: object, root: int = 0) -> Work[list[Any] | None]:
         """Start a `gather_object`."""
+        return self._start(self._gather_object("gather", obj, root))
+
+    def _gather_object(self, kind: str, obj: object, root: int) -> Call:
         root = rank_of(root, self.size)
-        return self._start(gather_bytes("gather", pack(obj), root, _unpack_all))
+        packed = pack(obj)
+        return gather_bytes(kind, packed, root, partial(_unpack_all, own=(self.rank, packed)))
 
     def allgather_object(self, obj: object) -> list[Any]:
         """Return the list of all ranks' objects, in rank order. Errors are those of `gather_object`."""
-        objs: list[Any] = self.iallgather_object(obj).wait()
+        objs: list[Any] = self._run(self._gather_object("allgather", obj, 0))
         return objs
 
     def iallgather_object(self, obj: object) -> Work[list[Any]]:
         """Start an `allgather_object`."""
-        return self._start(gather_bytes("allgather", pack(obj), 0, _unpack_all))
+        return self._start(self._gather_object("allgather", obj, 0))
 
     def alltoall_object(self, objs: Sequence[object]) -> list[Any]:
         """Send ``objs[j]`` to rank j; return the list of what the ranks have sent to this one.
@@ -279,12 +290,23 @@ class Objects(Messages):
         return objs[self.rank], [pack(obj, f"objs[{rank}]") for rank, obj in enumerate(objs)]
 
 
-def _unpack_all(joined: Array | None, sizes: list[int]) -> list[Any] | None:
+def _unpack_all(
+    joined: Array | None, sizes: list[int], own: tuple[int, Array] | None = None
+) -> list[Any] | None:
+    """Unpack what has been gathered. `own`: this rank, and what it has packed, which nobody else looks at."""
     if joined is None:
         return None
-    ends = np.cumsum(sizes)
-    # Each block in memory of its own, so that one kept object does not keep the bytes of all, and is aligned.
-    return [unpack(joined[end - size : end].copy()) for end, size in zip(ends, sizes, strict=True)]
+    objs = []
+    end = 0
+    for rank, size in enumerate(sizes):
+        end += size
+        if own is not None and rank == own[0]:
+            objs.append(unpack(own[1]))
+            continue
+        # In memory of its own, so that one kept object does not keep the bytes of all, unless it is most of them.
+        block = joined[end - size : end]
+        objs.append(unpack(block if 2 * size >= joined.size else block.copy()))
+    return objs
 
 
 def _folder(op: ObjectOp) -> Callable[[Array | None, list[int]], Any]:
