@@ -506,7 +506,8 @@ cdef int fill(cmo_call *call, uint64_t *dims, int kind, int op, int dtype, int r
 cdef int64_t LAST_TAG = MAX_TAG, MOST_ROWS = 2**63 - 1
 
 cdef enum:
-    LIGHT_BYTES = 16384  # calls of up to this much are begun without giving up the interpreter's lock
+    LIGHT_BYTES = 16384  # calls of up to this much are begun without giving up the interpreter's lock, …
+    SWIFT_BYTES = 65536  # … and messages of up to this much sent: one copy of some microseconds
 
 
 cdef inline int plain_dtype(x) noexcept:
@@ -830,7 +831,7 @@ cdef class Comm:
         cdef Call call
         cdef cbool rest
         cdef int dtype = plain_dtype(x)
-        if dtype < 0 or type(dest) is not int or type(tag) is not int or cnp.PyArray_NBYTES(x) > LIGHT_BYTES:
+        if dtype < 0 or type(dest) is not int or type(tag) is not int or cnp.PyArray_NBYTES(x) > SWIFT_BYTES:
             return None
         self.usable()
         if not (0 <= dest < self.comm.size and 0 <= tag <= LAST_TAG):
@@ -848,6 +849,19 @@ cdef class Comm:
         cmo_send_rest(&call.op, self.comm, &m, timeout)
         started.follow(call)
         return started
+
+    def plain_sendrecv(self, work, x, dest, source, out, tag, double timeout):
+        """Send a small plain array and receive into another. False: one of them is none, or something is wrong, or x
+        cannot go at once, and nothing was done. None: x has been sent, but what comes does not fit `out`."""
+        if (plain_dtype(x) < 0 or plain_dtype(out) < 0 or not cnp.PyArray_ISWRITEABLE(out) or overlap(x, out)
+                or type(source) is not int or not CMO_ANY <= source < self.comm.size):
+            return False
+        sent = self.plain_isend(work, x, dest, tag, timeout)
+        if sent is None:
+            return False
+        received = self.plain_recv(out, source, tag, timeout)
+        sent.wait()
+        return True if received else None
 
     def plain_irecv(self, work, receiving, out, source, tag, double timeout):
         """Start receiving into a plain array and return a Work of the class `work`; None as for `plain_isend`.

@@ -126,6 +126,16 @@ class Comm:
     def plain_send(self, x: object, dest: object, tag: object, timeout: float, extra: int = 0) -> bool: ...
     def recv_bytes(self, extra: int, source: object, tag: object, timeout: float) -> _Array | None: ...
     def plain_isend(self, work: type, x: object, dest: object, tag: object, timeout: float) -> Any: ...
+    def plain_sendrecv(
+        self,
+        work: type[Any],
+        x: object,
+        dest: object,
+        source: object,
+        out: object,
+        tag: object,
+        timeout: float,
+    ) -> bool | None: ...
     def plain_irecv(
         self, work: type, receiving: object, out: object, source: object, tag: object, timeout: float
     ) -> Any: ...

@@ -168,6 +168,12 @@ class Messages(Group):
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
+        if out is not None:
+            done = self._core.plain_sendrecv(Work, x, dest, source, out, tag, self._timeout)
+            if done:
+                return out
+            if done is None:
+                return self.recv(out, source, tag)  # which says what does not fit
         array: Array = self.isendrecv(x, dest, source, out, tag).wait()
         return array
 

@@ -315,9 +315,9 @@ cmo_err cmo_op_wait(cmo_op *op, double seconds)
 }
 
 /* Closed, broken, or known to be? The last is a word that is ours until somebody breaks the communicator. */
-bool cmo_comm_healthy(const cmo_comm *comm)
+bool cmo_comm_healthy(cmo_comm *comm)
 {
-    const cmo_comm *p = cmo_comm_with_pieces(comm);
+    cmo_comm *p = cmo_comm_with_pieces(comm);
     return !comm->closed && !comm->failed &&
            !(p->piece && atomic_load_explicit(&p->piece[p->local]->abort, memory_order_relaxed));
 }
