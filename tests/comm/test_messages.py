@@ -222,6 +222,33 @@ def test_many_in_progress(world: World) -> None:
     world.run(program, 2000)
 
 
+def test_a_sendrecv_whose_room_does_not_fit_has_sent_and_leaves_what_came(world: World) -> None:
+    def program(comm: Comm) -> None:
+        right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+        for n in (3, 5000, 200_000):
+            x = np.full(n, comm.rank)
+            for too_small in (np.empty(n - 1, x.dtype), np.empty(n, np.float32)):
+                with pytest.raises((TypeError, ValueError), match="out"):
+                    comm.sendrecv(x, right, left, out=too_small)
+                assert np.array_equal(comm.recv(source=left), np.full(n, left))
+        comm.barrier()
+
+    world.run(program)
+
+
+def test_a_sendrecv_out_of_what_it_sends(world: World) -> None:
+    """Overlapping arrays: what is sent is what stood there before."""
+
+    def program(comm: Comm) -> None:
+        right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+        for n in (4, 6000, 100_000):
+            both = np.arange(n + n // 2) + comm.rank
+            comm.sendrecv(both[:n], right, left, out=both[n // 2 :])
+            assert np.array_equal(both[n // 2 :], np.arange(n) + left)
+
+    world.run(program)
+
+
 @pytest.mark.parametrize("layout", PAIRS, ids=str)
 def test_a_large_message_waits_at_its_sender(world: World) -> None:
     """64 MiB to a rank that comes late: it holds none of them before its receive."""
