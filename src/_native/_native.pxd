@@ -2,6 +2,11 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+cdef extern from "<sys/uio.h>" nogil:
+    ctypedef struct iovec "struct iovec":
+        void *iov_base
+        size_t iov_len
+
 cdef extern from "<stdbool.h>":
     ctypedef int cbool "bool"
 
@@ -166,6 +171,7 @@ cdef extern from "commops.h" nogil:
         int ndim
         const uint64_t *shape
         const void *buffer
+        const iovec *parts
         uint64_t bytes
         cmo_allocate allocate
         void *allocate_ctx

@@ -1,5 +1,6 @@
 """The C core, bound: buffers in, results out. What calls mean is decided in commops.comm and the modules around it."""
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
@@ -125,6 +126,39 @@ def staging(int nlocal, int64_t slots, int64_t slot_bytes, int64_t pipe_bytes):
     `nlocal` are on it and the tunables have these values."""
     cdef size_t head = cmo_piece_head_bytes(nlocal), page = CMO_PAGE
     return (head + slots * slot_bytes + page - 1) // page * page, cmo_shm_pipe_bytes(nlocal, pipe_bytes)
+
+
+def joined(list parts, size_t alignment):
+    """A new array of the bytes of all parts. What is neither the first nor the second begins at a multiple of
+    `alignment`, and the size is one."""
+    cdef Py_buffer view
+    cdef size_t at = 0, rest
+    cdef cnp.npy_intp size = 0
+    cdef int i = 0
+    cdef char *to
+    for part in parts:
+        i += 1
+        size += len(part)
+        if i > 1:
+            size += <cnp.npy_intp>(-<size_t>size % alignment)
+    array = cnp.PyArray_EMPTY(1, &size, cnp.NPY_UINT8, 0)
+    to = <char *>cnp.PyArray_DATA(array)
+    i = 0
+    for part in parts:
+        i += 1
+        PyObject_GetBuffer(part, &view, PyBUF_SIMPLE)
+        try:
+            if at + <size_t>view.len > <size_t>size:
+                raise BufferError("a buffer has grown")
+            memcpy(to + at, view.buf, view.len)
+            at += view.len
+        finally:
+            PyBuffer_Release(&view)
+        if i > 1:
+            rest = -at % alignment
+            memset(to + at, 0, rest)
+            at += rest
+    return array
 
 
 cdef class Window:
@@ -335,7 +369,11 @@ cdef class Call:
     cdef uint64_t shape[CMO_MAX_DIMS]
     cdef Comm comm
     cdef PlainTarget target
+    cdef iovec *parts  # owned
     cdef object keep, allocate, array, error, on_done
+
+    def __dealloc__(self):
+        free(self.parts)
 
     cdef void outlive(self) noexcept:
         """Nobody follows it any more: keep it until it has ended, when the core lets go of it."""
@@ -506,8 +544,7 @@ cdef int fill(cmo_call *call, uint64_t *dims, int kind, int op, int dtype, int r
 cdef int64_t LAST_TAG = MAX_TAG, MOST_ROWS = 2**63 - 1
 
 cdef enum:
-    LIGHT_BYTES = 16384  # calls of up to this much are begun without giving up the interpreter's lock, …
-    SWIFT_BYTES = 65536  # … and messages of up to this much sent: one copy of some microseconds
+    LIGHT_BYTES = 16384  # calls of up to this much are begun without giving up the interpreter's lock
 
 
 cdef inline int plain_dtype(x) noexcept:
@@ -830,8 +867,9 @@ cdef class Comm:
         cdef Started started
         cdef Call call
         cdef cbool rest
+        cdef cmo_err err
         cdef int dtype = plain_dtype(x)
-        if dtype < 0 or type(dest) is not int or type(tag) is not int or cnp.PyArray_NBYTES(x) > SWIFT_BYTES:
+        if dtype < 0 or type(dest) is not int or type(tag) is not int:
             return None
         self.usable()
         if not (0 <= dest < self.comm.size and 0 <= tag <= LAST_TAG):
@@ -839,7 +877,14 @@ cdef class Comm:
         started = new_work(work)
         m.peer, m.tag, m.dtype, m.extra, m.ndim = dest, tag, <cmo_dtype>dtype, 0, cnp.PyArray_NDIM(x)
         m.shape, m.buffer, m.bytes = <uint64_t *>cnp.PyArray_DIMS(x), cnp.PyArray_DATA(x), cnp.PyArray_NBYTES(x)
-        if cmo_send_now(self.comm, &m, &rest) == CMO_OK:
+        self.engine.inside += 1
+        if m.bytes <= LIGHT_BYTES:
+            err = cmo_send_now(self.comm, &m, &rest)
+        else:
+            with nogil:
+                err = cmo_send_now(self.comm, &m, &rest)
+        self.engine.inside -= 1
+        if err == CMO_OK:
             started._settled, started._calls = True, nothing
             return started
         if not rest:
@@ -851,7 +896,7 @@ cdef class Comm:
         return started
 
     def plain_sendrecv(self, work, x, dest, source, out, tag, double timeout):
-        """Send a small plain array and receive into another. False: one of them is none, or something is wrong, or x
+        """Send a plain array and receive into another. False: one of them is none, or something is wrong, or x
         cannot go at once, and nothing was done. None: x has been sent, but what comes does not fit `out`."""
         if (plain_dtype(x) < 0 or plain_dtype(out) < 0 or not cnp.PyArray_ISWRITEABLE(out) or overlap(x, out)
                 or type(source) is not int or not CMO_ANY <= source < self.comm.size):
@@ -869,6 +914,7 @@ cdef class Comm:
         cdef cmo_message m
         cdef Started started
         cdef Call call
+        cdef cmo_err err
         cdef int dtype = plain_dtype(out), i
         if dtype < 0 or not cnp.PyArray_ISWRITEABLE(out) or type(source) is not int or type(tag) is not int:
             return None
@@ -884,7 +930,14 @@ cdef class Comm:
         call.target.shape, call.target.call = call.shape, <void *>call
         memset(&m, 0, sizeof(m))
         m.peer, m.tag, m.allocate, m.allocate_ctx = source, tag, plain_target, &call.target
-        if cmo_recv_now(&call.op, self.comm, &m, timeout, NULL) != CMO_OK:
+        self.engine.inside += 1
+        if cnp.PyArray_NBYTES(out) <= LIGHT_BYTES:
+            err = cmo_recv_now(&call.op, self.comm, &m, timeout, NULL)
+        else:
+            with nogil:
+                err = cmo_recv_now(&call.op, self.comm, &m, timeout, NULL)
+        self.engine.inside -= 1
+        if err != CMO_OK:
             return None
         started.follow(call)
         return started
@@ -937,6 +990,34 @@ cdef class Comm:
         self.engine.inside -= 1
         self.launched(call, err)
         return call
+
+    def send_parts(self, list parts, uint32_t extra, int dest, int64_t tag, double timeout):
+        """Send bytes that lie in several buffers, none of them empty, as one array, and wait until they may be used
+        again."""
+        cdef cmo_err err
+        cdef cmo_message m
+        cdef Call call = Call.__new__(Call)
+        cdef const uint8_t[::1] part
+        cdef int i
+        self.usable()
+        memset(&m, 0, sizeof(m))
+        call.comm, call.keep = self, parts
+        call.parts = <iovec *>calloc(len(parts), sizeof(iovec))
+        if call.parts == NULL:
+            raise MemoryError
+        for i in range(len(parts)):
+            part = parts[i]
+            call.parts[i].iov_base, call.parts[i].iov_len = <void *>&part[0], part.shape[0]
+            call.shape[0] += part.shape[0]
+        m.peer, m.tag, m.dtype, m.extra, m.ndim = dest, tag, <cmo_dtype>code_of_type[<int>cnp.NPY_UINT8], extra, 1
+        m.shape, m.parts, m.bytes = call.shape, call.parts, call.shape[0]
+        self.launch(call)
+        self.engine.inside += 1
+        with nogil:
+            err = cmo_send_start(&call.op, self.comm, &m, timeout)
+        self.engine.inside -= 1
+        self.launched(call, err)
+        call.wait(-1.0)
 
     def recv(self, alloc, int source, int64_t tag, double timeout):
         """Start receiving; `alloc` is asked for the array when a message has matched. Returns the Call."""

@@ -10,11 +10,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from commops.arguments import ANY, rank_of
+from commops.arguments import ANY, rank_of, tag_of
 from commops.calls import Call, alltoall_bytes, broadcast, gather_bytes, of_objects, scatter
 from commops.dtypes import Array
 from commops.messages import OBJECT, Messages, status_of
-from commops.pickling import pack, unpack
+from commops.pickling import pack, pack_parts, unpack
 from commops.work import Work
 
 __all__ = ["Objects"]
@@ -64,8 +64,11 @@ class Objects(Messages):
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
-        packed = pack(obj)
-        if not self._core.plain_send(packed, dest, tag, self._timeout, OBJECT):
+        packed = pack_parts(obj)
+        if isinstance(packed, list):
+            dest, tag = rank_of(dest, self.size, "dest"), tag_of(tag, receives=False)
+            self._core.send_parts(packed, OBJECT, dest, tag, self._timeout)
+        elif not self._core.plain_send(packed, dest, tag, self._timeout, OBJECT):
             self._send(packed, OBJECT, dest, tag).wait(-1.0)
 
     def isend_object(self, obj: object, dest: int, tag: int = 0) -> Work[None]:
@@ -303,7 +306,8 @@ def _unpack_all(
         if own is not None and rank == own[0]:
             objs.append(unpack(own[1]))
             continue
-        # In memory of its own, so that one kept object does not keep the bytes of all, unless it is most of them.
+        # In memory of its own, so that one kept object does not keep the bytes of all, unless it is half of
+        # them.
         block = joined[end - size : end]
         objs.append(unpack(block if 2 * size >= joined.size else block.copy()))
     return objs

@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from commops._core import native
 from commops.dtypes import Array
 
-__all__ = ["pack", "unpack"]
+__all__ = ["pack", "pack_parts", "unpack"]
 
 _ALIGNMENT = 64
-_PADDING = bytes(_ALIGNMENT)
-_JOINED = 16 << 10
+_JOINED = 64 << 10  # bytes that cost less to copy than to send in parts
 # NumPy has one object for each of these, so that metadata or another byte order are told by it.
 _CODES = {id(np.dtype(code)): code for code in "?bhilqBHILQefdFD"}
 
@@ -51,40 +51,44 @@ def pack(obj: object, name: str = "obj") -> Array:
     Exception
         Whatever the object's own ``__reduce__`` raises.
     """
-    body, views = _pickled(obj, name)
-    head = struct.pack(f"<{2 + len(views)}Q", len(views), len(body), *(view.nbytes for view in views))
-    start = len(head) + len(body)
-    size = _aligned(start) + sum(_aligned(view.nbytes) for view in views)
-    if size <= _JOINED:  # a call for each part costs more than their bytes
-        parts: list[Any] = [head, body, _PADDING[: -start % _ALIGNMENT]]
-        for view in views:
-            parts += view, _PADDING[: -view.nbytes % _ALIGNMENT]
-        return np.frombuffer(bytearray().join(parts), np.uint8)
-    packed = np.empty(size, np.uint8)
-    memory = packed.data
-    memory[: len(head)] = head
-    memory[len(head) : start] = body
-    at = _aligned(start)
+    return native.joined(_parts(obj, name), _ALIGNMENT)
+
+
+def pack_parts(obj: object) -> Array | list[Any]:
+    """Do the same as `pack`, but leave a large object in parts, some of which are its own buffers.
+
+    Returns
+    -------
+    ndarray, or list of buffers
+        What joined together are the bytes of the object. None of the buffers is empty.
+    """
+    parts = _parts(obj, "obj")
+    if sum(map(len, parts)) <= _JOINED:
+        return native.joined(parts, _ALIGNMENT)
+    head, body, *views = parts
+    apart = [head, body, bytes(-(len(head) + len(body)) % _ALIGNMENT)]
     for view in views:
-        memory[at : at + view.nbytes] = view
-        at += _aligned(view.nbytes)
-    return packed
+        apart += view, bytes(-len(view) % _ALIGNMENT)
+    return [part for part in apart if len(part)]
 
 
-def _pickled(obj: object, name: str) -> tuple[memoryview, list[memoryview]]:
-    """Return the pickle of an object, and the buffers that are beside it."""
+def _parts(obj: object, name: str) -> list[Any]:
+    """Return the head, the pickle and the buffers beside it."""
     buffers: list[pickle.PickleBuffer] = []
     file = io.BytesIO()
     try:
         _Pickler(file, 5, buffer_callback=buffers.append).dump(obj)
-        return file.getbuffer(), [buffer.raw() for buffer in buffers]
+        views = [buffer.raw() for buffer in buffers]
     except (pickle.PicklingError, AttributeError, TypeError, BufferError) as error:
         # pickle has no one error for this: a lambda, a lock and a local class each give another.
         raise TypeError(f"{name} must be an object that can be pickled: {error}") from error
+    body = file.getbuffer()
+    head = struct.pack(f"<{2 + len(views)}Q", len(views), len(body), *map(len, views))
+    return [head, body, *views]
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles plain arrays in half of NumPy's own time, which goes into finding functions and describing dtypes."""
+    """Pickles plain arrays in half of NumPy's own time, which goes into functions' names and dtypes."""
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is not np.ndarray:
@@ -92,7 +96,7 @@ class _Pickler(pickle.Pickler):
         code = _CODES.get(id(obj.dtype))
         if code is None or not obj.flags.c_contiguous:
             return NotImplemented
-        return _array, (pickle.PickleBuffer(obj), code, obj.shape)
+        return _array, (pickle.PickleBuffer(obj), code, obj.shape)  # type: ignore[arg-type]
 
 
 def _array(buffer: Any, code: str, shape: tuple[int, ...]) -> Array:

@@ -49,7 +49,8 @@ class Work(native.Started, Generic[T]):
 
     if TYPE_CHECKING:
 
-        def wait(self, timeout: float | None = None) -> T: ...
+        def wait(self, timeout: float | None = None) -> T:
+            """Wait for the end of the call and return its result."""
 
     def result(self, timeout: float | None = None) -> T:
         """Do the same as `wait`, with the same errors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import commops
 from commops import ANY, Comm, Status
 
 from .cases import DTYPES
@@ -245,6 +247,53 @@ def test_a_sendrecv_out_of_what_it_sends(world: World) -> None:
             both = np.arange(n + n // 2) + comm.rank
             comm.sendrecv(both[:n], right, left, out=both[n // 2 :])
             assert np.array_equal(both[n // 2 :], np.arange(n) + left)
+
+    world.run(program)
+
+
+def test_messages_that_a_pipe_cannot_hold_go_by_themselves_and_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sender computes meanwhile, and each array is the caller's again when its send has ended."""
+    monkeypatch.setenv("COMMOPS_PIPE_BYTES", "4096")
+
+    def program(comm: Comm) -> None:
+        arrays = [np.full(n, i) for i, n in enumerate([1, 500, 3, 2000, 0, 700, 10_000, 40, 100_000, 5])]
+        if comm.rank == 0:
+            works = [comm.isend(array, 1) for array in arrays]
+            deadline = time.monotonic() + 30
+            while works:
+                done = [work for work in works if work.done()]
+                assert done or time.monotonic() < deadline
+                works = [work for work in works if not work.done()]
+            assert comm.recv(source=1) == 7
+        else:
+            outs = [np.empty_like(array) for array in arrays]
+            receiving = [comm.irecv(out, 0) for out in outs[:5]]
+            assert all(work.wait() is out for work, out in zip(receiving, outs, strict=False))
+            for out in outs[5:]:
+                comm.recv(out, 0)
+            for array, out in zip(arrays, outs, strict=True):
+                assert np.array_equal(array, out)
+            comm.send(np.array(7), 0)
+
+    commops.launch(program, 2)
+
+
+@pytest.mark.parametrize("layout", FEW, ids=str)
+def test_a_receive_that_nobody_follows_writes_when_its_message_comes(world: World) -> None:
+    def program(comm: Comm) -> None:
+        out = np.zeros(10)
+        if comm.rank == 0:
+            comm.irecv(out, 1, 5)
+            gc.collect()
+            comm.send(np.array(0), 1)
+            comm.recv(source=1, tag=6)
+            assert out.tolist() == [3.0] * 10
+        elif comm.rank == 1:
+            comm.recv(source=0)
+            comm.send(np.full(10, 3.0), 0, 5)
+            comm.send(np.array(0), 0, 6)
 
     world.run(program)
 

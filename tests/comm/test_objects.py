@@ -17,7 +17,7 @@ from commops import Comm
 from commops.pickling import pack, unpack
 
 from .cases import Array
-from .layouts import ALL
+from .layouts import ALL, FEW
 from .world import Raised, World
 
 _leaves = st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.floats(allow_nan=False)
@@ -127,6 +127,33 @@ def test_objects_go_point_to_point(world: World) -> None:
         work.wait()
         assert is_message_of(obj, left)
         assert (status.source, status.tag, status.dtype) == (left, 3, None)
+
+    world.run(program)
+
+
+@pytest.mark.parametrize("layout", FEW, ids=str)
+def test_objects_of_many_buffers_go_point_to_point(world: World) -> None:
+    """Large ones are sent from where their arrays lie."""
+
+    def program(comm: Comm) -> None:
+        swapped = np.dtype("f8").newbyteorder()
+        for n in (0, 1, 1000, 8191, 8192, 300_000):
+            mine = np.arange(n)
+            obj = [mine, mine, np.empty(0), np.asfortranarray(np.ones((3, n), "f4")), {"n": np.array(n)}]
+            obj += [mine.astype(swapped), mine.astype("M8[s]"), mine[::2], np.zeros(n, "i4,f8"), bytes(n)]
+            if comm.rank == 0:
+                comm.send_object(obj, 1)
+            elif comm.rank == 1:
+                got = comm.recv_object(0)
+                assert got[0] is got[1]
+                assert got[3].flags.f_contiguous
+                for sent, come in zip(obj, got, strict=True):
+                    if isinstance(sent, np.ndarray):
+                        assert np.array_equal(sent, come)
+                        assert sent.dtype == come.dtype
+                        assert come.flags.writeable
+                    else:
+                        assert sent == come
 
     world.run(program)
 

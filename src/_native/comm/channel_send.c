@@ -82,7 +82,8 @@ static bool frame_announce(cmo_channel *c, cmo_frame *f)
         cmo_xfer *x = CMO_ENTRY(n, cmo_xfer, node);
         cmo_header h = x->header;
         uint64_t cost = x->length + EAGER_OVERHEAD;
-        if (x->length <= (uint64_t)e->tunables.eager_bytes && c->window + cost <= (uint64_t)e->tunables.eager_window) {
+        if (!x->parts && x->length <= (uint64_t)e->tunables.eager_bytes &&
+            c->window + cost <= (uint64_t)e->tunables.eager_window) {
             if (x->ready < x->length) continue;
             h.kind = CMO_EAGER;
             c->window += cost;
@@ -105,6 +106,16 @@ static bool frame_announce(cmo_channel *c, cmo_frame *f)
     return false;
 }
 
+/* Where the bytes are that go next, and how many of *bytes lie there end to end. */
+static const uint8_t *data_at(cmo_xfer *x, uint64_t *bytes)
+{
+    if (!x->parts) return x->buffer + x->framed;
+    if (x->framed - x->part_start == x->parts->iov_len) x->part_start += x->parts++->iov_len;
+    uint64_t into = x->framed - x->part_start, left = x->parts->iov_len - into;
+    if (*bytes > left) *bytes = left;
+    return (const uint8_t *)x->parts->iov_base + into;
+}
+
 static bool frame_data(cmo_channel *c, cmo_frame *f)
 {
     CMO_EACH(n, &c->moving) {
@@ -112,9 +123,10 @@ static bool frame_data(cmo_channel *c, cmo_frame *f)
         uint64_t bytes = x->ready - x->framed;
         if (!bytes) continue;
         if (bytes > (uint64_t)c->engine->tunables.frame_bytes) bytes = (uint64_t)c->engine->tunables.frame_bytes;
+        const uint8_t *at = data_at(x, &bytes);
         cmo_header h = {.kind = CMO_DATA, .comm = x->header.comm, .length = bytes, .id = x->remote_id,
                         .aux = x->framed};
-        frame_fill(c, f, &h, NULL, x, x->buffer + x->framed, bytes);
+        frame_fill(c, f, &h, NULL, x, at, bytes);
         x->framed += bytes;
         cmo_list_remove(&x->node); /* to the back: every message gets its turn */
         cmo_list_append(&c->moving, &x->node);

@@ -247,7 +247,7 @@ void cmo_point_end(cmo_op *op);                        /* give back what it hold
 void cmo_run_fast(cmo_engine *e, cmo_op *op, bool brief);
 void cmo_op_launch(cmo_op *op);                        /* start a prepared op, whoever drives */
 void cmo_op_launch_driving(cmo_op *op);                /* the same; the role is ours, and is left */
-bool cmo_comm_healthy(cmo_comm *comm);           /* closed, broken, or known to be? */
+bool cmo_comm_healthy(cmo_comm *comm);           /* neither closed nor broken, as far as is known */
 void cmo_point_start(cmo_engine *e, cmo_op *op);       /* let it do what needs nobody else; the role is ours */
 void cmo_flush_control(cmo_engine *e);                 /* send answers, and what gives room back */
 /* It is over: take it off its queue, give back what it holds, tell whoever waits. text: why, NULL or op->text. */

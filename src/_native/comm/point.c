@@ -90,6 +90,7 @@ static void send_prepare(cmo_op *op, cmo_comm *comm, const cmo_message *m, doubl
     cmo_xfer *x = point_prepare(op, comm, m->peer, m->tag, timeout, NULL, send_or_recv, blocking);
     x->sends = true;
     x->buffer = (uint8_t *)(uintptr_t)m->buffer;
+    x->parts = m->parts;
     x->length = x->ready = x->header.length = m->bytes;
     x->header.dtype = (uint8_t)m->dtype;
     x->header.fingerprint = m->extra;
