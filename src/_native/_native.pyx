@@ -243,6 +243,7 @@ cdef class Engine:
     cdef object token
     cdef object pending
     cdef int inside  # threads that are in a call; the interpreter's lock protects it
+    cdef bint over  # closed: every call has ended, or never will
     cdef int forks
     cdef object __weakref__
 
@@ -324,6 +325,7 @@ cdef class Engine:
             return
         with nogil:
             cmo_engine_close(engine)
+        self.over = True
         for _ in range(5000):  # other threads' calls have ended; let them come out
             if not self.inside:
                 break
@@ -377,7 +379,7 @@ cdef class Call:
 
     cdef void outlive(self) noexcept:
         """Nobody follows it any more: keep it until it has ended, when the core lets go of it."""
-        if self.op.on_done != NULL or self.comm.engine.engine == NULL or self.comm.engine.forks != forks:
+        if self.op.on_done != NULL or self.comm.engine.over or self.comm.engine.forks != forks:
             return  # it does already; or it has ended, or never will
         if cmo_op_drop(&self.op, call_ended, <void *>self):
             Py_INCREF(self)
@@ -612,6 +614,7 @@ cdef class Comm:
     """A communicator of the core."""
 
     cdef Engine engine
+    cdef Call spare  # for the rest of a message: nothing may be made while this thread keeps the engine
     cdef cmo_comm *comm
     cdef bint closed
 
@@ -877,6 +880,8 @@ cdef class Comm:
         started = new_work(work)
         m.peer, m.tag, m.dtype, m.extra, m.ndim = dest, tag, <cmo_dtype>dtype, 0, cnp.PyArray_NDIM(x)
         m.shape, m.buffer, m.bytes = <uint64_t *>cnp.PyArray_DIMS(x), cnp.PyArray_DATA(x), cnp.PyArray_NBYTES(x)
+        if self.spare is None:
+            self.spare = Call.__new__(Call)
         self.engine.inside += 1
         if m.bytes <= LIGHT_BYTES:
             err = cmo_send_now(self.comm, &m, &rest)
@@ -889,7 +894,7 @@ cdef class Comm:
             return started
         if not rest:
             return None
-        call = Call.__new__(Call)
+        call, self.spare = self.spare, None
         call.comm, call.keep = self, x
         cmo_send_rest(&call.op, self.comm, &m, timeout)
         started.follow(call)

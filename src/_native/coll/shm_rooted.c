@@ -293,6 +293,7 @@ static cmo_err rooted_receive(cmo_op *op, rooted_state *s)
     CO_WAIT(op, cmo_shm_arrived(op, op->call.root));
     CMO_TRY(rooted_read_record(op, s));
     if (m->rounds) s->direct = cmo_shm_offer_of(op, op->call.root).in;
+    CO_WAIT_UNTIL(op, !(s->direct && op->brief)); /* it is taken at once, however large */
     if (!m->rounds) CMO_TRY(rooted_take(op, s, cmo_shm_announcement(op, op->call.root)->payload, 0, s->bytes));
     while (m->t < m->rounds) {
         CO_WAIT(op, cmo_shm_has_filled(op, m, op->call.root, m->t));

@@ -91,10 +91,14 @@ static inline void cmo_shm_consumed(const cmo_op *op, const cmo_shm *s, uint64_t
     cmo_shm_publish(op, &cmo_shm_own(op)->consumed, cmo_shm_before(s, rounds));
 }
 
+/* Rounds that a call takes while its caller holds a lock (comm/fast.c). */
+enum { CMO_BRIEF_ROUNDS = 4 };
+
 /* Is this member's slot of round t filled? */
 static inline cmo_err cmo_shm_has_filled(const cmo_op *op, const cmo_shm *s, int member, uint64_t t)
 {
     if (t == 0) return cmo_shm_arrived(op, member);
+    if (op->brief && t >= CMO_BRIEF_ROUNDS) return CMO_AGAIN;
     uint64_t staged = atomic_load_explicit(&op->comm->piece[member]->staged, memory_order_acquire);
     return staged > cmo_shm_before(s, t) ? CMO_OK : CMO_AGAIN;
 }
@@ -102,7 +106,7 @@ static inline cmo_err cmo_shm_has_filled(const cmo_op *op, const cmo_shm *s, int
 /* Can this member's part of round t be read, wherever it is? */
 static inline cmo_err cmo_shm_has_staged(const cmo_op *op, const cmo_shm *s, int member, uint64_t t)
 {
-    cmo_err err = cmo_shm_arrived(op, member);
+    cmo_err err = op->brief && t >= CMO_BRIEF_ROUNDS ? CMO_AGAIN : cmo_shm_arrived(op, member);
     if (err || t == 0 || cmo_shm_offer_of(op, member).in) return err;
     return cmo_shm_has_filled(op, s, member, t);
 }

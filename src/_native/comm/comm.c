@@ -293,6 +293,7 @@ void cmo_comm_close(cmo_comm *c)
 {
     if (c->closed) return;
     cmo_engine *e = c->engine;
+    cmo_engine_take_submitted(e); /* its calls among them are to end too */
     c->closed = true;
     /* After all of its announcements, and before its calls in progress end and their arrays may change: who reads them
      * looks at this last. */

@@ -19,6 +19,8 @@
 enum {
     LAUNCH_BYTES = 128 << 10, /* times ranks: a call of no more is begun by the thread that makes it, a larger one by
                                  the progress thread */
+    CALLS_PER_LOOK = 256,     /* of calls that are made without a pass: then one is made, which also lets in who
+                                 connects, and hears what other ranks have to say */
     GIVE_WAY_US = 10,   /* between looks whether those who make or close a communicator have done so: they hold up every
                            call of this rank, for microseconds */
     SETTLE_US = 1000    /* between looks whether the others have said where they stood when the communicator broke, for
@@ -59,18 +61,20 @@ static void leave_to_thread(cmo_engine *e, uint32_t when)
         }
 }
 
-/* Nobody drives any more. What was handed over meanwhile is the progress thread's. */
-static void role_give_back(cmo_engine *e)
+/* The role is free again. What was handed over meanwhile is the progress thread's, and so is what it may have been told
+ * of while the role was ours. */
+static void role_freed(cmo_engine *e, uint32_t when)
 {
-    atomic_store_explicit(&e->role, 0, memory_order_seq_cst);
-    if (atomic_load_explicit(&e->nsubmitted, memory_order_seq_cst)) leave_to_thread(e, CMO_LEFT_NOW);
+    if (atomic_load_explicit(&e->nsubmitted, memory_order_seq_cst)) when = CMO_LEFT_NOW;
+    if (e->has_thread) leave_to_thread(e, when);
 }
 
 bool cmo_role_try(cmo_engine *e)
 {
     if (e->threadless || !role_claim(e)) return false;
     if (!pthread_mutex_trylock(&e->driving)) return true;
-    role_give_back(e);
+    atomic_store_explicit(&e->role, 0, memory_order_seq_cst);
+    role_freed(e, CMO_LEFT_SOON);
     return false;
 }
 
@@ -105,6 +109,7 @@ static bool role_hand_on(cmo_engine *e)
     if (next) {
         pthread_mutex_unlock(&e->driving);
         op_waited(next, false);
+        next->given = true; /* whatever becomes of the call before that thread is awake: the role is its to leave */
         atomic_store_explicit(&next->signal, CMO_OP_DRIVE, memory_order_release);
         cmo_futex_wake(&next->signal);
     }
@@ -112,25 +117,37 @@ static bool role_hand_on(cmo_engine *e)
     return next != NULL;
 }
 
+/* What the progress thread is to do about the calls in progress. */
+static uint32_t left_over(const cmo_engine *e)
+{
+    return !e->running ? CMO_LEFT_NOTHING : cmo_list_empty(&e->busy) ? CMO_LEFT_SOON : CMO_LEFT_NOW;
+}
+
+/* The role first, then the lock: who gets the lock next sees whether anybody drives. */
+static void role_free(cmo_engine *e)
+{
+    atomic_store_explicit(&e->role, 0, memory_order_seq_cst);
+    pthread_mutex_unlock(&e->driving);
+}
+
 void cmo_role_leave(cmo_engine *e)
 {
     do {
-        bool running = e->running > 0; /* ours to read only while the role is ours */
-        uint32_t when = cmo_list_empty(&e->busy) ? CMO_LEFT_SOON : CMO_LEFT_NOW;
-        if (running && role_hand_on(e)) return;
-        pthread_mutex_unlock(&e->driving);
-        atomic_store_explicit(&e->role, 0, memory_order_seq_cst);
-        if (running && e->has_thread) leave_to_thread(e, when);
+        uint32_t when = left_over(e); /* ours to read only while we drive */
+        if (when && role_hand_on(e)) return;
+        role_free(e);
+        if (e->has_thread) leave_to_thread(e, when);
         if (!atomic_load_explicit(&e->nsubmitted, memory_order_seq_cst) || !cmo_role_take(e)) return;
         cmo_engine_poll(e); /* takes what was submitted */
     } while (true);
 }
 
-/* The same where nothing is in progress, without ever waiting for another thread. */
-static void role_drop(cmo_engine *e)
+void cmo_role_drop(cmo_engine *e, bool pass)
 {
-    pthread_mutex_unlock(&e->driving);
-    role_give_back(e);
+    uint32_t when = left_over(e);
+    if (when && !pass && role_hand_on(e)) return;
+    role_free(e);
+    role_freed(e, pass ? CMO_LEFT_NOW : when);
 }
 
 /* Between two passes: let those in who want to change something. */
@@ -150,7 +167,13 @@ void cmo_engine_enter(cmo_engine *e)
     atomic_fetch_sub_explicit(&e->nwanting, 1, memory_order_relaxed);
 }
 
-void cmo_engine_leave(cmo_engine *e) { pthread_mutex_unlock(&e->driving); }
+void cmo_engine_leave(cmo_engine *e)
+{
+    uint32_t when = left_over(e); /* a pass made here may have taken up what was handed over to a driver who has left */
+    bool driven = atomic_load_explicit(&e->role, memory_order_seq_cst);
+    pthread_mutex_unlock(&e->driving);
+    if (e->has_thread && !driven) leave_to_thread(e, when);
+}
 
 void cmo_engine_slept(void *engine, const struct epoll_event *events, int n)
 {
@@ -254,7 +277,7 @@ static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
     op->timeout = timeout;
     op->deadline = CMO_NEVER;
     op->ask_at = 0;
-    op->waited = false;
+    op->waited = op->given = op->brief = false;
     op->shared = shared;
     op->advanced = 0;
     cmo_list_init(&op->node);
@@ -288,8 +311,9 @@ cmo_err cmo_op_wait(cmo_op *op, double seconds)
             cmo_futex_wait(&op->signal, CMO_OP_RUNNING, until);
             pthread_mutex_lock(&e->lock);
             op_waited(op, false);
-            mine = atomic_load_explicit(&op->signal, memory_order_acquire) == CMO_OP_DRIVE;
-            if (mine) atomic_store_explicit(&op->signal, CMO_OP_RUNNING, memory_order_relaxed);
+            mine = op->given;
+            op->given = false;
+            if (mine && !cmo_op_ended(op)) atomic_store_explicit(&op->signal, CMO_OP_RUNNING, memory_order_relaxed);
             pthread_mutex_unlock(&e->lock);
             if (mine) pthread_mutex_lock(&e->driving);
         }
@@ -374,7 +398,7 @@ cmo_err cmo_op_begin(cmo_op *op, bool light)
     cmo_engine_submit(e, op);
     cmo_run_fast(e, op, true);
     if (!cmo_op_ended(op) || e->running) return CMO_AGAIN;
-    role_drop(e);
+    cmo_role_drop(e, false);
     return op_result(op);
 }
 
@@ -407,23 +431,33 @@ static bool is_short(const cmo_op *op)
     return !c->counts && !c->allocate && c->count * cmo_dtype_size(c->dtype) <= LAUNCH_BYTES / (uint64_t)op->comm->size;
 }
 
-void cmo_op_launch_driving(cmo_op *op)
+bool cmo_engine_look_due(cmo_engine *e)
+{
+    if (++e->fast_calls % CALLS_PER_LOOK) return false;
+    e->look = true;
+    return true;
+}
+
+void cmo_op_launch_driving(cmo_op *op, bool light)
 {
     cmo_engine *e = op->engine;
-    /* A message that another thread has handed over must go before this one. */
-    bool first = atomic_load_explicit(&e->nsubmitted, memory_order_relaxed) != 0;
     op_time(op);
     cmo_engine_submit(e, op);
-    if (op->point && !first && !op->comm->failed) cmo_point_start(e, op);
-    else if (is_short(op)) cmo_engine_poll(e);
-    cmo_role_leave(e);
+    /* What another thread has handed over must go before this one. */
+    bool alone = e->unposted == (unsigned)(op->point && op->pc == 0), due = cmo_engine_look_due(e), started = false;
+    if (op->point && alone && !op->comm->failed) {
+        cmo_point_start(e, op);
+        started = true;
+    }
+    if (!light && (due || (!started && (!alone || is_short(op))))) cmo_engine_poll(e);
+    cmo_role_drop(e, light && (due || !started));
 }
 
 void cmo_op_launch(cmo_op *op)
 {
     cmo_engine *e = op->engine;
     if (!e->threadless && cmo_role_take(e)) {
-        cmo_op_launch_driving(op);
+        cmo_op_launch_driving(op, false);
         return;
     }
     op_time(op);

@@ -34,6 +34,7 @@ void cmo_op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text)
     void *ctx = op->on_done_ctx;
     cmo_list_remove(&op->node);
     if (!op->point && cmo_list_empty(&op->comm->queue)) cmo_list_remove(&op->comm->busy);
+    if (op->point && op->pc == 0) e->unposted--;
     if (op->point) cmo_point_end(op);
     else e->collectives->end(op);
     op->err = err;
@@ -125,7 +126,7 @@ void cmo_point_start(cmo_engine *e, cmo_op *op)
 {
     pass_point(e, op);
     cmo_xfer *x = cmo_point_transfer(op);
-    if (x->sends && x->channel && cmo_channel_pump(x->channel)) pass_point(e, op);
+    if (!cmo_op_ended(op) && x->sends && x->channel && cmo_channel_pump(x->channel)) pass_point(e, op);
     if (e->has_control) cmo_flush_control(e);
 }
 
@@ -165,6 +166,7 @@ static void enqueue(cmo_engine *e, cmo_op *op)
 {
     e->running++;
     if (op->point) {
+        if (op->pc == 0) e->unposted++;
         cmo_list_append(&e->points, &op->node);
         return;
     }
@@ -172,7 +174,7 @@ static void enqueue(cmo_engine *e, cmo_op *op)
     cmo_list_append(&op->comm->queue, &op->node);
 }
 
-static void take_submitted(cmo_engine *e)
+void cmo_engine_take_submitted(cmo_engine *e)
 {
     pthread_mutex_lock(&e->lock);
     CMO_EACH(n, &e->submitted) {
@@ -188,7 +190,7 @@ void cmo_engine_submit(cmo_engine *e, cmo_op *op)
 {
     /* A call that this thread made before may still be on the list: it had a driver to hand it to, who has left
      * since. */
-    if (atomic_load_explicit(&e->nsubmitted, memory_order_relaxed)) take_submitted(e);
+    if (atomic_load_explicit(&e->nsubmitted, memory_order_relaxed)) cmo_engine_take_submitted(e);
     enqueue(e, op);
 }
 
@@ -203,7 +205,7 @@ static bool wants_remote(cmo_engine *e)
 
 bool cmo_engine_poll(cmo_engine *e)
 {
-    if (atomic_load_explicit(&e->nsubmitted, memory_order_relaxed)) take_submitted(e);
+    if (atomic_load_explicit(&e->nsubmitted, memory_order_relaxed)) cmo_engine_take_submitted(e);
     bool looks = e->look || e->threadless || ++e->passes % PASSES_PER_LOOK == 0;
     if (e->shm) e->shm->ops->poll(e->shm);
     if (e->remote && (looks || wants_remote(e)) && e->remote->ops->poll(e->remote) != CMO_OK) {

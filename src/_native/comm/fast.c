@@ -19,10 +19,6 @@ enum { LOOKS = 256, YIELDS = 32, ADVANCES = 64 };
 /* The same for a brief try, whose caller holds a lock: a microsecond or two. */
 enum { BRIEF_LOOKS = 64, BRIEF_YIELDS = 2, BRIEF_ADVANCES = 4 };
 
-/* One call in so many is made through the passes, which also let in who connects, and hear what other ranks have to
- * say: where one small call follows the other, nobody else does (the progress thread keeps out of their way). */
-enum { CALLS = 256 };
-
 enum { CHANNELS = 8 }; /* more than these would be looked at through the passes' epoll at less cost */
 
 typedef struct channels {
@@ -97,11 +93,9 @@ void cmo_run_fast(cmo_engine *e, cmo_op *op, bool brief)
     const int looks = brief ? (crowded ? BRIEF_YIELDS : BRIEF_LOOKS) : crowded ? YIELDS : LOOKS;
     const int most = brief ? BRIEF_ADVANCES : ADVANCES;
     if (op->err || !may_run_fast(e, c)) return;
-    if (op->way == CMO_WAY_OPEN) op->way = ++e->fast_calls % CALLS ? CMO_WAY_FAST : CMO_WAY_PASSES;
-    if (op->way == CMO_WAY_PASSES) {
-        e->look = true;
-        return;
-    }
+    /* Where one small call follows the other, nobody else makes passes: the progress thread keeps out of their way. */
+    if (op->way == CMO_WAY_OPEN) op->way = cmo_engine_look_due(e) ? CMO_WAY_PASSES : CMO_WAY_FAST;
+    if (op->way == CMO_WAY_PASSES) return;
     if (!op->step) {
         cmo_call call = op->call;
         err = e->collectives->start(op, c, &call);
@@ -110,7 +104,9 @@ void cmo_run_fast(cmo_engine *e, cmo_op *op, bool brief)
     for (int n = 0, advances = 0; err == CMO_OK && n < looks && advances < most && !c->failed; n++) {
         channels list;
         bool moved = false;
+        op->brief = brief;
         err = op->step(op);
+        op->brief = false;
         if (err == CMO_OK && !op->err) {
             if (e->has_control) cmo_flush_control(e);
             cmo_op_end(e, op, CMO_OK, NULL);

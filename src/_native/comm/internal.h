@@ -199,6 +199,7 @@ struct cmo_engine {
     pthread_mutex_t driving;     /* held by the driver, and by who changes something between its passes */
     pthread_mutex_t lock;        /* protects submitted, and `waited` of ops */
     cmo_node submitted;
+    unsigned unposted;           /* messages in progress that no pass has posted yet; the driver's */
     int running;                 /* calls in progress; the driver's */
     bool moved;                  /* something has, in this pass */
     uint64_t progress;           /* passes in which something had */
@@ -235,6 +236,8 @@ cmo_comm *cmo_engine_find(cmo_engine *e, uint64_t id);
 void cmo_engine_attach(cmo_engine *e, cmo_comm *comm); /* into the list */
 /* For the driver: queue a call, behind all that were handed over before. */
 void cmo_engine_submit(cmo_engine *e, cmo_op *op);
+void cmo_engine_take_submitted(cmo_engine *e);
+bool cmo_engine_look_due(cmo_engine *e);                /* a call without a pass: is it time for one? */
 cmo_xfer *cmo_point_transfer(cmo_op *op);               /* its only one */
 void cmo_point_describe(const cmo_op *op, char *out, size_t n); /* what it waited for in vain */
 void cmo_point_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared);
@@ -246,7 +249,8 @@ void cmo_point_end(cmo_op *op);                        /* give back what it hold
  * be called again for an op that has not ended. */
 void cmo_run_fast(cmo_engine *e, cmo_op *op, bool brief);
 void cmo_op_launch(cmo_op *op);                        /* start a prepared op, whoever drives */
-void cmo_op_launch_driving(cmo_op *op);                /* the same; the role is ours, and is left */
+/* The same; the role is ours, and is left. light: without passes, which the progress thread then makes. */
+void cmo_op_launch_driving(cmo_op *op, bool light);
 bool cmo_comm_healthy(cmo_comm *comm);           /* neither closed nor broken, as far as is known */
 void cmo_point_start(cmo_engine *e, cmo_op *op);       /* let it do what needs nobody else; the role is ours */
 void cmo_flush_control(cmo_engine *e);                 /* send answers, and what gives room back */
@@ -261,6 +265,8 @@ enum { CMO_LEFT_NOTHING, CMO_LEFT_SOON, CMO_LEFT_NOW };
 /* Of who drives; see drive.c. */
 bool cmo_role_take(cmo_engine *e);                     /* become the driver; false: there is one */
 bool cmo_role_try(cmo_engine *e);                      /* the same, where nobody must be waited for */
+/* As below, but never waits for another thread, and makes no pass. pass: the progress thread is to make one. */
+void cmo_role_drop(cmo_engine *e, bool pass);
 void cmo_role_leave(cmo_engine *e);                    /* to whoever sleeps for a call, to the progress thread, or to
                                                           nobody */
 void cmo_role_give_way(cmo_engine *e);                 /* between two passes: let in who wants to change something */

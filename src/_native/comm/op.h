@@ -52,6 +52,8 @@ struct cmo_op {
     int64_t deadline;
     double timeout;             /* seconds, for the message */
     int64_t ask_at;             /* point to point: when to ask the peer whether it is still there; 0: not decided */
+    bool given;                 /* the role was handed to the thread that sleeps for it; under the engine's lock */
+    bool brief;                 /* in the brief half of the fast path: it copies little, and comes back (coll/shm_rounds.h) */
     bool waited;                /* a thread sleeps on `signal`; under the engine's lock */
     bool shared;                /* another thread than the driver may look at it: it ends under the engine's lock */
     cmo_status *status;         /* point to point: what was received; borrowed */

@@ -42,6 +42,7 @@ static cmo_err send_or_recv(cmo_op *op)
     cmo_xfer *x = cmo_point_transfer(op);
     if (op->pc == 0) {
         op->pc = 1;
+        op->comm->engine->unposted--;
         op->comm->engine->moved = true;
         point_post(op);
     }
@@ -130,14 +131,14 @@ cmo_err cmo_send_now(cmo_comm *comm, const cmo_message *m, bool *rest)
     if (!cmo_comm_healthy(comm) || !cmo_role_try(e)) return CMO_AGAIN;
     cmo_channel *c = e->channel[comm->world[m->peer]];
     /* What was handed over to a driver who has left since goes first. */
-    if (c && !comm->failed && !comm->left[m->peer] && !comm->lost[m->peer] &&
+    if (c && !comm->failed && !comm->left[m->peer] && !comm->lost[m->peer] && !e->unposted &&
         !atomic_load_explicit(&e->nsubmitted, memory_order_relaxed)) {
         const cmo_header h = {.kind = CMO_EAGER, .space = CMO_POINT, .comm = comm->id, .tag = m->tag,
                               .length = m->bytes, .dtype = (uint8_t)m->dtype, .fingerprint = m->extra,
                               .ndim = (uint8_t)m->ndim};
         err = cmo_channel_send_now(c, &h, m->shape, m->buffer, rest);
     }
-    if (!*rest) cmo_role_leave(e);
+    if (!*rest) cmo_role_drop(e, cmo_engine_look_due(e));
     return err;
 }
 
@@ -153,14 +154,14 @@ void cmo_send_rest(cmo_op *op, cmo_comm *comm, const cmo_message *m, double time
     x->channel = c;
     x->framed = x->length;
     c->frames[c->first_frame % CMO_FRAMES].xfer = x;
-    cmo_op_launch_driving(op);
+    cmo_op_launch_driving(op, true);
 }
 
 cmo_err cmo_recv_now(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status)
 {
     if (!cmo_comm_healthy(comm) || !cmo_role_try(comm->engine)) return CMO_AGAIN;
     recv_prepare(op, comm, m, timeout, status, false);
-    cmo_op_launch_driving(op);
+    cmo_op_launch_driving(op, true);
     return CMO_OK;
 }
 
@@ -183,6 +184,7 @@ cmo_err cmo_probe_start(cmo_op *op, cmo_comm *comm, int source, int64_t tag, dou
 {
     CMO_TRY(cmo_comm_usable(op, comm, NULL));
     point_prepare(op, comm, source, tag, timeout, status, probe, false);
+    op->pc = 1; /* it posts nothing that others would have to wait for */
     cmo_op_launch(op);
     return CMO_OK;
 }

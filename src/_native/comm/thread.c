@@ -11,6 +11,7 @@ enum {
     IDLE_MS = 2,   /* for which nobody must have made a call before this thread looks after the sockets: where one call
                       follows the other it would only be in the way, and even its sleep cost each packet a wake-up */
     BUSY_MS = 32,  /* between looks whether that is so, at most */
+    SOON_MS = 10,  /* after which it sees to them in any case */
     SOON_US = 200, /* for which nobody must have made a call before this thread sees to messages that are in progress */
     FLUSH_US = 100 /* between tries to send what is queued: sockets take more, or peers read, within that time */
 };
@@ -65,6 +66,7 @@ static bool sleep_soon(cmo_engine *e)
 {
     struct pollfd bell = {.fd = e->thread_bell, .events = POLLIN};
     const struct timespec moment = {.tv_nsec = SOON_US * 1000};
+    const int64_t at_last = cmo_now() + SOON_MS * CMO_SECOND / 1000; /* calls that follow each other make few passes */
     while (!atomic_load_explicit(&e->stop, memory_order_relaxed)) {
         uint32_t nothing = CMO_LEFT_NOTHING;
         const uint32_t turn = atomic_load_explicit(&e->turn, memory_order_relaxed);
@@ -73,7 +75,7 @@ static bool sleep_soon(cmo_engine *e)
                                                 memory_order_relaxed);
         if (ppoll(&bell, 1, &moment, NULL) > 0) cmo_bell_silence(e->thread_bell);
         const bool now = atomic_load_explicit(&e->left, memory_order_seq_cst) == CMO_LEFT_NOW;
-        if (!now && atomic_load_explicit(&e->turn, memory_order_relaxed) != turn) continue;
+        if (!now && atomic_load_explicit(&e->turn, memory_order_relaxed) != turn && cmo_now() < at_last) continue;
         /* From here on who leaves something rings; who drives now has not left yet. */
         return atomic_exchange_explicit(&e->left, CMO_LEFT_NOTHING, memory_order_seq_cst) == CMO_LEFT_NOW ||
                !atomic_load_explicit(&e->role, memory_order_seq_cst);
