@@ -929,7 +929,8 @@ cdef class Comm:
         started = new_work(work)
         call = Call.__new__(Call)
         call.comm, call.keep, call.array = self, receiving, out
-        call.target.dtype, call.target.ndim, call.target.data = <cmo_dtype>dtype, cnp.PyArray_NDIM(out), cnp.PyArray_DATA(out)
+        call.target.dtype, call.target.ndim = <cmo_dtype>dtype, cnp.PyArray_NDIM(out)
+        call.target.data = cnp.PyArray_DATA(out)
         for i in range(call.target.ndim):
             call.shape[i] = cnp.PyArray_DIM(out, i)
         call.target.shape, call.target.call = call.shape, <void *>call

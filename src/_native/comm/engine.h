@@ -90,8 +90,8 @@ typedef struct cmo_message {
     int ndim;
     const uint64_t *shape;   /* send: [ndim], borrowed */
     const void *buffer;      /* send: borrowed */
-    const struct iovec *parts; /* send: where the bytes are, end to end, in place of `buffer`; NULL: there. Borrowed until
-                                the op has ended; none is empty */
+    const struct iovec *parts; /* send: where the bytes are, end to end, in place of `buffer`; NULL: there. Borrowed
+                                  until the op has ended; none is empty */
     uint64_t bytes;
     cmo_allocate allocate;   /* receive: asked for the buffer; its refusal leaves the message where it is */
     void *allocate_ctx;

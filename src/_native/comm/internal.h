@@ -92,8 +92,8 @@ cmo_channel *cmo_channel_to(cmo_engine *e, int peer);
 void cmo_channel_adopt(void *engine, cmo_link *link); /* the nets' on_link */
 bool cmo_channel_pump(cmo_channel *c);                /* move what can be moved; true if anything was */
 cmo_err cmo_channel_send(cmo_channel *c, bool *moved); /* the sending half of it */
-/* Send a small message at once, if nothing is before it and there is room at the peer; else CMO_AGAIN. *rest: some of it
- * is still here, in the frame to be sent first. */
+/* Send a small message at once, if nothing is before it and there is room at the peer; else CMO_AGAIN. *rest: some of
+ * it is still here, in the frame to be sent first. */
 cmo_err cmo_channel_send_now(cmo_channel *c, const cmo_header *h, const uint64_t *shape, const void *payload,
                              bool *rest);
 cmo_err cmo_channel_broken(cmo_channel *c, cmo_err err); /* the connection is lost, if this is an error; returns it */

@@ -37,8 +37,8 @@ typedef struct cmo_xfer {
     bool sends;
     int peer;                    /* rank in the communicator; for receives, CMO_ANY until matched */
     uint8_t *buffer;
-    const struct iovec *parts;   /* send: where the bytes are, end to end, in place of `buffer`: the part whose turn it is;
-                                    borrowed, none is empty. Such a message is never sent unasked */
+    const struct iovec *parts;   /* send: where the bytes are, end to end, in place of `buffer`: the part whose turn it
+                                    is; borrowed, none is empty. Such a message is never sent unasked */
     uint64_t part_start;         /* bytes of the message before that part */
     uint64_t length, ready, done;
     uint64_t framed;             /* send: bytes already put in frames */
