@@ -234,6 +234,7 @@ static cmo_err channel_receive(cmo_channel *c, bool *moved)
         }
         if (direct == c->rx_left || !direct) iov[n++] = (struct iovec){c->rx_buffer + c->rx_end, want};
         CMO_TRY(ops->read(c->link, iov, n, &got));
+        c->rx_quiet = !got;
         if (!got) return CMO_OK;
         *moved = true;
         size_t taken = got < direct ? got : direct;

@@ -241,10 +241,12 @@ void cmo_bye_heard(cmo_channel *channel, const cmo_header *h)
     if (c) has_closed(c, channel->peer);
 }
 
-/* Will this rank's BYE come, behind all that it has sent? Who has never sent anything may have no way to send one. */
-static bool says_bye(const cmo_engine *e, int world)
+/* May there be something of this rank's, or its BYE, that has not been read? What it sent it sent before it closed. A BYE
+ * need not come: there was none to say it by, if it had sent us nothing before. */
+static bool is_heard_out(const cmo_engine *e, int world)
 {
-    return e->channel[world] && e->channel[world]->rx_header.kind;
+    const cmo_channel *channel = e->channel[world];
+    return !channel || channel->gone || !channel->rx_header.kind || channel->rx_quiet;
 }
 
 /* Members of this host that have closed, as their memory says, and will not say so otherwise. */
@@ -257,11 +259,13 @@ static void look_who_closed(cmo_comm *c, cmo_comm *p)
         p->parted.seen = nleft;
         p->parted.at = now + parting_time;
     } else if (now >= p->parted.at) {
-        p->parted.heard = nleft;
-        for (int i = 0; i < p->nlocal; i++)
-            if (i != p->local && !says_bye(c->engine, p->world[p->locals[i]]) &&
-                atomic_load_explicit(&p->piece[i]->closed, memory_order_acquire))
-                has_closed(c, p->world[p->locals[i]]);
+        bool all = true;
+        for (int i = 0; i < p->nlocal; i++) {
+            if (i == p->local || !atomic_load_explicit(&p->piece[i]->closed, memory_order_acquire)) continue;
+            if (is_heard_out(c->engine, p->world[p->locals[i]])) has_closed(c, p->world[p->locals[i]]);
+            else all = false;
+        }
+        if (all) p->parted.heard = nleft;
     }
 }
 

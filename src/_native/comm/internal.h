@@ -79,6 +79,7 @@ typedef struct cmo_channel {
     uint8_t *rx_buffer;     /* [rx_capacity] bytes read ahead, NULL until something comes; owned */
     size_t rx_capacity, rx_start, rx_end;
     bool rx_in_payload;
+    bool rx_quiet;          /* the last look found nothing */
     cmo_header rx_header;
     uint8_t *rx_payload;    /* where the payload goes; NULL: nowhere */
     uint64_t rx_left;
