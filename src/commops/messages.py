@@ -172,8 +172,9 @@ class Messages(Group):
             done = self._core.plain_sendrecv(Work, x, dest, source, out, tag, self._timeout)
             if done:
                 return out
-            if done is None:
-                return self.recv(out, source, tag)  # which says what does not fit
+            if done is None:  # what comes does not fit, which a recv says
+                received: Array = self.recv(out, source, tag)
+                return received
         array: Array = self.isendrecv(x, dest, source, out, tag).wait()
         return array
 
