@@ -241,8 +241,8 @@ void cmo_bye_heard(cmo_channel *channel, const cmo_header *h)
     if (c) has_closed(c, channel->peer);
 }
 
-/* May there be something of this rank's, or its BYE, that has not been read? What it sent it sent before it closed. A BYE
- * need not come: there was none to say it by, if it had sent us nothing before. */
+/* Has all that this rank sent been read? It sent it before it closed. Its BYE need not come: if it had sent us nothing
+ * before, there was nothing to say it by. */
 static bool is_heard_out(const cmo_engine *e, int world)
 {
     const cmo_channel *channel = e->channel[world];
