@@ -793,21 +793,27 @@ cdef class Comm:
         call.kind = CMO_BARRIER
         self.finish(&state, self.block(&state, &call, timeout, True))
 
+    cdef inline int plain_message(self, cmo_message *m, x, dest, tag, uint32_t extra) except -1:
+        """Write down the message that sends a plain array. 0: it is none, or something is wrong."""
+        cdef int dtype = plain_dtype(x)
+        if dtype < 0 or type(dest) is not int or type(tag) is not int:
+            return 0
+        self.usable()
+        if not (0 <= dest < self.comm.size and 0 <= tag <= LAST_TAG):
+            return 0
+        memset(m, 0, sizeof(m[0]))
+        m.peer, m.tag, m.dtype, m.extra, m.ndim = dest, tag, <cmo_dtype>dtype, extra, cnp.PyArray_NDIM(x)
+        m.shape, m.buffer, m.bytes = <uint64_t *>cnp.PyArray_DIMS(x), cnp.PyArray_DATA(x), cnp.PyArray_NBYTES(x)
+        return 1
+
     def plain_send(self, x, dest, tag, double timeout, uint32_t extra=0):
         """Send a plain array and wait until it may be used again. False: it is none, or something is wrong, and nothing
         was done."""
         cdef cmo_op state
         cdef cmo_message m
         cdef cmo_err err
-        cdef int dtype = plain_dtype(x)
-        if dtype < 0 or type(dest) is not int or type(tag) is not int:
+        if not self.plain_message(&m, x, dest, tag, extra):
             return False
-        self.usable()
-        if not (0 <= dest < self.comm.size and 0 <= tag <= LAST_TAG):
-            return False
-        memset(&m, 0, sizeof(m))
-        m.peer, m.tag, m.dtype, m.extra, m.ndim = dest, tag, <cmo_dtype>dtype, extra, cnp.PyArray_NDIM(x)
-        m.shape, m.buffer, m.bytes = <uint64_t *>cnp.PyArray_DIMS(x), cnp.PyArray_DATA(x), cnp.PyArray_NBYTES(x)
         self.engine.inside += 1
         err = cmo_send_begin(&state, self.comm, &m, timeout, m.bytes <= LIGHT_BYTES)
         self.finish(&state, self.ended(&state, err))
@@ -871,15 +877,9 @@ cdef class Comm:
         cdef Call call
         cdef cbool rest
         cdef cmo_err err
-        cdef int dtype = plain_dtype(x)
-        if dtype < 0 or type(dest) is not int or type(tag) is not int:
-            return None
-        self.usable()
-        if not (0 <= dest < self.comm.size and 0 <= tag <= LAST_TAG):
+        if not self.plain_message(&m, x, dest, tag, 0):
             return None
         started = new_work(work)
-        m.peer, m.tag, m.dtype, m.extra, m.ndim = dest, tag, <cmo_dtype>dtype, 0, cnp.PyArray_NDIM(x)
-        m.shape, m.buffer, m.bytes = <uint64_t *>cnp.PyArray_DIMS(x), cnp.PyArray_DATA(x), cnp.PyArray_NBYTES(x)
         if self.spare is None:
             self.spare = Call.__new__(Call)
         self.engine.inside += 1
