@@ -880,8 +880,9 @@ cdef class Comm:
         if not self.plain_message(&m, x, dest, tag, 0):
             return None
         started = new_work(work)
-        if self.spare is None:
-            self.spare = Call.__new__(Call)
+        call, self.spare = self.spare, None  # another thread may send meanwhile
+        if call is None:
+            call = Call.__new__(Call)
         self.engine.inside += 1
         if m.bytes <= LIGHT_BYTES:
             err = cmo_send_now(self.comm, &m, &rest)
@@ -889,12 +890,12 @@ cdef class Comm:
             with nogil:
                 err = cmo_send_now(self.comm, &m, &rest)
         self.engine.inside -= 1
-        if err == CMO_OK:
+        if not rest:
+            self.spare = call
+            if err != CMO_OK:
+                return None
             started._settled, started._calls = True, nothing
             return started
-        if not rest:
-            return None
-        call, self.spare = self.spare, None
         call.comm, call.keep = self, x
         cmo_send_rest(&call.op, self.comm, &m, timeout)
         started.follow(call)
@@ -903,6 +904,7 @@ cdef class Comm:
     def plain_sendrecv(self, work, x, dest, source, out, tag, double timeout):
         """Send a plain array and receive into another. False: one of them is none, or something is wrong, or x
         cannot go at once, and nothing was done. None: x has been sent, but what comes does not fit `out`."""
+        self.usable()
         if (plain_dtype(x) < 0 or plain_dtype(out) < 0 or not cnp.PyArray_ISWRITEABLE(out) or overlap(x, out)
                 or type(source) is not int or not CMO_ANY <= source < self.comm.size):
             return False

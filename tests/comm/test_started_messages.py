@@ -7,6 +7,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -147,3 +148,24 @@ def test_sends_to_one_who_has_closed_fail_and_harm_nothing(fresh: Callable[..., 
 
     for layout in (Layout("aa", "shm"), Layout("aa", "tcp")):
         fresh(layout).run(program)
+
+
+def test_threads_that_send_at_once_what_a_pipe_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thread's messages arrive whole and in its order, and each send ends."""
+    monkeypatch.setenv("COMMOPS_PIPE_BYTES", "4096")
+    threads, each, rows = 3, 200, 5000  # 40 kB: sent without the interpreter's lock, and never at once
+
+    def program(comm: Comm) -> None:
+        def send(tag: int) -> None:
+            for number in range(each):
+                comm.isend(np.full(rows, number), 1, tag).wait()
+
+        def receive(tag: int) -> None:
+            for number in range(each):
+                assert np.array_equal(comm.recv(source=0, tag=tag), np.full(rows, number))
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(receive if comm.rank else send, range(threads)))
+        comm.barrier()
+
+    commops.launch(program, 2)
