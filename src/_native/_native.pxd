@@ -70,6 +70,7 @@ cdef extern from "commops.h" nogil:
     cmo_window_head *cmo_window_base(const cmo_window *)
     size_t cmo_window_size(const cmo_window *)
     size_t cmo_window_used(const cmo_window *)
+    cbool cmo_window_attaches(const cmo_window *)
     cmo_err cmo_window_alloc(cmo_window *, size_t, uint64_t *)
     void cmo_window_free(cmo_window *, uint64_t, size_t)
     cmo_err cmo_window_map(int, int, cmo_window_head **, size_t *)

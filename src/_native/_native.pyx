@@ -184,6 +184,11 @@ cdef class Window:
         """Bytes given out."""
         return cmo_window_used(self.window)
 
+    @property
+    def attaches(self):
+        """Whether this rank may read the memory of every other process of its host; known once there is an engine."""
+        return cmo_window_attaches(self.window)
+
     def allocate(self, size_t nbytes):
         """`nbytes` zeroed bytes that every rank of this host can address, as a Block."""
         cdef Block block = Block.__new__(Block)

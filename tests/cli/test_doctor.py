@@ -30,8 +30,8 @@ def test_a_sound_machine_ends_with_0_and_shows_every_section(commops: Run) -> No
     assert result.returncode == 0, result.stdout + result.stderr
     for words in (
         "usable cores", "memory", "kernel", "unnamed shared memory", "process descriptors", "loopback IPv4",
-        "addresses", "allreduce over shm", "allreduce over tcp", "kernels", "launcher", "transports",
-        "table of tunables", "COMMOPS_SLOT_BYTES", "staging", "Everything that ranks need works here.",
+        "addresses", "memory of other ranks", "allreduce over shm", "allreduce over tcp", "kernels", "launcher",
+        "transports", "table of tunables", "COMMOPS_SLOT_BYTES", "staging", "Everything that ranks need works here.",
     ):  # fmt: skip
         assert words in result.stdout
     assert "unusable" not in result.stdout
@@ -214,3 +214,12 @@ def test_the_launcher_is_recognised() -> None:
 @pytest.mark.parametrize(("chosen", "state"), [("", State.OK), ("tcp", State.NOTE), ("shm", State.NOTE)])
 def test_a_transport_forced_by_the_environment_is_noted(chosen: str, state: State) -> None:
     assert doctor._choice({"COMMOPS_TRANSPORT": chosen}).state is state
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_it_says_whether_ranks_may_read_each_others_memory(works: bool) -> None:
+    fact = doctor._attached(works)
+    assert fact.name == "memory of other ranks"
+    assert fact.state is (State.OK if works else State.NOTE)
+    assert "process_vm_readv" in fact.value
+    assert bool(fact.advice) is not works

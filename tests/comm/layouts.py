@@ -17,11 +17,14 @@ class Layout:
         As for `commops.init`.
     settings : dict
         Environment of all ranks.
+    name : str
+        What tells it from another with the same ranks and transport, in the names of tests.
     """
 
     hosts: str
     transport: str = "auto"
     settings: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    name: str = "small"
 
     @property
     def size(self) -> int:
@@ -29,7 +32,7 @@ class Layout:
 
     def __str__(self) -> str:
         name = f"{self.size}" if len(set(self.hosts)) == 1 else self.hosts
-        return f"{self.transport}-{name}{'-small' if self.settings else ''}"
+        return f"{self.transport}-{name}{f'-{self.name}' if self.settings else ''}"
 
 
 # Little arrays then take the ways of large ones: many slots, frames and segments.
@@ -42,6 +45,7 @@ SMALL = tuple(
         "COMMOPS_AROUND_BYTES": "1000",
         "COMMOPS_STAGED_BYTES": "256",
         "COMMOPS_DIRECT_BYTES": "300",
+        "COMMOPS_ATTACH_BYTES": "600",
         "COMMOPS_PIPE_BYTES": "4096",
         "COMMOPS_EAGER_BYTES": "200",
         "COMMOPS_EAGER_WINDOW": "512",

@@ -24,7 +24,9 @@ TINY = (
     ("COMMOPS_SLOT_BYTES", "512"),
 )
 ONE_HOST = [Layout("a" * n, "shm", TINY) for n in (1, 2, 3, 4)]
-LAYOUTS = [*ONE_HOST, Layout("aabb", settings=TINY)]
+# Ordinary arrays are copied from where they lie, too, where nothing is reduced.
+ATTACHED = Layout("aaa", "shm", (*TINY, ("COMMOPS_ATTACH_BYTES", "1")), "attached")
+LAYOUTS = [*ONE_HOST, Layout("aabb", settings=TINY), ATTACHED]
 PLACES = ("all", "even", "odd", "views", "none")  # which ranks pass memory of the window
 
 

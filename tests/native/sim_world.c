@@ -65,8 +65,10 @@ static cmo_tunables default_tunables(void)
 
 world_settings world_plain(int size, world_layout layout, uint64_t seed)
 {
-    return (world_settings){.size = size, .layout = layout, .per_host = 4, .seed = seed, .tunables = default_tunables(),
-                            .net = {.latency_ns = 10000, .ns_per_byte = 0.1}, .timeout = -1};
+    world_settings s = {.size = size, .layout = layout, .per_host = 4, .seed = seed, .tunables = default_tunables(),
+                        .net = {.latency_ns = 10000, .ns_per_byte = 0.1}, .timeout = -1};
+    s.tunables.attach_bytes = 0; /* by default it depends on the machine */
+    return s;
 }
 
 static uint64_t settings_draw(uint64_t *state, uint64_t bound)
@@ -102,6 +104,7 @@ world_settings world_rough(int size, world_layout layout, uint64_t seed)
     s.per_host = 2 + (int)settings_draw(&state, 4);
     s.stagger_ns = settings_draw(&state, 2) ? 50000 : 1;
     t->staged_bytes = settings_draw(&state, 2) ? 16 << settings_draw(&state, 5) : 0;
+    t->attach_bytes = settings_draw(&state, 2) ? 1 : 0;
     return s;
 }
 

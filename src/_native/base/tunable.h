@@ -25,6 +25,9 @@
       "in shared memory every rank reduces all of an array up to this size, and a slice of a larger one")      \
     X(direct_bytes, "COMMOPS_DIRECT_BYTES", 64 << 10, 1, 1 << 30,                                              \
       "in shared memory an array of this size or more that lies there (comm.empty) is read where it is")       \
+    X(attach_bytes, "COMMOPS_ATTACH_BYTES", -1, -1, INT64_MAX,                                                 \
+      "where the arrays that a call moves are this much on a host, read and written, they are copied once, from "  \
+      "one process's memory to another's, if the system allows it; 0: never; -1: half of the last-level cache")  \
     X(pipe_bytes, "COMMOPS_PIPE_BYTES", 2 << 20, 4096, 1 << 30,                                                \
       "most bytes of a shared-memory pipe from one rank of a host to another; less where they are many")       \
     X(eager_bytes, "COMMOPS_EAGER_BYTES", 256 << 10, 0, 1 << 30,                                                \

@@ -111,10 +111,11 @@ static cmo_err alltoall_begin(cmo_op *op, alltoall_state *s)
     if (!s->varies) {
         cmo_shm_begin_cut(op, &s->shm, s->item, call->count);
         s->shm.rounds = cmo_shm_cut_round(&s->cut, op, &s->shm, s->item, call->count);
-        cmo_shm_offer_array(op, &s->shm.offer.in, call->in, cmo_block_start(NULL, call->count, c->size) * s->item);
+        const uint64_t bytes = cmo_block_start(NULL, call->count, c->size) * s->item;
+        cmo_shm_offer_copy(op, &s->shm.offer.in, call->in, bytes, 2 * (uint64_t)c->size * bytes);
         return CMO_OK;
     }
-    cmo_shm_begin(op, &s->shm, UINT64_MAX); /* nobody knows how much there is: rounds as wide as can be */
+    cmo_shm_begin(op, &s->shm, true, UINT64_MAX); /* nobody knows how much there is: rounds as wide as can be */
     s->shm.offer.length = counts_longest(op);
     s->lead = cmo_shm_rounds(counts_bytes(op), cmo_shm_round_bytes(op, &s->shm));
     s->learned = malloc((size_t)c->size * sizeof *s->learned);
@@ -170,14 +171,16 @@ static cmo_err alltoall_take(const cmo_op *op, alltoall_state *s, uint64_t t)
         int j = (c->rank + 1 + s->shm.next) % c->size;
         uint64_t part = cmo_shm_part_of(&s->cut, cmo_block_count(s->learned, op->call.count, j), turn.from);
         if (!part) continue;
-        const void *at;
+        CMO_TRY(cmo_shm_has_staged(op, &s->shm, j, t));
+        if (!s->varies && cmo_shm_offer_of(op, j).in & CMO_SHM_OWN) { /* whole, with the first round: parts are small */
+            if (turn.from) continue;
+            part = op->call.count;
+        }
         uint64_t in_slot = cmo_shm_part_start(&s->cut, turn, c->size, j, c->rank);
         /* Where blocks differ nobody offers. */
         uint64_t from = alltoall_start(op, s, NULL, c->rank) + turn.from * s->item;
-        CMO_TRY(cmo_shm_has_staged(op, &s->shm, j, t));
-        CMO_TRY(cmo_shm_part(op, &s->shm, j, t, from, part * s->item, in_slot, &at));
-        cmo_shm_deliver(&s->shm, s->out + alltoall_start(op, s, s->learned, j) + turn.from * s->item, at,
-                        part * s->item);
+        CMO_TRY(cmo_shm_fetch(op, &s->shm, j, t, from, part * s->item, in_slot,
+                              s->out + alltoall_start(op, s, s->learned, j) + turn.from * s->item));
     }
     s->shm.next = 0;
     return CMO_OK;

@@ -5,10 +5,13 @@
 #include "base/copy.h"
 #include "coll/coll.h"
 
+#define CMO_SHM_OWN (UINT64_C(1) << 63) /* more than any offset, and than any address */
+
 /* The payload of an announcement whose data goes in rounds. */
 typedef struct cmo_shm_offer {
     uint64_t length;  /* elements that this rank sends, where the others must learn it */
-    /* 1 + the offset, in its window, of the array of which the others read its part, or the result; 0: see its slots */
+    /* 1 + the offset, in its window, of the array of which the others read its part, or the result; 0: see its slots.
+     * `in` may also be CMO_SHM_OWN + the array's address in its own memory. */
     uint64_t in, out;
 } cmo_shm_offer;
 _Static_assert(sizeof(cmo_shm_offer) <= CMO_ANNOUNCEMENT_BYTES, "an offer is a payload");
@@ -21,7 +24,8 @@ typedef struct cmo_shm {
     uint64_t t;      /* the loop's */
     int next;        /* the member that cmo_shm_all_… looks at next */
     bool around;     /* this rank's result is stored around the caches */
-    bool borrows;    /* this rank has read others' arrays */
+    bool borrows;    /* this rank has read others' arrays … */
+    bool attaches;   /* … in their own memory */
     bool leaves;     /* it reads nothing more, and waits for its own readers */
     cmo_shm_offer offer;
 } cmo_shm;

@@ -5,8 +5,8 @@ static uint64_t whole_lines(uint64_t bytes) { return (bytes + CMO_LINE - 1) / CM
 void cmo_shm_begin_cut(const cmo_op *op, cmo_shm *s, size_t itemsize, uint64_t longest)
 {
     const cmo_comm *c = op->comm;
-    const uint64_t others = (uint64_t)c->size - 1, most = c->widest * c->slot_bytes; /* of one part: no overflow */
-    cmo_shm_begin(op, s, others * whole_lines(longest < most ? longest * itemsize : most));
+    const uint64_t others = (uint64_t)c->size - 1, most = c->all.widest * c->slot_bytes; /* of one part: no overflow */
+    cmo_shm_begin(op, s, true, others * whole_lines(longest < most ? longest * itemsize : most));
 }
 
 uint64_t cmo_shm_cut_round(cmo_shm_cut *cut, const cmo_op *op, const cmo_shm *s, size_t itemsize, uint64_t longest)

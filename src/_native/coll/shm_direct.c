@@ -24,6 +24,7 @@
  * comm/piece.h has the invariants. */
 #include "coll/shm.h"
 #include "comm/engine.h"
+#include "transport/attach.h"
 
 void cmo_shm_offer_array(const cmo_op *op, uint64_t *place, const void *array, uint64_t bytes)
 {
@@ -33,8 +34,48 @@ void cmo_shm_offer_array(const cmo_op *op, uint64_t *place, const void *array, u
     *place = worth && cmo_window_offset(c->neighbour[c->rank], array, bytes, &offset) ? 1 + offset : 0;
 }
 
-cmo_err cmo_shm_borrow(const cmo_op *op, cmo_shm *s, int member, uint64_t place, uint64_t from, uint64_t bytes,
-                       const void **at)
+static bool shm_all_attach(const cmo_comm *c)
+{
+    for (int j = 0; j < c->size; j++) /* relaxed: what it says holds from the start */
+        if (!atomic_load_explicit(&c->neighbour[j]->head->attaches, memory_order_relaxed)) return false;
+    return true;
+}
+
+void cmo_shm_offer_copy(const cmo_op *op, uint64_t *place, const void *array, uint64_t bytes, uint64_t moved)
+{
+    cmo_shm_offer_array(op, place, array, bytes);
+    if (!*place && moved >= op->comm->attach_bytes && bytes && shm_all_attach(op->comm))
+        *place = CMO_SHM_OWN | (uintptr_t)array;
+}
+
+/* Is what this member has offered for the operation still there? If not, the driver will find out why; but nobody
+ * explains it who has closed. */
+static cmo_err shm_stands(const cmo_op *op, int member)
+{
+    const cmo_comm *c = op->comm;
+    if (!cmo_piece_quit(c->piece[member], op->seq)) return CMO_OK;
+    atomic_thread_fence(memory_order_acquire); /* what it did before it gave up */
+    if (atomic_load_explicit(&c->piece[c->rank]->abort, memory_order_relaxed)) return CMO_AGAIN;
+    return cmo_fail(CMO_EREVOKED, "rank %d has closed the communicator in the middle of collective %llu", member,
+                    (unsigned long long)op->seq);
+}
+
+/* A read that fails because the owner has given up, and its caller has let go of the array, is none of this rank's
+ * errors. */
+static cmo_err shm_copy_own(const cmo_op *op, cmo_shm *s, int member, uint64_t address, void *to, uint64_t bytes)
+{
+    const cmo_comm *c = op->comm;
+    const cmo_neighbour *n = c->neighbour[member];
+    if (!n->pid) return cmo_fail(CMO_EPROTO, "rank %d offers memory that cannot be read here", member);
+    s->borrows = s->attaches = true;
+    const cmo_err err = cmo_attach_read(n, address, to, bytes);
+    if (err == CMO_OK || err == CMO_AGAIN) return err;
+    CMO_TRY(shm_stands(op, member));
+    return err;
+}
+
+static cmo_err shm_borrow(const cmo_op *op, cmo_shm *s, int member, uint64_t place, uint64_t from, uint64_t bytes,
+                          const void **at)
 {
     const unsigned char *array = cmo_window_bytes(op->comm->neighbour[member], place - 1, from + bytes);
     if (!array) return cmo_fail(CMO_EPROTO, "rank %d announces an array outside its window", member);
@@ -47,8 +88,27 @@ cmo_err cmo_shm_part(const cmo_op *op, cmo_shm *s, int member, uint64_t t, uint6
                      uint64_t in_slot, const void **at)
 {
     uint64_t place = cmo_shm_offer_of(op, member).in;
-    if (place) return cmo_shm_borrow(op, s, member, place, from, bytes, at);
+    if (place) return shm_borrow(op, s, member, place, from, bytes, at);
     *at = cmo_shm_slot(op, s, member, t) + in_slot;
+    return CMO_OK;
+}
+
+cmo_err cmo_shm_fetch_array(const cmo_op *op, cmo_shm *s, int member, uint64_t place, uint64_t from, uint64_t bytes,
+                            void *to)
+{
+    if (place & CMO_SHM_OWN) return shm_copy_own(op, s, member, (place & ~CMO_SHM_OWN) + from, to, bytes);
+    const void *at;
+    CMO_TRY(shm_borrow(op, s, member, place, from, bytes, &at));
+    cmo_shm_deliver(s, to, at, bytes);
+    return CMO_OK;
+}
+
+cmo_err cmo_shm_fetch(const cmo_op *op, cmo_shm *s, int member, uint64_t t, uint64_t from, uint64_t bytes,
+                      uint64_t in_slot, void *to)
+{
+    const uint64_t place = cmo_shm_offer_of(op, member).in;
+    if (place) return cmo_shm_fetch_array(op, s, member, place, from, bytes, to);
+    cmo_shm_deliver(s, to, cmo_shm_slot(op, s, member, t) + in_slot, bytes);
     return CMO_OK;
 }
 
@@ -56,26 +116,23 @@ cmo_err cmo_shm_result(const cmo_op *op, cmo_shm *s, int member, uint64_t t, uin
                        uint64_t in_slot, const void **at)
 {
     uint64_t place = cmo_shm_offer_of(op, member).out;
-    if (place) return cmo_shm_borrow(op, s, member, place, from, bytes, at);
+    if (place) return shm_borrow(op, s, member, place, from, bytes, at);
     *at = cmo_shm_slot(op, s, member, t) + in_slot;
     return CMO_OK;
 }
 
-/* Were the arrays that this rank has read still their owners' to show? An owner that gives up, and whose caller may
- * then write there, has first broken the communicator, which is in our abort word, or closed it. The fence keeps
- * what was read before these two. */
-static cmo_err shm_stood(const cmo_op *op)
+/* Were the arrays that this rank has read still their owners' to show? The fence keeps what was read in front of the
+ * looks. */
+static cmo_err shm_stood(const cmo_op *op, const cmo_shm *s)
 {
     const cmo_comm *c = op->comm;
     atomic_thread_fence(memory_order_acquire);
-    /* The driver will find it. */
-    if (atomic_load_explicit(&c->piece[c->rank]->abort, memory_order_relaxed)) return CMO_AGAIN;
     for (int j = 0; j < c->size; j++) {
-        if (cmo_shm_arrived(op, j) || !atomic_load_explicit(&c->piece[j]->closed, memory_order_relaxed)) continue;
-        cmo_shm_offer theirs = cmo_shm_offer_of(op, j);
-        if (theirs.in | theirs.out) /* others may be through with the collective, and close it, before us */
-            return cmo_fail(CMO_EREVOKED, "rank %d has closed the communicator in the middle of collective %llu", j,
-                            (unsigned long long)op->seq);
+        if (cmo_shm_arrived(op, j)) continue;
+        const cmo_shm_offer theirs = cmo_shm_offer_of(op, j);
+        if (!(theirs.in | theirs.out)) continue;
+        CMO_TRY(shm_stands(op, j));
+        if (s->attaches && theirs.in & CMO_SHM_OWN && !cmo_attach_lives(c->neighbour[j])) return CMO_AGAIN;
     }
     return CMO_OK;
 }
@@ -84,7 +141,7 @@ cmo_err cmo_shm_await_readers(cmo_op *op, cmo_shm *s, int first, int last)
 {
     const cmo_comm *c = op->comm;
     if (!s->leaves) {
-        if (s->borrows) CMO_TRY(shm_stood(op));
+        if (s->borrows) CMO_TRY(shm_stood(op, s));
         if (!(s->offer.in | s->offer.out)) return CMO_OK;
         s->leaves = true;
         s->next = first;

@@ -8,17 +8,24 @@
  * offer.out) says so. They then need not be staged. Before the announcement. */
 void cmo_shm_offer_array(const cmo_op *op, uint64_t *place, const void *array, uint64_t bytes);
 
-/* Where in `member`'s window [from, from + bytes) of the array is that is said to be at `place` there. CMO_EPROTO: not
- * in the window. */
-cmo_err cmo_shm_borrow(const cmo_op *op, cmo_shm *s, int member, uint64_t place, uint64_t from, uint64_t bytes,
-                       const void **at);
+/* The same for what the others only copy: if it does not lie there, they may copy it from this rank's own memory, where
+ * the arrays that the call reads and writes on this host are `moved` bytes and that pays. */
+void cmo_shm_offer_copy(const cmo_op *op, uint64_t *place, const void *array, uint64_t bytes, uint64_t moved);
 
 /* Where to read [from, from + bytes) of a member's array: there, if it offers it, else at `in_slot` bytes of its slot
- * of round t. The member's part of the round has been staged. */
+ * of round t. The member's part of the round has been staged. CMO_EPROTO: what it offers is not in its window. */
 cmo_err cmo_shm_part(const cmo_op *op, cmo_shm *s, int member, uint64_t t, uint64_t from, uint64_t bytes,
                      uint64_t in_slot, const void **at);
 
-/* The same for the result that a member has reduced. */
+/* Copy that to `to`, a part of the result. Here the array may lie in its owner's own memory. */
+cmo_err cmo_shm_fetch(const cmo_op *op, cmo_shm *s, int member, uint64_t t, uint64_t from, uint64_t bytes,
+                      uint64_t in_slot, void *to);
+
+/* The same of an array that is offered at `place`. */
+cmo_err cmo_shm_fetch_array(const cmo_op *op, cmo_shm *s, int member, uint64_t place, uint64_t from, uint64_t bytes,
+                            void *to);
+
+/* As cmo_shm_part, for the result that a member has reduced. */
 cmo_err cmo_shm_result(const cmo_op *op, cmo_shm *s, int member, uint64_t t, uint64_t from, uint64_t bytes,
                        uint64_t in_slot, const void **at);
 

@@ -61,12 +61,16 @@ static void gather_begin(cmo_op *op, gather_state *s)
     s->item = cmo_dtype_size(op->call.dtype);
     s->counts = op->call.exchange ? NULL : op->call.counts;
     /* Where each knows its own block alone, rounds are as wide as can be */
-    cmo_shm_begin(op, &s->shm, op->call.exchange ? UINT64_MAX : gather_longest(op, s));
+    cmo_shm_begin(op, &s->shm, op->call.kind == CMO_ALLGATHER,
+                  op->call.exchange ? UINT64_MAX : gather_longest(op, s));
     s->round_bytes = cmo_shm_round_bytes(op, &s->shm);
     s->receives = op->call.kind == CMO_ALLGATHER || c->rank == op->call.root;
     s->sends = c->size > 1 && (op->call.kind == CMO_ALLGATHER || c->rank != op->call.root) && gather_own(op, s);
     s->out = op->call.out;
-    if (s->sends) cmo_shm_offer_array(op, &s->shm.offer.in, op->call.in, gather_own(op, s));
+    /* Where each block is read by many, it is cheaper read from slots. */
+    const bool once = op->call.kind == CMO_ALLGATHER && c->size == 2 && !op->call.exchange;
+    const uint64_t moved = once ? 3 * gather_start(op, s, 2) : 0;
+    if (s->sends) cmo_shm_offer_copy(op, &s->shm.offer.in, op->call.in, gather_own(op, s), moved);
     if (op->call.exchange) s->shm.offer.length = op->call.count;
 }
 
@@ -126,11 +130,9 @@ static cmo_err gather_take(const cmo_op *op, gather_state *s, uint64_t t)
         int j = (c->rank + 1 + s->shm.next) % c->size;
         uint64_t bytes = gather_bytes(op, s, j);
         if (from >= bytes) continue;
-        const void *part;
         bytes = cmo_shm_min(s->round_bytes, bytes - from);
         CMO_TRY(cmo_shm_has_staged(op, &s->shm, j, t));
-        CMO_TRY(cmo_shm_part(op, &s->shm, j, t, from, bytes, 0, &part));
-        cmo_shm_deliver(&s->shm, s->out + gather_start(op, s, j) + from, part, bytes);
+        CMO_TRY(cmo_shm_fetch(op, &s->shm, j, t, from, bytes, 0, s->out + gather_start(op, s, j) + from));
     }
     s->shm.next = 0;
     return CMO_OK;

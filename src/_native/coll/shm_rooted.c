@@ -61,7 +61,7 @@ static cmo_err rooted_measure(const cmo_op *op, rooted_state *s, cmo_dtype dtype
     if (__builtin_mul_overflow(total, (uint64_t)cmo_dtype_size(dtype), &s->bytes) ||
         __builtin_add_overflow(s->bytes, s->head, &s->bytes))
         return cmo_fail(CMO_EPROTO, "rank %d sends an array of more than 2^64 bytes", op->call.root);
-    cmo_shm_begin(op, &s->shm, rooted_round(op, s->bytes));
+    cmo_shm_begin(op, &s->shm, false, rooted_round(op, s->bytes));
     s->round_bytes = cmo_shm_round_bytes(op, &s->shm);
     s->shm.rounds = s->bytes > CMO_ANNOUNCEMENT_BYTES ? cmo_shm_rounds(s->bytes, s->round_bytes) : 0;
     return CMO_OK;
@@ -92,7 +92,9 @@ static cmo_err rooted_begin(cmo_op *op, rooted_state *s)
         s->hi = s->lo + bytes;
         cmo_shm_expect(op, &s->shm, bytes);
     }
-    if (s->shm.rounds) cmo_shm_offer_array(op, &s->shm.offer.in, rooted_array(op), s->bytes - s->head);
+    /* A broadcast's bytes are read by many, or by one who would copy alone. */
+    const uint64_t array = s->bytes - s->head, moved = call->kind == CMO_SCATTER ? 2 * array : 0;
+    if (s->shm.rounds) cmo_shm_offer_copy(op, &s->shm.offer.in, rooted_array(op), array, moved);
     if (s->shm.rounds) cmo_shm_consumed(op, &s->shm, s->shm.rounds);
     return CMO_OK;
 }
@@ -268,12 +270,9 @@ static cmo_err rooted_take(cmo_op *op, rooted_state *s, const unsigned char *rou
 /* Take it all from the root's array. */
 static cmo_err rooted_take_direct(const cmo_op *op, rooted_state *s)
 {
-    const void *part;
-    uint64_t from = s->lo - s->head, bytes = s->hi - s->lo;
-    if (!bytes) return CMO_OK;
-    CMO_TRY(cmo_shm_borrow(op, &s->shm, op->call.root, s->direct, from, bytes, &part));
-    cmo_shm_deliver(&s->shm, s->out, part, bytes);
-    return CMO_OK;
+    const uint64_t bytes = s->hi - s->lo;
+    return bytes ? cmo_shm_fetch_array(op, &s->shm, op->call.root, s->direct, s->lo - s->head, bytes, s->out)
+                 : CMO_OK;
 }
 
 /* The round after t that has something for this rank. */

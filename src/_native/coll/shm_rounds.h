@@ -4,14 +4,23 @@
 
 #include "coll/shm_call.h"
 
-/* Begin a call that has up to `bytes` to stage: a round is as wide as that needs, or as rounds may be. What is passed
- * here is alike on every member. A round starts at a multiple of its width, so that it does not wrap around. */
-static inline void cmo_shm_begin(const cmo_op *op, cmo_shm *s, uint64_t bytes)
+/* Begin a call that has up to `bytes` to stage: a round is as wide as that needs, or as rounds may be. `mutual`: those
+ * who stage also read. What is passed here is alike on every member. A round starts at a multiple of its width, so that
+ * it does not wrap around.
+ *
+ * A slot is cheap to write again when it has left its last reader's cache. Where each rank stages little, or one alone
+ * does, that takes all slots. Where much goes both ways, all that is copied drives it out soon enough, and fewer slots
+ * leave more of the last-level cache to the arrays. */
+static inline void cmo_shm_begin(const cmo_op *op, cmo_shm *s, bool mutual, uint64_t bytes)
 {
-    const cmo_comm *c = op->comm;
+    cmo_comm *c = op->comm;
+    const cmo_rotation *r = mutual && bytes > c->some.widest * c->slot_bytes / 2 ? &c->some : &c->all;
     s->width = 1;
-    while (s->width < c->widest && s->width * c->slot_bytes < bytes) s->width *= 2;
+    while (s->width < r->widest && s->width * c->slot_bytes < bytes) s->width *= 2;
     s->base = (c->used + s->width - 1) / s->width * s->width;
+    if (c->turning == r->slots) return;
+    c->turning = r->slots;
+    c->turning_since = c->used;
 }
 
 /* Bytes of a round: a whole number of cache lines, hence of elements of every dtype. */
@@ -32,18 +41,20 @@ static inline uint64_t cmo_shm_before(const cmo_shm *s, uint64_t t) { return s->
 static inline unsigned char *cmo_shm_slot(const cmo_op *op, const cmo_shm *s, int member, uint64_t t)
 {
     const cmo_comm *c = op->comm;
-    return c->staging[member] + cmo_shm_before(s, t) % c->slots * c->slot_bytes;
+    return c->staging[member] + cmo_shm_before(s, t) % c->turning * c->slot_bytes;
 }
 
 bool cmo_shm_look_consumed(cmo_comm *c, uint64_t slots); /* the slow half of cmo_shm_slot_free */
 
-/* May this rank write its slots of round t? */
+/* May this rank write its slots of round t? Since collectives rotate through this number of slots, the last use of
+ * these was one rotation ago; before that it may have been any. */
 static inline cmo_err cmo_shm_slot_free(const cmo_op *op, const cmo_shm *s, uint64_t t)
 {
     cmo_comm *c = op->comm;
-    uint64_t end = cmo_shm_before(s, t + 1);
-    if (end <= c->slots || c->safe_slots >= end - c->slots || cmo_shm_look_consumed(c, end - c->slots)) return CMO_OK;
-    return CMO_AGAIN;
+    const uint64_t end = cmo_shm_before(s, t + 1);
+    uint64_t last = end > c->turning ? end - c->turning : 0;
+    if (last < c->turning_since) last = c->turning_since;
+    return c->safe_slots >= last || cmo_shm_look_consumed(c, last) ? CMO_OK : CMO_AGAIN;
 }
 
 /* The result of this rank has `bytes` that come from others: decide how it is stored. */

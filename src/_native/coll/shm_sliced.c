@@ -39,7 +39,7 @@ _Static_assert(sizeof(sliced_state) <= CMO_STATE_INLINE, "see coll/algorithms.h"
 static void sliced_begin(cmo_op *op, sliced_state *s)
 {
     uint64_t bytes = op->call.count * cmo_dtype_size(op->call.dtype);
-    cmo_shm_begin(op, &s->shm, bytes);
+    cmo_shm_begin(op, &s->shm, true, bytes);
     s->elements = cmo_shm_round_bytes(op, &s->shm) / cmo_dtype_size(op->call.dtype);
     s->shm.rounds = cmo_shm_rounds(op->call.count, s->elements);
     s->receives = op->call.kind == CMO_ALLREDUCE || op->comm->rank == op->call.root;

@@ -45,7 +45,7 @@ bool cmo_shm_staged_fits(const cmo_op *op)
  * root alone was half as fast). */
 static bool staged_may_offer(const cmo_op *op, const staged_state *s)
 {
-    if (op->call.kind == CMO_REDUCE) return s->shm.rounds * s->shm.width <= op->comm->slots;
+    if (op->call.kind == CMO_REDUCE) return s->shm.rounds * s->shm.width <= op->comm->all.slots;
     return op->call.out != op->call.in;
 }
 
@@ -53,7 +53,7 @@ static void staged_begin(cmo_op *op, staged_state *s)
 {
     const cmo_call *call = &op->call;
     const cmo_comm *c = op->comm;
-    cmo_shm_begin(op, &s->shm, call->count * cmo_dtype_size(call->dtype));
+    cmo_shm_begin(op, &s->shm, call->kind != CMO_REDUCE, call->count * cmo_dtype_size(call->dtype));
     s->elements = cmo_shm_round_bytes(op, &s->shm) / cmo_dtype_size(call->dtype);
     s->shm.rounds = cmo_shm_rounds(call->count, s->elements);
     s->sources = cmo_shm_sources(op);

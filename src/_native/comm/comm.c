@@ -39,15 +39,22 @@ static void comm_map_hosts(cmo_comm *c, const int *host)
 
 /* Rounds are 2^k slots where that divides all slots, so that none wraps around, and a quarter of them at most: three
  * are in use at a time. */
+static cmo_rotation comm_rotation(uint64_t slots, uint64_t slot_bytes, uint64_t round_bytes)
+{
+    uint64_t widest = 1;
+    while (slots % (2 * widest) == 0 && 8 * widest <= slots && 2 * widest * slot_bytes <= round_bytes) widest *= 2;
+    return (cmo_rotation){slots, widest};
+}
+
 static void comm_size_rounds(cmo_comm *c, const cmo_tunables *t)
 {
+    const uint64_t slots = (uint64_t)t->slots, part = c->nlocal == 2 ? 2 : 4;
     c->slot_bytes = (uint64_t)t->slot_bytes / CMO_LINE * CMO_LINE;
-    c->slots = (uint64_t)t->slots;
-    c->widest = 1;
-    while (c->slots % (2 * c->widest) == 0 && 8 * c->widest <= c->slots &&
-           2 * c->widest * c->slot_bytes <= (uint64_t)t->round_bytes)
-        c->widest *= 2;
+    c->all = comm_rotation(slots, c->slot_bytes, (uint64_t)t->round_bytes);
+    c->some = slots % (4 * part) ? c->all : comm_rotation(slots / part, c->slot_bytes, (uint64_t)t->round_bytes);
+    c->turning = slots;
     c->around_bytes = (uint64_t)t->around_bytes / (uint64_t)c->nlocal;
+    c->attach_bytes = t->attach_bytes ? (uint64_t)t->attach_bytes : UINT64_MAX;
 }
 
 /* Find every local member's piece. An offset comes from a peer and is checked. */

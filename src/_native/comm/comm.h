@@ -9,6 +9,11 @@
 typedef struct cmo_engine cmo_engine;
 typedef struct cmo_comm cmo_comm;
 
+/* Staging slots that are used in turn, and how many of them the largest round has. */
+typedef struct cmo_rotation {
+    uint64_t slots, widest;
+} cmo_rotation;
+
 enum { CMO_FINGERPRINTS = 64 }; /* kept of the last collectives, to compare messages that come late with */
 
 struct cmo_comm {
@@ -29,9 +34,9 @@ struct cmo_comm {
     unsigned char **staging;    /* [nlocal] each one's staging slots; owned */
     const cmo_neighbour **neighbour; /* [nlocal] each one's window and doorbell; owned */
     uint64_t slot_bytes;
-    uint64_t slots;
-    uint64_t widest;            /* slots of the largest round */
+    cmo_rotation all, some;     /* the staging slots in use; see coll/shm_rounds.h */
     uint64_t around_bytes;      /* results of this size or more go around the caches */
+    uint64_t attach_bytes;      /* arrays of this size or more, together, are copied once (transport/attach.h) */
     uint64_t piece_offset, piece_bytes; /* of our own piece, in our own window */
 
     uint64_t seq;               /* of the last collective started here */
@@ -40,6 +45,8 @@ struct cmo_comm {
                                    [seq % CMO_RECENT] */
     uint64_t fingerprints[CMO_FINGERPRINTS]; /* fingerprint of collective seq at [seq % CMO_FINGERPRINTS] */
     uint64_t used;              /* staging slots that past collectives have used, of each member, ever */
+    uint64_t turning;           /* the slots through which the collective under way, or the last, goes … */
+    uint64_t turning_since;     /* … and those after this use: before it, another number of them */
     uint64_t safe_seq;          /* every member is known to have finished this collective */
     uint64_t safe_slots;        /* every member is known to have consumed this many slots */
 

@@ -1,6 +1,8 @@
 /* A rank's engine: what it is made of, and one pass over all that is in progress. Who makes the passes is in
  * drive.c. */
 #include "comm/internal.h"
+#include "base/cache.h"
+#include "transport/attach.h"
 #include "transport/shm.h"
 
 #include <sched.h>
@@ -28,8 +30,21 @@ cmo_comm *cmo_engine_find(cmo_engine *e, uint64_t id)
 
 /* ------------------------------------------------------------------ one pass */
 
+/* The caller may now change the arrays that others may still read: they must see that first. */
+static void op_quits(const cmo_op *op)
+{
+    for (; op; op = op->child) {
+        if (!op->step || !op->comm->piece) continue;
+        cmo_piece *own = op->comm->piece[op->comm->local];
+        if (!atomic_load_explicit(&own->quit, memory_order_relaxed))
+            atomic_store_explicit(&own->quit, op->seq, memory_order_relaxed);
+    }
+    atomic_thread_fence(memory_order_release);
+}
+
 void cmo_op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text)
 {
+    if (err && !op->point) op_quits(op);
     void (*on_done)(void *) = op->on_done;
     void *ctx = op->on_done_ctx;
     cmo_list_remove(&op->node);
@@ -295,6 +310,18 @@ static cmo_err engine_tables(cmo_engine *e, const cmo_world *w)
     return i == w->nlocal ? CMO_OK : cmo_fail(CMO_EINVAL, "%d neighbours for %d ranks on this host", w->nlocal, i);
 }
 
+/* Which neighbours' memory can be read here? They learn whether it is that of all. */
+static void engine_attach(cmo_engine *e)
+{
+    bool all = e->share && e->nlocal > 1;
+    for (int i = 0; all && i < e->nlocal; i++) {
+        e->neighbours[i].pid = 0;
+        if (i != e->self) cmo_attach(&e->neighbours[i]);
+        all = i == e->self || e->neighbours[i].pid;
+    }
+    if (all) atomic_store_explicit(&e->neighbours[e->self].head->attaches, 1, memory_order_relaxed);
+}
+
 static void engine_free(cmo_engine *e)
 {
     CMO_EACH(n, &e->comms) {
@@ -341,6 +368,7 @@ cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
     e->size = w->size;
     e->generation = w->generation;
     e->tunables = w->tunables;
+    if (e->tunables.attach_bytes < 0) e->tunables.attach_bytes = (int64_t)cmo_cache_bytes() / 2;
     e->collectives = w->collectives;
     e->now = w->now;
     e->now_ctx = w->now_ctx;
@@ -356,6 +384,7 @@ cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
     cmo_node *lists[] = {&e->channels, &e->comms, &e->busy, &e->retired, &e->orphans, &e->points, &e->submitted};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) cmo_list_init(lists[i]);
     cmo_err err = engine_tables(e, w);
+    if (!err) engine_attach(e);
     if (!err)
         err = cmo_shm_net(&e->shm, e->window, e->neighbours, e->neighbour_world, e->nlocal, e->self,
                           (size_t)e->tunables.pipe_bytes);

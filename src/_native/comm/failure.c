@@ -15,8 +15,6 @@
 static const int64_t settle_time = 3 * CMO_SECOND, settle_time_late = CMO_SECOND;
 static const int64_t parting_time = CMO_SECOND / 4; /* for what a rank of this host sent before it closed to come */
 
-static cmo_comm *outermost(cmo_comm *c) { return c->outer ? c->outer : c; }
-
 /* The collective that this rank is in, or NULL. */
 static cmo_op *current(cmo_comm *c)
 {
@@ -81,7 +79,7 @@ static void tell_local(cmo_comm *c)
 
 void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text)
 {
-    cmo_comm *c = outermost(comm);
+    cmo_comm *c = cmo_comm_outermost(comm);
     cmo_engine *e = c->engine;
     if (c->failed || c->closed) return;
     cmo_op *op = current(c);
@@ -107,7 +105,7 @@ void cmo_failure_differs(cmo_comm *comm, int rank, uint64_t seq)
     char text[CMO_TEXT];
     snprintf(text, sizeof text, "rank %d made another call as number %llu", rank, (unsigned long long)seq);
     cmo_comm_fail(comm, CMO_EMISMATCH, text);
-    tell_remote(outermost(comm)); /* in a call or not: it is about one that we have made */
+    tell_remote(cmo_comm_outermost(comm)); /* in a call or not: it is about one that we have made */
 }
 
 bool cmo_failure_compare(cmo_comm *comm, int rank, uint64_t seq, uint64_t fingerprint)
@@ -121,7 +119,7 @@ bool cmo_failure_compare(cmo_comm *comm, int rank, uint64_t seq, uint64_t finger
 /* This rank calls a communicator that has broken meanwhile: the others may be waiting to hear what it calls. */
 void cmo_failure_late(cmo_comm *comm, const cmo_call *call)
 {
-    cmo_comm *c = outermost(comm);
+    cmo_comm *c = cmo_comm_outermost(comm);
     if (!call || c->has_told || !c->told || c->failed != CMO_EMISMATCH) return;
     const cmo_recent_call next = c->engine->collectives->next(c, call);
     cmo_told *own = &c->told[c->rank];
@@ -199,7 +197,7 @@ void cmo_xfer_expect(cmo_xfer *x)
         return;
     }
     if (x->peer < 0 || x->state != CMO_X_WAITING || !(c->left[x->peer] || c->lost[x->peer])) return;
-    cmo_comm *outer = outermost(c);
+    cmo_comm *outer = cmo_comm_outermost(c);
     char text[CMO_TEXT];
     int rank = cmo_comm_rank_of(outer, c->world[x->peer]);
     snprintf(text, sizeof text, "rank %d %s", rank, c->lost[x->peer] ? "is gone" : "has closed the communicator");
@@ -214,7 +212,7 @@ static void member_left(cmo_comm *c, int rank)
     if (c->left[rank]) return;
     c->left[rank] = 1;
     /* Its messages all came before this, so what is still expected of it will never come. */
-    for (cmo_op *op = current(outermost(c)); op; op = op->child)
+    for (cmo_op *op = current(cmo_comm_outermost(c)); op; op = op->child)
         if (op->comm == c)
             CMO_EACH(n, &op->xfers) cmo_xfer_expect(CMO_ENTRY(n, cmo_xfer, of_op));
     CMO_EACH(n, &c->engine->points) {
@@ -269,33 +267,28 @@ static void look_who_closed(cmo_comm *c, cmo_comm *p)
     }
 }
 
-/* Where a member stands whose memory we share. */
-static void look_at(const cmo_piece *piece, cmo_told *told)
+/* Has a member of this host given up the collective that this rank is in? Then it does not end well here. */
+static bool has_been_quit(cmo_comm *p)
 {
-    *told = (cmo_told){.heard = true};
-    for (int k = 0; k < CMO_ANNOUNCEMENTS; k++) {
-        const cmo_announcement *a = &piece->announcement[k];
-        const cmo_record *r = &piece->record[k];
-        uint64_t seq = atomic_load_explicit(&a->seq, memory_order_acquire);
-        if (seq > told->seq) told->seq = seq;
-        told->recent[k] = (cmo_recent_call){.seq = seq, .fingerprint = a->fingerprint, .count = r->count,
-                                            .root = r->root, .kind = r->kind, .op = r->op, .dtype = r->dtype};
-    }
-    told->in_call = told->seq > atomic_load_explicit(&piece->finished, memory_order_acquire);
+    const cmo_op *op = current(cmo_comm_outermost(p));
+    while (op && op->comm != p) op = op->child;
+    while (op && op->child && op->child->comm == p) op = op->child;
+    for (int i = 0; op && i < p->nlocal; i++)
+        if (cmo_piece_quit(p->piece[i], op->seq)) return true;
+    return false;
 }
-_Static_assert((int)CMO_RECENT == (int)CMO_ANNOUNCEMENTS, "announcements and recent calls have the same places");
 
 static void take_verdict(cmo_comm *p, const cmo_piece *theirs)
 {
-    cmo_comm *c = outermost(p);
+    cmo_comm *c = cmo_comm_outermost(p);
     const cmo_verdict *v = &theirs->verdict;
     char text[CMO_TEXT];
     memcpy(text, v->text, sizeof text);
     text[sizeof text - 1] = 0;
     cmo_err err = as_told(v->err < CMO_NERRORS ? (cmo_err)v->err : CMO_EREVOKED);
-    if (err == CMO_EMISMATCH) {
+    if (err == CMO_EMISMATCH && !has_been_quit(p)) {
         cmo_told told;
-        look_at(theirs, &told);
+        cmo_told_look(&told, theirs);
         /* Over several hosts the frame that comes too says it better */
         if (c->piece ? is_ahead(c, &told) : current(c) != NULL) return;
     }
@@ -306,7 +299,7 @@ static void take_verdict(cmo_comm *p, const cmo_piece *theirs)
 /* Look into shared memory: has somebody broken the communicator, or closed it before the collective that we are in? */
 void cmo_failure_look(cmo_comm *comm)
 {
-    cmo_comm *c = outermost(comm), *p = cmo_comm_with_pieces(c);
+    cmo_comm *c = cmo_comm_outermost(comm), *p = cmo_comm_with_pieces(c);
     if (c->failed) return;
     if (doom_has_come(c)) {
         char text[CMO_TEXT];
@@ -358,143 +351,5 @@ void cmo_peer_lost(cmo_engine *e, int world, const char *cause)
         c->lost[rank] = 1;
         if (c->outer) c->outer->lost[cmo_comm_rank_of(c->outer, world)] = 1;
         cmo_comm_fail(c, CMO_EPEERLOST, cause);
-    }
-}
-
-/* ------------------------------------------------------------------ explaining */
-
-static void describe(char *out, size_t n, const cmo_recent_call *call)
-{
-    cmo_kind kind = (cmo_kind)call->kind;
-    char what[64] = "", at[32] = "";
-    if (call->kind >= CMO_NKINDS || call->op >= CMO_NOPS || call->dtype >= CMO_NDTYPES) {
-        snprintf(out, n, "an unknown call");
-        return;
-    }
-    bool reduces = kind == CMO_ALLREDUCE || kind == CMO_REDUCE || kind == CMO_REDUCE_SCATTER || kind == CMO_SCAN ||
-                   kind == CMO_EXSCAN;
-    bool rooted = kind == CMO_BROADCAST || kind == CMO_REDUCE || kind == CMO_SCATTER || kind == CMO_GATHER;
-    bool learns = (kind == CMO_BROADCAST || kind == CMO_SCATTER) && !call->count; /* without an array of its own */
-    if (kind != CMO_BARRIER && !learns)
-        snprintf(what, sizeof what, "%llu × %s%s%s", (unsigned long long)call->count,
-                 cmo_dtype_name((cmo_dtype)call->dtype),
-                 reduces ? ", op=" : "", reduces ? cmo_redop_name((cmo_redop)call->op) : "");
-    if (rooted) snprintf(at, sizeof at, "%sroot=%d", what[0] ? ", " : "", call->root);
-    const char *stand_for[] = {[CMO_ARRAYS] = "", [CMO_OBJECTS] = " of objects", [CMO_FUNCTION] = " for a function"};
-    const char *of = !reduces && call->op < sizeof stand_for / sizeof *stand_for ? stand_for[call->op] : "";
-    snprintf(out, n, "%s%s(%s%s)", cmo_kind_name(kind), of, what, at);
-}
-
-/* Is it known where this rank stands, for a failure of collective `seq`? */
-static bool position_known(const cmo_comm *c, int r, uint64_t seq)
-{
-    cmo_told told;
-    if (r == c->rank || c->lost[r] || c->left[r]) return true;
-    if (!c->piece) return c->told[r].heard;
-    look_at(c->piece[r], &told);
-    return told.seq >= seq;
-}
-
-static cmo_told position(const cmo_comm *c, int r)
-{
-    cmo_told told = c->told[r];
-    if (c->piece && r != c->rank) look_at(c->piece[r], &told);
-    return told;
-}
-
-/* The first collective that ranks are known to have called differently; `seq` if none is known. */
-static uint64_t first_difference(const cmo_comm *c, uint64_t seq)
-{
-    uint64_t last = 0;
-    for (int r = 0; r < c->size; r++) {
-        cmo_told told = position(c, r);
-        if (told.heard && told.seq > last) last = told.seq;
-    }
-    for (uint64_t s = last > CMO_RECENT ? last - CMO_RECENT + 1 : 1; s <= last; s++) {
-        cmo_recent_call known = {0};
-        for (int r = 0; r < c->size; r++) {
-            cmo_told told = position(c, r);
-            const cmo_recent_call *recent = &told.recent[s % CMO_RECENT];
-            if (!told.heard || recent->seq != s) continue;
-            if (known.seq && known.fingerprint != recent->fingerprint) return s;
-            known = *recent;
-        }
-    }
-    return seq;
-}
-
-/* Where ranks that made different calls all wait, no message between them has shown it. What they say when the deadline
- * has passed does. */
-static void reconsider_deadline(cmo_comm *c)
-{
-    if (c->failed != CMO_ETIMEOUT || !c->told) return;
-    uint64_t seq = first_difference(c, 0);
-    if (!seq) return;
-    c->failed = CMO_EMISMATCH;
-    c->failed_seq = seq;
-    if (c->local_comm) c->local_comm->failed = c->failed;
-    if (c->cross_comm) c->cross_comm->failed = c->failed;
-}
-
-static bool all_have_told(cmo_comm *c)
-{
-    bool asks = c->failed == CMO_EMISMATCH || (c->failed == CMO_ETIMEOUT && !c->piece);
-    if (!asks || !c->told || cmo_engine_now(c->engine) >= c->settle) return true;
-    uint64_t seq = c->failed == CMO_EMISMATCH ? first_difference(c, c->failed_seq) : c->failed_seq;
-    for (int r = 0; r < c->size; r++)
-        if (!position_known(c, r, seq)) return false;
-    return true;
-}
-
-bool cmo_failure_settled(cmo_comm *comm)
-{
-    cmo_comm *c = outermost(comm);
-    if (!all_have_told(c)) return false;
-    reconsider_deadline(c);
-    return true;
-}
-
-static void list_calls(const cmo_comm *c, uint64_t seq, char *out, size_t n)
-{
-    size_t at = 0;
-    out[0] = 0;
-    for (int r = 0; r < c->size && at + 1 < n; r++) {
-        char call[128] = "has not arrived";
-        cmo_told told = position(c, r);
-        const cmo_recent_call *recent = &told.recent[seq % CMO_RECENT];
-        if (told.heard && recent->seq == seq) describe(call, sizeof call, recent);
-        else if (told.heard && told.seq > seq) snprintf(call, sizeof call, "went on");
-        at += (size_t)snprintf(out + at, n - at, "%srank %d: %s", r ? "; " : "", r, call);
-    }
-}
-
-static void list_ranks(const cmo_comm *c, uint64_t seq, bool arrived, char *out, size_t n)
-{
-    size_t at = 0;
-    out[0] = 0;
-    for (int r = 0; r < c->size && at + 1 < n; r++) {
-        cmo_told told = position(c, r);
-        if ((told.heard && told.seq >= seq) != arrived) continue;
-        at += (size_t)snprintf(out + at, n - at, "%s%d", at ? ", " : "", r);
-    }
-    if (!at) snprintf(out, n, "none");
-}
-
-void cmo_failure_text(cmo_comm *comm, char *out, size_t n)
-{
-    cmo_comm *c = outermost(comm);
-    char a[CMO_TEXT], b[CMO_TEXT];
-    /* Without a difference between calls it is one in what root alone knows (sizes), which the first text tells. */
-    uint64_t seq = c->failed == CMO_EMISMATCH && c->told ? first_difference(c, 0) : 0;
-    if (seq) {
-        list_calls(c, seq, a, sizeof a);
-        snprintf(out, n, "ranks made different calls as number %llu of this communicator: %s",
-                 (unsigned long long)seq, a);
-    } else if (c->failed == CMO_ETIMEOUT && c->told) {
-        list_ranks(c, c->failed_seq, true, a, sizeof a);
-        list_ranks(c, c->failed_seq, false, b, sizeof b);
-        snprintf(out, n, "%.200s; arrived: %.120s; missing: %.120s", c->failed_text, a, b);
-    } else {
-        snprintf(out, n, "%s", c->failed_text);
     }
 }

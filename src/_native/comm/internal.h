@@ -9,6 +9,7 @@
  *     match.c    messages meet receives
  *     ask.c      who waits too long asks
  *     failure.c  what happens when something goes wrong between ranks
+ *     explain.c  what is said of it
  *     told.c     where a rank stands, as it tells the others then
  *     call.c     names of calls
  *     op.c       the first error of a call */
@@ -148,6 +149,9 @@ void cmo_failure_late(cmo_comm *comm, const cmo_call *call);
 void cmo_xfer_expect(cmo_xfer *x); /* a transfer has been posted: fail it if its peer has left */
 void cmo_bye_heard(cmo_channel *c, const cmo_header *h);
 void cmo_failure_look(cmo_comm *comm);                /* abort words, members that have closed */
+
+/* ------------------------------------------------------------------ explain.c */
+
 bool cmo_failure_settled(cmo_comm *comm);             /* everybody has said where it stood, or had the time to */
 void cmo_failure_text(cmo_comm *comm, char *out, size_t n); /* the explanation for this rank's caller */
 
@@ -282,6 +286,8 @@ cmo_err cmo_comm_create(cmo_comm **out, cmo_engine *e, uint64_t id, const int *w
                         int rank, const uint64_t *piece_offset, cmo_comm *outer);
 void cmo_comm_free(cmo_comm *comm);
 int cmo_comm_rank_of(const cmo_comm *comm, int world); /* -1: not a member */
+/* The communicator that its user knows, of which it may be a part. */
+static inline cmo_comm *cmo_comm_outermost(cmo_comm *comm) { return comm->outer ? comm->outer : comm; }
 size_t cmo_comm_piece_bytes(const cmo_engine *e);
 
 #endif

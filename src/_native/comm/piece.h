@@ -8,19 +8,21 @@
  *   An announcement also says that the owner's part of the collective's first round, if it has one, is in its slot.
  * - Staging: payload too large for an announcement goes through staging slots, in rounds of as many slots as the
  *   collective takes at a time. Uses of slots are numbered through the life of the communicator, alike on every member;
- *   use k is of slot k % slots. `staged` and `reduced` count the uses up to the end of the last round that the owner
- *   has copied in and, where an algorithm has that second phase, reduced; `consumed` those of which it will read no
- *   more. A slot may be written in use k when every member has consumed > k - slots uses. Every member raises all three
- *   past every round of every collective, whether or not it had a part in it, and `consumed` as soon as it knows that
- *   it will read no more: a writer waits for nothing else. There are many small slots, of which a small collective
- *   takes one: when that comes round again, it has left its readers' caches, and is cheap to write (base/copy.c).
+ *   use k is of slot k % n, where n is all slots or, for some collectives, fewer. `staged` and `reduced` count the uses
+ *   up to the end of the last round that the owner has copied in and, where an algorithm has that second phase,
+ *   reduced; `consumed` those of which it will read no more. A slot may be written in use k when every member has
+ *   consumed > k - n uses, and all that were made with another n. Every member raises all three past every round of
+ *   every collective, whether or not it had a part in it, and `consumed` as soon as it knows that it will read no more:
+ *   a writer waits for nothing else. There are many small slots, of which a small collective takes one: when that comes
+ *   round again, it has left its readers' caches, and is cheap to write (base/copy.c).
  * - Arrays read in place: a member whose array lies in its window may, instead of copying it through slots, announce
  *   where (in the payload, as the algorithms agree). Then all of it counts as staged, and the others read it there; the
  *   rounds are counted as if it were not so. They read the part of round k before they raise `consumed` past k, and the
  *   owner changes nothing that they may read, and does not return, before `consumed` of all its readers is past the
- *   collective's last round. A reader raises it that far only when it has seen, after its last read, that nobody has
- *   broken the communicator and that the owner has not closed it: an owner that gives up says so in one of these two
- *   ways before it returns, so what is read later is never taken for the array. Nobody writes in another's array.
+ *   collective's last round. An owner that gives up returns earlier, and first says so in `quit`. A reader looks there
+ *   after its last read, so what is read later is never taken for the array. Nobody writes in another's array. An array
+ *   that is only copied may also lie in its owner's own memory (transport/attach.h). There the reader must see too that
+ *   the owner's process still lives.
  * - `finished`: the last collective in which the owner reads nothing more of the others' announcements.
  *
  * Who finds that the communicator is broken writes its `verdict`, then its world rank into every other member's `abort`
@@ -67,6 +69,7 @@ typedef struct cmo_piece {
     _Alignas(CMO_LINE) _Atomic uint64_t consumed;
     _Alignas(CMO_LINE) _Atomic uint64_t finished;
     _Atomic uint64_t closed;                      /* 1: the owner will call nothing more */
+    _Atomic uint64_t quit;                        /* the owner's first collective that ended with an error; 0: none */
     _Alignas(CMO_LINE) _Atomic uint32_t nleft;    /* members that have left; they count it, after setting `closed` */
     /* Written by anyone: 0, or 1 + the member (place on this host) that broke it */
     _Alignas(CMO_LINE) _Atomic uint64_t abort;
@@ -76,6 +79,13 @@ typedef struct cmo_piece {
     cmo_record record[CMO_ANNOUNCEMENTS];
     _Alignas(CMO_LINE) _Atomic uint32_t left[];   /* [members] 1: that member will never touch this piece again */
 } cmo_piece;
+
+/* Has the owner given up collective `seq`? Relaxed: the caller has a fence. */
+static inline bool cmo_piece_quit(const cmo_piece *piece, uint64_t seq)
+{
+    const uint64_t first = atomic_load_explicit(&piece->quit, memory_order_relaxed);
+    return first && first <= seq;
+}
 
 /* Bytes of a piece in front of its staging slots. These start in the middle of a page: large arrays start a few bytes
  * behind the beginning of one, and a copy to a place that is a little further in its page than the source is in its

@@ -57,3 +57,18 @@ cmo_err cmo_told_parse(cmo_told *told, const uint8_t *in, size_t bytes)
     }
     return CMO_OK;
 }
+
+void cmo_told_look(cmo_told *out, const cmo_piece *piece)
+{
+    *out = (cmo_told){.heard = true};
+    for (int k = 0; k < CMO_ANNOUNCEMENTS; k++) {
+        const cmo_announcement *a = &piece->announcement[k];
+        const cmo_record *r = &piece->record[k];
+        uint64_t seq = atomic_load_explicit(&a->seq, memory_order_acquire);
+        if (seq > out->seq) out->seq = seq;
+        out->recent[k] = (cmo_recent_call){.seq = seq, .fingerprint = a->fingerprint, .count = r->count,
+                                           .root = r->root, .kind = r->kind, .op = r->op, .dtype = r->dtype};
+    }
+    out->in_call = out->seq > atomic_load_explicit(&piece->finished, memory_order_acquire);
+}
+_Static_assert((int)CMO_RECENT == (int)CMO_ANNOUNCEMENTS, "announcements and recent calls have the same places");

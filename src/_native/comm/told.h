@@ -2,7 +2,7 @@
 #ifndef CMO_TOLD_H
 #define CMO_TOLD_H
 
-#include "base/error.h"
+#include "comm/piece.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -42,5 +42,8 @@ void cmo_told_write(uint8_t out[CMO_TOLD_BYTES], const cmo_told *told);
 /* Sets `heard`. CMO_EPROTO, with the reason, for what no rank writes: a wrong length, kinds, ops or dtypes that do not
  * exist, calls in a wrong place. */
 cmo_err cmo_told_parse(cmo_told *out, const uint8_t *in, size_t bytes);
+
+/* The same of a member whose memory we share. */
+void cmo_told_look(cmo_told *out, const cmo_piece *piece);
 
 #endif

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -20,6 +21,7 @@ struct cmo_window {
     cmo_window_head *base;
     size_t size, used;
     int fd;
+    uint64_t word[2]; /* random; see transport/attach.h */
     window_hole *holes;
     pthread_mutex_t lock;
 };
@@ -47,6 +49,15 @@ static cmo_err window_reserve(cmo_window *w, uint64_t offset, size_t bytes)
     while (rc && errno == EINTR);
     if (!rc) return CMO_OK;
     return cmo_fail(CMO_ENOMEM, "%zu bytes of shared memory cannot be reserved: %s", bytes, strerror(errno));
+}
+
+/* What a neighbour that can read it in our own memory may read there. Without randomness nobody may. */
+static void window_show_word(cmo_window *w)
+{
+    if (getrandom(w->word, sizeof w->word, GRND_NONBLOCK) != (ssize_t)sizeof w->word) return;
+    memcpy(w->base->word, w->word, sizeof w->word);
+    w->base->word_at = (uintptr_t)w->word;
+    w->base->pid = getpid();
 }
 
 cmo_err cmo_window_create(cmo_window **out, int nlocal, size_t bytes, bool private_memory)
@@ -84,6 +95,7 @@ cmo_err cmo_window_create(cmo_window **out, int nlocal, size_t bytes, bool priva
         goto fail;
     }
     w->base->magic = window_magic;
+    window_show_word(w);
     rest->offset = head_bytes(nlocal);
     rest->bytes = w->size - rest->offset;
     w->holes = rest;
@@ -113,6 +125,11 @@ int cmo_window_fd(const cmo_window *w) { return w->fd; }
 cmo_window_head *cmo_window_base(const cmo_window *w) { return w->base; }
 size_t cmo_window_size(const cmo_window *w) { return w->size; }
 size_t cmo_window_used(const cmo_window *w) { return w->used; }
+
+bool cmo_window_attaches(const cmo_window *w)
+{
+    return atomic_load_explicit(&w->base->attaches, memory_order_relaxed);
+}
 
 cmo_err cmo_window_alloc(cmo_window *w, size_t bytes, uint64_t *offset)
 {

@@ -19,7 +19,12 @@ enum { CMO_LINE = 64, CMO_PAGE = 4096 };
 
 /* What stands at offset 0 of every window. */
 typedef struct cmo_window_head {
-    _Alignas(CMO_LINE) uint64_t magic;          /* written by the owner before the window is handed over */
+    /* Written by the owner before the window is handed over: */
+    _Alignas(CMO_LINE) uint64_t magic;
+    int64_t pid;                                /* its process; 0: nobody else's memory is read (transport/attach.h) */
+    uint64_t word_at, word[2];                  /* where in its own memory something random lies, and what */
+    /* Written by the owner later: 1: it can read the memory of every rank of its host */
+    _Atomic uint32_t attaches;
     _Alignas(CMO_LINE) _Atomic uint32_t asleep; /* 1 while the owner sleeps and wants its doorbell rung (base/wait.h) */
     _Alignas(CMO_LINE) _Atomic uint64_t opened; /* pipes that neighbours have made for the owner; they count it */
     _Alignas(CMO_LINE) _Atomic uint64_t pipe[]; /* [local rank] offset of the owner's pipe to that rank, 0: none yet */
@@ -33,6 +38,7 @@ typedef struct cmo_neighbour {
     size_t size;           /* bytes of the mapping */
     int doorbell;          /* eventfd that ends its sleep; owned; -1: it never sleeps (simulation) */
     int pidfd;             /* readable when its process has ended; owned; -1: none (ourselves) */
+    int64_t pid;           /* its process, whose memory may be read here; 0: it may not (transport/attach.h) */
 } cmo_neighbour;
 
 /* Make a window for one of `nlocal` ranks. The file descriptor stays the window's; hand a duplicate to the others.
@@ -48,6 +54,7 @@ size_t cmo_window_size(const cmo_window *w);
 cmo_err cmo_window_alloc(cmo_window *w, size_t bytes, uint64_t *offset);
 void cmo_window_free(cmo_window *w, uint64_t offset, size_t bytes);
 size_t cmo_window_used(const cmo_window *w); /* bytes given out now */
+bool cmo_window_attaches(const cmo_window *w); /* what its head says */
 
 /* Map another rank's window from its descriptor (borrowed). Checks its size and magic: both come from a peer. */
 cmo_err cmo_window_map(int fd, int nlocal, cmo_window_head **head, size_t *size);

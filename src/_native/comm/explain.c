@@ -1,0 +1,142 @@
+/* What is said of a failure: who had called what, and who had not come. Where a failure asks for it, the others are
+ * given some time to say where they stand. */
+#include "comm/internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static void describe(char *out, size_t n, const cmo_recent_call *call)
+{
+    cmo_kind kind = (cmo_kind)call->kind;
+    char what[64] = "", at[32] = "";
+    if (call->kind >= CMO_NKINDS || call->op >= CMO_NOPS || call->dtype >= CMO_NDTYPES) {
+        snprintf(out, n, "an unknown call");
+        return;
+    }
+    bool reduces = kind == CMO_ALLREDUCE || kind == CMO_REDUCE || kind == CMO_REDUCE_SCATTER || kind == CMO_SCAN ||
+                   kind == CMO_EXSCAN;
+    bool rooted = kind == CMO_BROADCAST || kind == CMO_REDUCE || kind == CMO_SCATTER || kind == CMO_GATHER;
+    bool learns = (kind == CMO_BROADCAST || kind == CMO_SCATTER) && !call->count; /* without an array of its own */
+    if (kind != CMO_BARRIER && !learns)
+        snprintf(what, sizeof what, "%llu × %s%s%s", (unsigned long long)call->count,
+                 cmo_dtype_name((cmo_dtype)call->dtype),
+                 reduces ? ", op=" : "", reduces ? cmo_redop_name((cmo_redop)call->op) : "");
+    if (rooted) snprintf(at, sizeof at, "%sroot=%d", what[0] ? ", " : "", call->root);
+    const char *stand_for[] = {[CMO_ARRAYS] = "", [CMO_OBJECTS] = " of objects", [CMO_FUNCTION] = " for a function"};
+    const char *of = !reduces && call->op < sizeof stand_for / sizeof *stand_for ? stand_for[call->op] : "";
+    snprintf(out, n, "%s%s(%s%s)", cmo_kind_name(kind), of, what, at);
+}
+
+/* Is it known where this rank stands, for a failure of collective `seq`? */
+static bool position_known(const cmo_comm *c, int r, uint64_t seq)
+{
+    cmo_told told;
+    if (r == c->rank || c->lost[r] || c->left[r]) return true;
+    if (!c->piece) return c->told[r].heard;
+    cmo_told_look(&told, c->piece[r]);
+    return told.seq >= seq;
+}
+
+static cmo_told position(const cmo_comm *c, int r)
+{
+    cmo_told told = c->told[r];
+    if (c->piece && r != c->rank) cmo_told_look(&told, c->piece[r]);
+    return told;
+}
+
+/* The first collective that ranks are known to have called differently; `seq` if none is known. */
+static uint64_t first_difference(const cmo_comm *c, uint64_t seq)
+{
+    uint64_t last = 0;
+    for (int r = 0; r < c->size; r++) {
+        cmo_told told = position(c, r);
+        if (told.heard && told.seq > last) last = told.seq;
+    }
+    for (uint64_t s = last > CMO_RECENT ? last - CMO_RECENT + 1 : 1; s <= last; s++) {
+        cmo_recent_call known = {0};
+        for (int r = 0; r < c->size; r++) {
+            cmo_told told = position(c, r);
+            const cmo_recent_call *recent = &told.recent[s % CMO_RECENT];
+            if (!told.heard || recent->seq != s) continue;
+            if (known.seq && known.fingerprint != recent->fingerprint) return s;
+            known = *recent;
+        }
+    }
+    return seq;
+}
+
+/* Where ranks that made different calls all wait, no message between them has shown it. What they say when the deadline
+ * has passed does. */
+static void reconsider_deadline(cmo_comm *c)
+{
+    if (c->failed != CMO_ETIMEOUT || !c->told) return;
+    uint64_t seq = first_difference(c, 0);
+    if (!seq) return;
+    c->failed = CMO_EMISMATCH;
+    c->failed_seq = seq;
+    if (c->local_comm) c->local_comm->failed = c->failed;
+    if (c->cross_comm) c->cross_comm->failed = c->failed;
+}
+
+static bool all_have_told(cmo_comm *c)
+{
+    bool asks = c->failed == CMO_EMISMATCH || (c->failed == CMO_ETIMEOUT && !c->piece);
+    if (!asks || !c->told || cmo_engine_now(c->engine) >= c->settle) return true;
+    uint64_t seq = c->failed == CMO_EMISMATCH ? first_difference(c, c->failed_seq) : c->failed_seq;
+    for (int r = 0; r < c->size; r++)
+        if (!position_known(c, r, seq)) return false;
+    return true;
+}
+
+bool cmo_failure_settled(cmo_comm *comm)
+{
+    cmo_comm *c = cmo_comm_outermost(comm);
+    if (!all_have_told(c)) return false;
+    reconsider_deadline(c);
+    return true;
+}
+
+static void list_calls(const cmo_comm *c, uint64_t seq, char *out, size_t n)
+{
+    size_t at = 0;
+    out[0] = 0;
+    for (int r = 0; r < c->size && at + 1 < n; r++) {
+        char call[128] = "has not arrived";
+        cmo_told told = position(c, r);
+        const cmo_recent_call *recent = &told.recent[seq % CMO_RECENT];
+        if (told.heard && recent->seq == seq) describe(call, sizeof call, recent);
+        else if (told.heard && told.seq > seq) snprintf(call, sizeof call, "went on");
+        at += (size_t)snprintf(out + at, n - at, "%srank %d: %s", r ? "; " : "", r, call);
+    }
+}
+
+static void list_ranks(const cmo_comm *c, uint64_t seq, bool arrived, char *out, size_t n)
+{
+    size_t at = 0;
+    out[0] = 0;
+    for (int r = 0; r < c->size && at + 1 < n; r++) {
+        cmo_told told = position(c, r);
+        if ((told.heard && told.seq >= seq) != arrived) continue;
+        at += (size_t)snprintf(out + at, n - at, "%s%d", at ? ", " : "", r);
+    }
+    if (!at) snprintf(out, n, "none");
+}
+
+void cmo_failure_text(cmo_comm *comm, char *out, size_t n)
+{
+    cmo_comm *c = cmo_comm_outermost(comm);
+    char a[CMO_TEXT], b[CMO_TEXT];
+    /* Without a difference between calls it is one in what root alone knows (sizes), which the first text tells. */
+    uint64_t seq = c->failed == CMO_EMISMATCH && c->told ? first_difference(c, 0) : 0;
+    if (seq) {
+        list_calls(c, seq, a, sizeof a);
+        snprintf(out, n, "ranks made different calls as number %llu of this communicator: %s",
+                 (unsigned long long)seq, a);
+    } else if (c->failed == CMO_ETIMEOUT && c->told) {
+        list_ranks(c, c->failed_seq, true, a, sizeof a);
+        list_ranks(c, c->failed_seq, false, b, sizeof b);
+        snprintf(out, n, "%.200s; arrived: %.120s; missing: %.120s", c->failed_text, a, b);
+    } else {
+        snprintf(out, n, "%s", c->failed_text);
+    }
+}
