@@ -30,8 +30,8 @@ def test_a_sound_machine_ends_with_0_and_shows_every_section(commops: Run) -> No
     assert result.returncode == 0, result.stdout + result.stderr
     for words in (
         "usable cores", "memory", "kernel", "unnamed shared memory", "process descriptors", "loopback IPv4",
-        "addresses", "memory of other ranks", "allreduce over shm", "allreduce over tcp", "kernels", "launcher",
-        "transports", "table of tunables", "COMMOPS_SLOT_BYTES", "staging", "Everything that ranks need works here.",
+        "addresses", "memory of other ranks", "allreduce over shm", "allreduce over tcp", "kernels",
+        "launcher", "transports", "table of tunables", "COMMOPS_SLOT_BYTES", "staging", "Everything that ranks need works here.",
     ):  # fmt: skip
         assert words in result.stdout
     assert "unusable" not in result.stdout

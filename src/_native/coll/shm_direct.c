@@ -1,5 +1,5 @@
-/* Arrays that lie in the windows of their owners (comm.empty): the others read them there, and
- * nothing is copied through slots.
+/* Arrays that are read where they lie, in the windows of their owners (comm.empty), or, where they are only copied, in
+ * their owners' own memory: nothing goes through slots.
  *
  *     allgather, 5 ranks, of which 0 and 3 pass ordinary arrays
  *
@@ -19,6 +19,10 @@
  * all of it in arrays. What it costs is one wait: an owner returns when its readers have read, since its caller may
  * then change the array or free it. That is why small arrays are staged. (An allreduce whose result goes through
  * slots has that wait already.)
+ *
+ * A copy from another process's own memory costs a system call, whose time for a page is that of half the copy. So it
+ * pays where both copies through slots would leave the caches, and where what is read is read by one rank alone
+ * (cmo_shm_offer_copy).
  *
  * A rank writes nothing but its own memory, wherever others say that their arrays are, and however they fail.
  * comm/piece.h has the invariants. */
