@@ -211,8 +211,10 @@ static cost measure(const row *r, int size)
         right = world_run(w) && coll_check(runs[i], w);
         if (right) count_traffic(w, size, &found, sent, sent + size);
     }
-    CHECKF(right && !strcmp(world_tasks(w, 0)->algorithm->name, r->algorithm), "%s: %s among %d ranks",
-           cmo_kind_name(r->kind), r->algorithm, size);
+    /* Among two ranks both cost the same, and there is one of them. */
+    const char *algorithm = size == 2 && !strcmp(r->algorithm, "bruck") ? "ring" : r->algorithm;
+    CHECKF(right && !strcmp(world_tasks(w, 0)->algorithm->name, algorithm), "%s: %s among %d ranks",
+           cmo_kind_name(r->kind), algorithm, size);
     if (right) found.steps = latest_end(w, size) / HOP;
     world_destroy(w);
     for (int i = 0; i < 2; i++) coll_free(runs[i]);

@@ -37,10 +37,11 @@ static bool small(const cmo_op *op)
     return op->call.count <= most / cmo_dtype_size(op->call.dtype);
 }
 
-/* The same for the blocks of an allgather: those of all ranks, on average. */
+/* The same for the blocks of an allgather: those of all ranks, on average. Among two a ring has as few steps. */
 static bool small_blocks(const cmo_op *op)
 {
     const cmo_call *c = &op->call;
+    if (op->comm->size == 2) return false;
     uint64_t most = (uint64_t)cmo_engine_tunables(op->comm->engine)->doubling_bytes / cmo_dtype_size(c->dtype);
     if (!c->counts) return c->count <= most;
     return cmo_block_start(c->counts, 0, op->comm->size) / (uint64_t)op->comm->size <= most;

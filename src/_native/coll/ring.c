@@ -20,7 +20,8 @@
  * whose message was announced one step ahead, and whose receive is posted one step ahead. So the wire, the reduction
  * and the announcements overlap. An empty chunk (fewer elements than ranks) is no message at all.
  *
- * Scratch: none for allgather and for an allreduce whose out is not its in; three chunks otherwise. Half types that are
+ * Scratch: none for allgather and for an allreduce whose out is not its in; up to three chunks otherwise, of which a
+ * reduce_scatter among two ranks needs none. Half types that are
  * summed or multiplied travel as float32 in the reduce steps (twice the bytes) and as they are in the gather steps. */
 #include "coll/algorithms.h"
 #include "coll/fold.h"
@@ -54,6 +55,9 @@ static int ring_chunk_received(const cmo_op *op, int step) { return ring_chunk_s
 
 static bool ring_reduces(const cmo_op *op, int step) { return step < op->comm->size - 1; }
 
+/* Is what arrives in this step complete when this rank has added its part? */
+static bool ring_completes(const cmo_op *op, int step) { return step == op->comm->size - 2; }
+
 static uint64_t ring_count(const ring *s, int chunk) { return s->starts[chunk + 1] - s->starts[chunk]; }
 
 /* Bytes of an element in the messages of a step. */
@@ -82,21 +86,27 @@ static uint8_t *ring_slot(const ring *s, int step)
     return s->scratch + (uint64_t)(step % RING_SLOTS) * s->slot_bytes;
 }
 
+/* Does the message of a step arrive where the complete chunk belongs? A reduce_scatter's out has room for its own alone,
+ * and is never its in. */
+static bool ring_lands_in_out(const cmo_op *op, int step)
+{
+    const ring *s = op->state;
+    return !ring_reduces(op, step) || s->direct ||
+           (op->call.kind == CMO_REDUCE_SCATTER && ring_completes(op, step) && !s->fold.widens);
+}
+
 /* Where the message of a step arrives, and is sent from in the next step. */
 static uint8_t *ring_landing(const cmo_op *op, int step)
 {
-    const ring *s = op->state;
-    if (ring_reduces(op, step) && !s->direct) return ring_slot(s, step);
-    return ring_out(op, ring_chunk_received(op, step));
+    return ring_lands_in_out(op, step) ? ring_out(op, ring_chunk_received(op, step)) : ring_slot(op->state, step);
 }
 
 /* Where the message of a step is sent from. */
 static const uint8_t *ring_source(const cmo_op *op, int step)
 {
     const ring *s = op->state;
-    int last_reduction = op->comm->size - 2;
     if (step == 0) return s->fold.widens ? ring_slot(s, RING_SLOTS - 1) : ring_in(op, ring_chunk_sent(op, 0));
-    if (step == last_reduction + 1) return ring_out(op, op->comm->rank);
+    if (ring_completes(op, step - 1)) return ring_out(op, op->comm->rank);
     return ring_landing(op, step - 1);
 }
 
@@ -126,7 +136,7 @@ static void ring_reduce(cmo_op *op, int chunk, uint64_t from, uint64_t to)
     ring *s = op->state;
     uint8_t *partial = ring_landing(op, s->step) + from * s->fold.size;
     const uint8_t *own = ring_in(op, chunk) + from * s->fold.in_size;
-    if (s->step < op->comm->size - 2)
+    if (!ring_completes(op, s->step))
         cmo_fold_in(&s->fold, partial, partial, own, to - from);
     else
         cmo_fold_last(&s->fold, ring_out(op, chunk) + from * s->fold.in_size, partial, own, to - from,
@@ -175,9 +185,11 @@ static cmo_err ring_prepare(cmo_op *op)
         if (ring_count(s, i) > most) most = ring_count(s, i);
     }
     if (c->kind == CMO_ALLGATHER || s->direct) return CMO_OK;
+    int slots = s->fold.widens ? RING_SLOTS : 0;
+    for (int i = 0; slots < RING_SLOTS && ring_reduces(op, i); i++) slots += !ring_lands_in_out(op, i);
     s->slot_bytes = most * s->fold.size;
-    if (most && !(s->scratch = malloc(RING_SLOTS * s->slot_bytes)))
-        return cmo_fail(CMO_ENOMEM, "ring: %d chunks of %llu bytes", RING_SLOTS, (unsigned long long)s->slot_bytes);
+    if (most && slots && !(s->scratch = malloc((uint64_t)slots * s->slot_bytes)))
+        return cmo_fail(CMO_ENOMEM, "ring: %d chunks of %llu bytes", slots, (unsigned long long)s->slot_bytes);
     return CMO_OK;
 }
 
@@ -200,8 +212,8 @@ cmo_err cmo_ring_step(cmo_op *op)
     ring *s = op->state;
     CO_BEGIN(op);
     CMO_TRY(ring_prepare(op));
+    ring_post_recv(op, s->step); /* first: what comes early then needs no other place */
     ring_own(op);
-    ring_post_recv(op, s->step);
     ring_post_send(op, s->step, true);
     for (; s->step < s->end; s->step++) {
         /* The send of step-1 leaves its slot of scratch, and its transfer, to those of step+1. */
