@@ -18,7 +18,7 @@ PRAGMA = re.compile(r"\s*#\s*(type: ignore|noqa)\b.*")
 
 LINES = 500
 # One extension is one .pyx: to cut it, Cython has only include files, which are text to be pasted.
-LONGER = {"src/_native/_native.pyx": 1144}
+LONGER = {"src/_native/_native.pyx": 1145}
 SOURCES = (".py", ".pyi", ".pyx", ".pxd", ".c", ".h", ".build")
 
 

@@ -44,10 +44,9 @@ cdef extern from "commops.h" nogil:
         const char *name
         const char *env
         const char *doc
-        int64_t default "def"
-        int64_t least, greatest
     const cmo_tunable_row cmo_tunable_rows[]
     const int cmo_ntunables
+    int64_t cmo_tunable_default(const cmo_tunable_row *)
     cmo_err cmo_tunables_read(cmo_tunables *)
     cmo_err cmo_tunable_set(cmo_tunables *, const char *, int64_t)
 

@@ -105,8 +105,9 @@ def tunables():
     check(cmo_isa_check())
     check(cmo_tunables_read(&values))
     cdef int64_t *value = <int64_t *>&values
-    return [(cmo_tunable_rows[i].name.decode(), cmo_tunable_rows[i].env.decode(), cmo_tunable_rows[i].default, value[i],
-             cmo_tunable_rows[i].doc.decode()) for i in range(cmo_ntunables)]
+    return [(cmo_tunable_rows[i].name.decode(), cmo_tunable_rows[i].env.decode(),
+             cmo_tunable_default(&cmo_tunable_rows[i]), value[i], cmo_tunable_rows[i].doc.decode())
+            for i in range(cmo_ntunables)]
 
 
 cdef int set_tunables(cmo_tunables *values, dict chosen) except -1:

@@ -67,7 +67,10 @@ world_settings world_plain(int size, world_layout layout, uint64_t seed)
 {
     world_settings s = {.size = size, .layout = layout, .per_host = 4, .seed = seed, .tunables = default_tunables(),
                         .net = {.latency_ns = 10000, .ns_per_byte = 0.1}, .timeout = -1};
-    s.tunables.attach_bytes = 0; /* by default it depends on the machine */
+    s.tunables.slots = 512; /* by default these depend on the machine */
+    s.tunables.pipe_bytes = 2 << 20;
+    s.tunables.around_bytes = 16 << 20;
+    s.tunables.attach_bytes = 0;
     return s;
 }
 

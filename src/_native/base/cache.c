@@ -2,16 +2,18 @@
 
 #include <stdio.h>
 
-enum { MOST = 32 << 20 };
-
-uint64_t cmo_cache_bytes(void)
+/* Not sysconf: the C library counts the last-level caches of the whole package. */
+static int64_t cache_bytes(const char *path, int64_t most)
 {
-    /* Not sysconf: the C library counts the caches of the whole package. */
-    FILE *file = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "re");
+    FILE *file = fopen(path, "re");
     unsigned kib = 0;
     char unit = 0;
     const int found = file ? fscanf(file, "%7u%c", &kib, &unit) : 0;
     if (file) fclose(file);
-    const uint64_t bytes = (uint64_t)kib << 10;
-    return found == 2 && unit == 'K' && bytes && bytes < MOST ? bytes : MOST;
+    if (found != 2 || unit != 'K' || !kib) return most;
+    while (most >> 10 > (int64_t)kib) most /= 2;
+    return most;
 }
+
+int64_t cmo_cache_own(void) { return cache_bytes("/sys/devices/system/cpu/cpu0/cache/index2/size", 1 << 20); }
+int64_t cmo_cache_shared(void) { return cache_bytes("/sys/devices/system/cpu/cpu0/cache/index3/size", 32 << 20); }

@@ -4,8 +4,10 @@
 
 #include <stdint.h>
 
-/* Bytes of the last-level cache that cores have in common. What the system tells is taken up to 32 MiB: hypervisors
- * tell of more than a guest has. 32 MiB where it tells nothing. Thread-safe; reads a file each time. */
-uint64_t cmo_cache_bytes(void);
+/* Bytes of a core's own cache (the second level), and of the last level, which cores have in common: the next lower
+ * power of two, up to 1 MiB and 32 MiB, since hypervisors tell of more than a guest has, and more has not been
+ * measured. These where the system tells nothing. Thread-safe; each reads a file. */
+int64_t cmo_cache_own(void);
+int64_t cmo_cache_shared(void);
 
 #endif

@@ -1,5 +1,7 @@
 #include "base/tunable.h"
 
+#include "base/cache.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,11 +14,23 @@ const cmo_tunable_row cmo_tunable_rows[] = {
 
 const int cmo_ntunables = sizeof cmo_tunable_rows / sizeof cmo_tunable_rows[0];
 
+int64_t cmo_tunable_default(const cmo_tunable_row *row)
+{
+    switch (row->def) {
+    case CMO_HALF_SHARED: return cmo_cache_shared() / 2;
+    case CMO_TWICE_OWN: return 2 * cmo_cache_own();
+    case CMO_TWICE_OWN_SLOTS: return 2 * cmo_cache_own() / (4 << 10);
+    default: return row->def;
+    }
+}
+
 static cmo_err tunable_read(const cmo_tunable_row *row, int64_t *out)
 {
     const char *text = getenv(row->env);
-    *out = row->def;
-    if (!text || !*text) return CMO_OK;
+    if (!text || !*text) {
+        *out = cmo_tunable_default(row);
+        return CMO_OK;
+    }
     char *end;
     errno = 0;
     long long value = strtoll(text, &end, 10);

@@ -7,6 +7,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Defaults that depend on the machine (base/cache.h): half of the cache that cores share; twice that of a core; that in
+ * slots of 4 KiB. */
+enum { CMO_HALF_SHARED = -2, CMO_TWICE_OWN = -3, CMO_TWICE_OWN_SLOTS = -4 };
+
 /* X(field, environment variable, default, least, greatest, what it is) */
 #define CMO_TUNABLES(X)                                                                                        \
     X(spin_us, "COMMOPS_SPIN_US", -1, -1, 1000000,                                                             \
@@ -14,21 +18,22 @@
       "where there are more ranks than cores")                                                                 \
     X(slot_bytes, "COMMOPS_SLOT_BYTES", 4 << 10, 64, 1 << 30,                                                  \
       "least bytes of staging memory that a collective takes at a time")                                       \
-    X(slots, "COMMOPS_SLOTS", 512, 3, 1 << 20, "staging slots of a rank in a communicator's shared memory")    \
+    X(slots, "COMMOPS_SLOTS", CMO_TWICE_OWN_SLOTS, 3, 1 << 20,                                                 \
+      "staging slots of a rank in a communicator's shared memory")                                             \
     X(round_bytes, "COMMOPS_ROUND_BYTES", 256 << 10, 64, 1 << 30,                                              \
       "most bytes of a rank in shared memory that it takes at a time; larger arrays go in rounds of this")     \
     X(stream_bytes, "COMMOPS_STREAM_BYTES", 32 << 10, 64, 1 << 30,                                             \
       "the same where others only read: a broadcast, a scatter")                                               \
-    X(around_bytes, "COMMOPS_AROUND_BYTES", 16 << 20, 64, INT64_MAX,                                           \
+    X(around_bytes, "COMMOPS_AROUND_BYTES", CMO_HALF_SHARED, 64, INT64_MAX,                                          \
       "results of which the ranks of a host together have this much from each other are stored around the caches") \
     X(staged_bytes, "COMMOPS_STAGED_BYTES", 16 << 10, 0, 1 << 30,                                              \
       "in shared memory every rank reduces all of an array up to this size, and a slice of a larger one")      \
     X(direct_bytes, "COMMOPS_DIRECT_BYTES", 64 << 10, 1, 1 << 30,                                              \
       "in shared memory an array of this size or more that lies there (comm.empty) is read where it is")       \
-    X(attach_bytes, "COMMOPS_ATTACH_BYTES", -1, -1, INT64_MAX,                                                 \
+    X(attach_bytes, "COMMOPS_ATTACH_BYTES", CMO_HALF_SHARED, 0, INT64_MAX,                                      \
       "where the arrays that a call moves are this much on a host, read and written, they are copied once, from "  \
-      "one process's memory to another's, if the system allows it; 0: never; -1: half of the last-level cache")  \
-    X(pipe_bytes, "COMMOPS_PIPE_BYTES", 2 << 20, 4096, 1 << 30,                                                \
+      "one process's memory to another's, if the system allows it; 0: never")                                  \
+    X(pipe_bytes, "COMMOPS_PIPE_BYTES", CMO_TWICE_OWN, 4096, 1 << 30,                                                \
       "most bytes of a shared-memory pipe from one rank of a host to another; less where they are many")       \
     X(eager_bytes, "COMMOPS_EAGER_BYTES", 256 << 10, 0, 1 << 30,                                                \
       "messages up to this size are sent before their receive is known")                                       \
@@ -59,6 +64,8 @@ typedef struct cmo_tunable_row {
 
 extern const cmo_tunable_row cmo_tunable_rows[]; /* in the order of the struct's fields */
 extern const int cmo_ntunables;
+
+int64_t cmo_tunable_default(const cmo_tunable_row *row); /* on this machine */
 
 /* The defaults, overridden by the environment. A value that is no number, or out of
  * bounds, is an error that names it. */

@@ -86,8 +86,8 @@ static uint8_t *ring_slot(const ring *s, int step)
     return s->scratch + (uint64_t)(step % RING_SLOTS) * s->slot_bytes;
 }
 
-/* Does the message of a step arrive where the complete chunk belongs? A reduce_scatter's out has room for its own alone,
- * and is never its in. */
+/* Does the message of a step arrive where the complete chunk belongs? A reduce_scatter's out has room for its own
+ * alone, and is never its in. */
 static bool ring_lands_in_out(const cmo_op *op, int step)
 {
     const ring *s = op->state;

@@ -151,8 +151,8 @@ static void alltoall_keep(const cmo_op *op, const alltoall_state *s, uint64_t t)
     const uint64_t part = cmo_shm_part_of(&s->cut, cmo_block_count(call->counts, call->count, rank), turn.from);
     const uint64_t from = turn.from * s->item;
     if (part)
-        cmo_shm_deliver(&s->shm, s->out + alltoall_start(op, s, s->learned, rank) + from,
-                        (const char *)call->in + alltoall_start(op, s, call->counts, rank) + from, part * s->item);
+        cmo_shm_keep(&s->shm, s->out + alltoall_start(op, s, s->learned, rank) + from,
+                     (const char *)call->in + alltoall_start(op, s, call->counts, rank) + from, part * s->item);
 }
 
 static void alltoall_stage(const cmo_op *op, const alltoall_state *s, uint64_t t)

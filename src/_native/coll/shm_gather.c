@@ -116,8 +116,8 @@ static void gather_keep(const cmo_op *op, const gather_state *s, uint64_t t)
 {
     const uint64_t from = t * s->round_bytes, own = gather_own(op, s);
     if (s->receives && from < own)
-        cmo_shm_deliver(&s->shm, s->out + gather_start(op, s, op->comm->rank) + from,
-                        (const unsigned char *)op->call.in + from, cmo_shm_min(s->round_bytes, own - from));
+        cmo_shm_keep(&s->shm, s->out + gather_start(op, s, op->comm->rank) + from,
+                     (const unsigned char *)op->call.in + from, cmo_shm_min(s->round_bytes, own - from));
 }
 
 /* Read round t of every other member's block as it comes. Each rank begins behind itself, so that they do not

@@ -138,7 +138,7 @@ static void rooted_keep(const cmo_op *op, rooted_state *s, uint64_t most)
     const cmo_call *call = &op->call;
     if (call->kind != CMO_SCATTER) return;
     const uint64_t bytes = cmo_shm_min(most, s->hi - s->lo - s->kept);
-    cmo_shm_deliver(&s->shm, (char *)call->out + s->kept, (const char *)call->in + (s->lo - s->head) + s->kept, bytes);
+    cmo_shm_keep(&s->shm, (char *)call->out + s->kept, (const char *)call->in + (s->lo - s->head) + s->kept, bytes);
     s->kept += bytes;
 }
 

@@ -1,7 +1,6 @@
 /* A rank's engine: what it is made of, and one pass over all that is in progress. Who makes the passes is in
  * drive.c. */
 #include "comm/internal.h"
-#include "base/cache.h"
 #include "transport/attach.h"
 #include "transport/shm.h"
 
@@ -368,7 +367,6 @@ cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
     e->size = w->size;
     e->generation = w->generation;
     e->tunables = w->tunables;
-    if (e->tunables.attach_bytes < 0) e->tunables.attach_bytes = (int64_t)cmo_cache_bytes() / 2;
     e->collectives = w->collectives;
     e->now = w->now;
     e->now_ctx = w->now_ctx;

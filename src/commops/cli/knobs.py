@@ -98,6 +98,11 @@ def _from_others(op: str, size: int, ranks: int) -> int:
     return _lines(size / ranks / (ranks - 1 if op in _BLOCKWISE else 1))
 
 
+def _moved(op: str, size: int, ranks: int) -> int:
+    """Have the ranks together read and write arrays of `size` bytes."""
+    return _lines(size / (2 * ranks * (ranks if op == "alltoall" else 1)))
+
+
 def _lines(count: float) -> int:
     return max(int(count) // 64, 1) * 64
 
@@ -149,9 +154,10 @@ KNOBS = {
         _threshold(
             "around_bytes",
             ("allreduce", "allgather", "broadcast", "alltoall"),
-            _doubled(4 * _MIB, 128 * _MIB),
+            _doubled(_MIB, 128 * _MIB),
             _from_others,
         ),
+        _threshold("attach_bytes", ("alltoall", "scatter"), _doubled(_MIB, 64 * _MIB), _moved),
     ),
     "tcp": (
         _threshold("doubling_bytes", ("allreduce", "allgather"), _doubled(4 * _KIB, 512 * _KIB)),
