@@ -23,7 +23,7 @@ SOURCES := $(shell find src meson.build meson.options pyproject.toml -name __pyc
 help:
 	@echo 'make demo            install into a fresh environment and train iris on 2 ranks'
 	@echo 'make test            every test: C (test-native), then Python (test-python PYTEST_ARGS="-k words")'
-	@echo 'make lint            ruff, mypy --strict, the stub of the extension against the extension, widths and lengths'
+	@echo 'make lint            ruff, mypy --strict, the stubs of the compiled modules against these, widths and lengths'
 	@echo 'make sanitize        C tests under AddressSanitizer + UndefinedBehaviorSanitizer, then ThreadSanitizer'
 	@echo 'make warnings        a build in which warnings are errors (CC=gcc, CC=clang)'
 	@echo 'make aarch64-check   compile the C core for aarch64'
@@ -71,11 +71,13 @@ test-python: $(BUILD)/installed
 $(BUILD)/native/build.ninja: | $(VENV)/ready
 	$(IN_VENV) meson setup "$(BUILD)/native" -Dtests=true -Dbuildtype=debugoptimized
 
+COMPILED := $(patsubst src/_native/commops/%.pyx,commops.%,$(wildcard src/_native/commops/*.pyx))
+
 lint: $(BUILD)/installed
 	$(IN_VENV) ruff check
 	$(IN_VENV) ruff format --check
 	$(IN_VENV) mypy
-	$(IN_VENV) stubtest commops._native --allowlist .ci/stubtest-allow.txt --mypy-config-file pyproject.toml
+	$(IN_VENV) stubtest $(COMPILED) --allowlist .ci/stubtest-allow.txt --mypy-config-file pyproject.toml
 	$(IN_VENV) pytest -q tests/test_sources.py
 
 # Quick grids: a sanitizer looks at what code does, and needs no case twice. Threads of one process stand for ranks,

@@ -19,6 +19,9 @@ from commops._core import native
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "commops"
+# The modules that share the one extension file.
+COMPILED = sorted(path.stem for path in (ROOT / "src" / "_native" / "commops").glob("*.pyx"))
+INITS = {f"PyInit_{name}" for name in COMPILED}
 DIST = os.environ.get("COMMOPS_TEST_DIST")
 
 built = pytest.mark.skipif(DIST is None, reason="looks at what `make dist` has built")
@@ -50,11 +53,11 @@ def python_sources() -> set[str]:
 
 
 @needs_nm
-def test_extension_exports_its_init_function_and_nothing_else() -> None:
-    assert exports_of(Path(native.__file__)) == {"PyInit__native"}
+def test_extension_exports_its_init_functions_and_nothing_else() -> None:
+    assert exports_of(Path(native.__file__)) == INITS
 
 
-@pytest.mark.parametrize("name", ["py.typed", "_native.pyi"])
+@pytest.mark.parametrize("name", ["py.typed", *(f"{name}.pyi" for name in COMPILED)])
 def test_types_are_installed(name: str) -> None:
     assert (Path(str(commops.__file__)).parent / name).is_file()
 
@@ -97,11 +100,11 @@ def test_wheel_has_the_package_and_one_extension(wheel: Path) -> None:
 
 @built
 @needs_nm
-def test_extension_of_the_wheel_exports_nothing_but_its_init_function(wheel: Path, tmp_path: Path) -> None:
+def test_extension_of_the_wheel_exports_nothing_but_its_init_functions(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         [name] = (name for name in archive.namelist() if name.endswith(".so"))
         library = Path(archive.extract(name, tmp_path))
-    assert exports_of(library) == {"PyInit__native"}
+    assert exports_of(library) == INITS
 
 
 @built
@@ -128,7 +131,7 @@ def test_sdist_has_all_that_a_build_and_its_tests_need_and_no_products() -> None
             "LICENSE",
             "CHANGELOG.md",
         ),
-        *("src/_native/_native.pyx", "src/_native/commops.h", "tests/native/meson.build"),
+        *("src/_native/commops/_native.pyx", "src/_native/commops.h", "tests/native/meson.build"),
     }
     assert needed <= names
     assert not [name for name in names if name.endswith((".so", ".o", ".pyc")) or "__pycache__" in name]

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NATIVE = ROOT / "src" / "_native"
+BINDING = NATIVE / "commops"
 PACKAGE = ROOT / "src" / "commops"
 
 # A room may use itself and the rooms before it.
@@ -36,7 +37,7 @@ def room_files(room: str, suffixes: tuple[str, ...]) -> list[Path]:
 
 def test_every_folder_of_the_core_is_a_known_room() -> None:
     folders = {path.name for path in NATIVE.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders == set(ROOMS)
+    assert folders == {*ROOMS, BINDING.name}
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -52,7 +53,7 @@ def test_room_includes_only_rooms_above_it(room: str) -> None:
 
 
 def test_binding_sees_one_header_of_the_core() -> None:
-    text = "".join((NATIVE / f"_native.{kind}").read_text(encoding="utf-8") for kind in ("pxd", "pyx"))
+    text = "".join(path.read_text(encoding="utf-8") for path in BINDING.iterdir())
     headers = set(re.findall(r'cdef extern from "([^"]+)"', text))
     ours = {header for header in headers if (NATIVE / header).is_file()}
     assert ours == {"commops.h"}
@@ -118,10 +119,14 @@ def imported_modules(path: Path) -> set[str]:
     return names
 
 
+# What the binding is to Python, and where the package loads it.
+COMPILED = {f"commops.{path.stem}" for path in BINDING.glob("*.pyx")}
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_systems_do_not_touch_the_extension(system: str) -> None:
     files = sorted((PACKAGE / system).rglob("*.py"))
-    offences = [path.name for path in files if "commops._native" in imported_modules(path)]
+    offences = [path.name for path in files if COMPILED & imported_modules(path)]
     assert not offences
 
 

@@ -17,8 +17,6 @@ PYTHON_COLUMNS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["r
 PRAGMA = re.compile(r"\s*#\s*(type: ignore|noqa)\b.*")
 
 LINES = 500
-# One extension is one .pyx: to cut it, Cython has only include files, which are text to be pasted.
-LONGER = {"src/_native/_native.pyx": 1145}
 SOURCES = (".py", ".pyi", ".pyx", ".pxd", ".c", ".h", ".build")
 
 
@@ -65,10 +63,6 @@ def test_no_source_is_too_long() -> None:
     long = [
         f"{name}: {count} lines"
         for name in FILES
-        if name.endswith(SOURCES) and (count := len(lines_of(name))) > LONGER.get(name, LINES)
+        if name.endswith(SOURCES) and (count := len(lines_of(name))) > LINES
     ]
     assert not long, "\n".join(long)
-
-
-def test_an_exception_is_one() -> None:
-    assert [name for name in LONGER if not len(lines_of(name)) > LINES] == []

@@ -67,7 +67,7 @@ def call_of(
     shape: tuple[int, ...] | None = None,
     allocate: Callable[..., Array] | None = None,
 ) -> Call:
-    """Put down what the core is asked (cmo_call, in src/_native/comm/call.h)."""
+    """Put down what the core is asked (cmo_call, in src/_native/comm/call.h), as the binding unpacks it."""
     return (
         (_KIND[kind], op, dtype, root, send, out, count, counts, recv_counts, exchange, shape, allocate),
         finish,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from commops._core import collectives as core
 from commops._core import native
 from commops.arguments import Counts
 from commops.calls import BARRIER, alltoall, broadcast, gather, scatter
@@ -41,7 +42,7 @@ class Collectives(Group):
         .. [1] D. Hensgen, R. Finkel, U. Manber, "Two algorithms for barrier synchronization", IJPP 17(1),
            1988.
         """
-        self._core.barrier(self._timeout)
+        core.barrier(self._core, self._timeout)
 
     def ibarrier(self) -> Work[None]:
         """Start a `barrier`."""
@@ -74,7 +75,7 @@ class Collectives(Group):
         CommError
             If something goes wrong between ranks, such as an `x` that root's array does not fit: see `Comm`.
         """
-        done: Array = self._core.plain_from_root(_BROADCAST, x, root, None, self._timeout)
+        done: Array = core.plain_from_root(self._core, _BROADCAST, x, root, None, self._timeout)
         if done is NotImplemented:
             done = self._run(broadcast(self._at, x, root))
         return done
@@ -116,7 +117,7 @@ class Collectives(Group):
         """
         done: Array = NotImplemented
         if counts is None:
-            done = self._core.plain_from_root(_SCATTER, x, root, out, self._timeout)
+            done = core.plain_from_root(self._core, _SCATTER, x, root, out, self._timeout)
         if done is NotImplemented:
             done = self._run(scatter(self._at, x, root, out, counts))
         return done
@@ -159,7 +160,7 @@ class Collectives(Group):
         """
         done: Array | None = NotImplemented
         if counts is None:
-            done = self._core.plain(_GATHER, x, None, root, out, self._timeout)
+            done = core.plain(self._core, _GATHER, x, None, root, out, self._timeout)
         if done is NotImplemented:
             done = self._run(gather(self._at, "gather", x, root, out, counts))
         return done
@@ -204,7 +205,7 @@ class Collectives(Group):
         """
         done: Array = NotImplemented
         if counts is None:
-            done = self._core.plain(_ALLGATHER, x, None, 0, out, self._timeout)
+            done = core.plain(self._core, _ALLGATHER, x, None, 0, out, self._timeout)
         if done is NotImplemented:
             done = self._run(gather(self._at, "allgather", x, 0, out, counts))
         return done
@@ -251,7 +252,7 @@ class Collectives(Group):
         """
         done: Array = NotImplemented
         if send_counts is None and recv_counts is None:
-            done = self._core.plain(_ALLTOALL, x, None, 0, out, self._timeout)
+            done = core.plain(self._core, _ALLTOALL, x, None, 0, out, self._timeout)
         if done is NotImplemented:
             done = self._run(alltoall(self._at, x, out, send_counts, recv_counts))
         return done

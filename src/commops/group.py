@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from commops._core import collectives as core
 from commops.calls import Call, Place
 from commops.work import Work
 
@@ -77,11 +78,11 @@ class Group:
 
     def _run(self, call: Call) -> Any:
         """Make a call and wait for its end."""
-        arguments, finish = call
-        return finish(self._core.run(*arguments, self._timeout))
+        asked, finish = call
+        return finish(core.run(self._core, asked, self._timeout))
 
     def _start(self, call: Call) -> Work[Any]:
         """Make a call that goes on by itself."""
-        arguments, finish = call
-        started = self._core.start(*arguments, self._timeout)
+        asked, finish = call
+        started = core.start(self._core, asked, self._timeout)
         return Work((started,), lambda: finish(started.result))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from commops._core import messages as core
 from commops.arguments import ANY, array_of, check_out, packed, rank_of, receiver_of, source_of, tag_of
 from commops.dtypes import Array, code_of, dtype_of
 from commops.group import Group
@@ -73,12 +74,12 @@ class Messages(Group):
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
-        if not self._core.plain_send(x, dest, tag, self._timeout):
+        if not core.plain_send(self._core, x, dest, tag, self._timeout):
             self._send(array_of(x), ARRAY, dest, tag).wait(-1.0)
 
     def isend(self, x: Array, dest: int, tag: int = 0) -> Work[None]:
         """Start a `send`."""
-        work: Work[None] | None = self._core.plain_isend(Work, x, dest, tag, self._timeout)
+        work: Work[None] | None = core.plain_isend(self._core, Work, x, dest, tag, self._timeout)
         if work is None:
             return Work((self._send(array_of(x), ARRAY, dest, tag),), lambda: None)
         return work
@@ -88,7 +89,7 @@ class Messages(Group):
         code = code_of(array.dtype)
         dest = rank_of(dest, self._at.size, "dest")
         tag = tag_of(tag, receives=False)
-        return self._core.send(packed(array), code, array.shape, carries, dest, tag, self._timeout)
+        return core.send(self._core, packed(array), code, array.shape, carries, dest, tag, self._timeout)
 
     def recv(
         self, out: Array | None = None, source: int = ANY, tag: int = ANY, *, status: bool = False
@@ -117,7 +118,7 @@ class Messages(Group):
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
-        if out is not None and not status and self._core.plain_recv(out, source, tag, self._timeout):
+        if out is not None and not status and core.plain_recv(self._core, out, source, tag, self._timeout):
             return out
         allocate, finish = _receiving(out, status)
         call = self._recv(allocate, source, tag)
@@ -129,7 +130,7 @@ class Messages(Group):
     ) -> Work[Any]:
         """Start a `recv`."""
         if out is not None and not status:
-            work = self._core.plain_irecv(Work, _receiving, out, source, tag, self._timeout)
+            work = core.plain_irecv(self._core, Work, _receiving, out, source, tag, self._timeout)
             if work is not None:
                 return work  # type: ignore[no-any-return]
         allocate, finish = _receiving(out, status)
@@ -139,7 +140,7 @@ class Messages(Group):
     def _recv(self, allocate: Callable[..., Array], source: int, tag: int) -> Any:
         """Start a receive; return the core's call."""
         source = source_of(source, self._at.size)
-        return self._core.recv(allocate, source, tag_of(tag, receives=True), self._timeout)
+        return core.recv(self._core, allocate, source, tag_of(tag, receives=True), self._timeout)
 
     def sendrecv(self, x: Array, dest: int, source: int, out: Array | None = None, tag: int = 0) -> Array:
         """Send an array to one rank and receive one from another, at the same time, with the same tag.
@@ -169,7 +170,7 @@ class Messages(Group):
             If something goes wrong between ranks: see `Comm`.
         """
         if out is not None:
-            done = self._core.plain_sendrecv(Work, x, dest, source, out, tag, self._timeout)
+            done = core.plain_sendrecv(self._core, Work, x, dest, source, out, tag, self._timeout)
             if done:
                 return out
             if done is None:  # what comes does not fit, which a recv says
@@ -212,15 +213,14 @@ class Messages(Group):
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
-        call = self._core.probe(
-            source_of(source, self._at.size), tag_of(tag, receives=True), self._timeout
-        )  # fmt: skip
+        source = source_of(source, self._at.size)
+        call = core.probe(self._core, source, tag_of(tag, receives=True), self._timeout)
         call.wait(-1.0)
         return status_of(call.message())
 
     def iprobe(self, source: int = ANY, tag: int = ANY) -> Status | None:
         """Say what message is there to be received, or None. Parameters and errors are those of `probe`."""
-        message = self._core.probe_now(source_of(source, self._at.size), tag_of(tag, receives=True))
+        message = core.probe_now(self._core, source_of(source, self._at.size), tag_of(tag, receives=True))
         return None if message is None else status_of(message)
 
 

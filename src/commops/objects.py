@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from commops._core import messages as core
 from commops.arguments import ANY, rank_of, tag_of
 from commops.calls import Call, alltoall_bytes, broadcast, gather_bytes, of_objects, scatter
 from commops.dtypes import Array
@@ -67,8 +68,8 @@ class Objects(Messages):
         packed = pack_parts(obj)
         if isinstance(packed, list):
             dest, tag = rank_of(dest, self.size, "dest"), tag_of(tag, receives=False)
-            self._core.send_parts(packed, OBJECT, dest, tag, self._timeout)
-        elif not self._core.plain_send(packed, dest, tag, self._timeout, OBJECT):
+            core.send_parts(self._core, packed, OBJECT, dest, tag, self._timeout)
+        elif not core.plain_send(self._core, packed, dest, tag, self._timeout, OBJECT):
             self._send(packed, OBJECT, dest, tag).wait(-1.0)
 
     def isend_object(self, obj: object, dest: int, tag: int = 0) -> Work[None]:
@@ -98,7 +99,7 @@ class Objects(Messages):
         Exception
             Whatever unpickling the object raises. The message has been received.
         """
-        packed = None if status else self._core.recv_bytes(OBJECT, source, tag, self._timeout)
+        packed = None if status else core.recv_bytes(self._core, OBJECT, source, tag, self._timeout)
         return self.irecv_object(source, tag, status=status).wait() if packed is None else unpack(packed)
 
     def irecv_object(self, source: int = ANY, tag: int = ANY, *, status: bool = False) -> Work[Any]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from commops._core import native
+from commops._core import messages as core
 from commops.dtypes import Array
 
 __all__ = ["pack", "pack_parts", "unpack"]
@@ -51,7 +51,7 @@ def pack(obj: object, name: str = "obj") -> Array:
     Exception
         Whatever the object's own ``__reduce__`` raises.
     """
-    return native.joined(_parts(obj, name), _ALIGNMENT)
+    return core.joined(_parts(obj, name), _ALIGNMENT)
 
 
 def pack_parts(obj: object) -> Array | list[Any]:
@@ -64,7 +64,7 @@ def pack_parts(obj: object) -> Array | list[Any]:
     """
     parts = _parts(obj, "obj")
     if sum(map(len, parts)) <= _JOINED:
-        return native.joined(parts, _ALIGNMENT)
+        return core.joined(parts, _ALIGNMENT)
     head, body, *views = parts
     apart = [head, body, bytes(-(len(head) + len(body)) % _ALIGNMENT)]
     for view in views:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from commops._core import collectives as core
 from commops._core import native
 from commops.arguments import Counts
 from commops.dtypes import Array
@@ -68,7 +69,7 @@ class Reductions(Group):
         .. [2] P. Patarasuk, X. Yuan, "Bandwidth optimal all-reduce algorithms for clusters of workstations",
            JPDC 69(2), 2009.
         """
-        done: Array = self._core.plain(_ALLREDUCE, x, op, 0, out, self._timeout)
+        done: Array = core.plain(self._core, _ALLREDUCE, x, op, 0, out, self._timeout)
         if done is NotImplemented:
             done = self._run(reduction(self._at, "allreduce", x, op, out))
         return done
@@ -105,7 +106,7 @@ class Reductions(Group):
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
-        done: Array | None = self._core.plain(_REDUCE, x, op, root, out, self._timeout)
+        done: Array | None = core.plain(self._core, _REDUCE, x, op, root, out, self._timeout)
         if done is NotImplemented:
             done = self._run(reduction(self._at, "reduce", x, op, out, root))
         return done
@@ -149,7 +150,7 @@ class Reductions(Group):
         """
         done: Array = NotImplemented
         if counts is None:
-            done = self._core.plain(_REDUCE_SCATTER, x, op, 0, out, self._timeout)
+            done = core.plain(self._core, _REDUCE_SCATTER, x, op, 0, out, self._timeout)
         if done is NotImplemented:
             done = self._run(reduce_scatter(self._at, x, op, out, counts))
         return done
@@ -191,7 +192,7 @@ class Reductions(Group):
         ----------
         .. [1] W. D. Hillis, G. L. Steele, "Data parallel algorithms", CACM 29(12), 1986.
         """
-        done: Array = self._core.plain(_SCAN, x, op, 0, out, self._timeout)
+        done: Array = core.plain(self._core, _SCAN, x, op, 0, out, self._timeout)
         if done is NotImplemented:
             done = self._run(reduction(self._at, "scan", x, op, out))
         return done

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from commops._core import native
+from commops._core import work as core
 from commops.errors import CommTimeoutError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ __all__ = ["Work"]
 T = TypeVar("T")
 
 
-class Work(native.Started, Generic[T]):
+class Work(core.Started, Generic[T]):
     """A call in progress. It goes on by itself, whether or not anybody waits for it.
 
     The arrays that were passed to the call must not be written to, nor its `out` read, before the call has
@@ -125,7 +125,7 @@ class Work(native.Started, Generic[T]):
                 continue
             loop = asyncio.get_running_loop()
             ended = loop.create_future()
-            native.when_ended(call, partial(_tell, loop, ended))
+            core.when_ended(call, partial(_tell, loop, ended))
             yield from ended.__await__()
         return self.wait()
 

@@ -197,7 +197,7 @@ def test_a_rank_that_fails_in_joining_tells_the_others_why(ranks: Ranks, url: st
     fail = """
     import commops.rendezvous.bootstrap as bootstrap
     def refuse(*_): raise MemoryError("no memory for a window")
-    if rank == 1: bootstrap.native.Window = refuse
+    if rank == 1: bootstrap.core.Window = refuse
     """
     told = failures(ranks.run(3, fail + JOIN, url=url, timeout=15.0), within=7)
     assert told[1] == ("MemoryError", "no memory for a window")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from commops import tuned
-from commops._core import native
+from commops._core import engine as core
 from commops.errors import RendezvousError
 from commops.rendezvous import addresses, handover
 from commops.rendezvous.card import Card
@@ -42,7 +42,7 @@ class World(NamedTuple):
 
 def alone() -> World:
     """Return the world of a single rank, which needs nobody."""
-    window = native.Window(1)
+    window = core.Window(1)
     engine = make_engine(
         0, [0], window, [(-1, doorbell(), -1)], share=False, job=bytes(16), token=b"", tunables={}
     )
@@ -201,7 +201,7 @@ def _engine(
     hosts = [numbers[name] for name in names]
     neighbours = [other for other, host in enumerate(hosts) if host == hosts[rank]]
     remote = len(neighbours) < len(hosts)
-    window = native.Window(len(neighbours))
+    window = core.Window(len(neighbours))
     key = token or Token(plan.key.encode())
     return make_engine(
         rank,

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from commops._core import native
+from commops._core import engine as core
 from commops.rendezvous import handover
 from commops.rendezvous.card import Card
 from commops.rendezvous.deadline import Deadline
@@ -68,7 +68,7 @@ def make_engine(
 ) -> Any:
     """Make an engine, which takes the descriptors in `table` and the listening sockets."""
     try:
-        return native.Engine(
+        return core.Engine(
             rank,
             len(hosts),
             hosts,

@@ -1,4 +1,4 @@
-"""What the binding sees of the C core, and of C. Cython reads this with _native.pyx."""
+"""What the binding sees of the C core, and of C."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -18,7 +18,7 @@ cdef extern from * nogil:
 
 cdef extern from "commops.h" nogil:
     ctypedef enum cmo_err:
-        CMO_OK, CMO_AGAIN, CMO_EINVAL, CMO_ETYPE, CMO_ENOMEM, CMO_ESYS, CMO_ETIMEOUT, CMO_EPEERLOST, CMO_EMISMATCH
+        CMO_OK, CMO_AGAIN, CMO_EINVAL, CMO_ETYPE, CMO_ENOMEM, CMO_ETIMEOUT, CMO_EPEERLOST, CMO_EMISMATCH
         CMO_EREVOKED, CMO_EAUTH, CMO_EINTERRUPT
     const char *cmo_reason()
     cmo_err cmo_fail(cmo_err err, const char *format, ...)
@@ -162,7 +162,7 @@ cdef extern from "commops.h" nogil:
     cbool cmo_op_drop(cmo_op *, void (*)(void *) noexcept, void *)
 
     enum:
-        CMO_OP_ENDED, CMO_ANY, CMO_MAX_DIMS
+        CMO_ANY, CMO_MAX_DIMS
     ctypedef struct cmo_message:
         int peer
         int64_t tag

@@ -1,0 +1,32 @@
+from commops.core cimport cmo_comm, cmo_engine, cmo_err, cmo_op, cmo_window
+
+
+cdef class Window:
+    cdef cmo_window *window
+    cdef int forks
+
+
+cdef class Engine:
+    cdef cmo_engine *engine
+    cdef readonly Window window
+    cdef object token
+    cdef object pending
+    cdef int inside  # threads that are in a call; the interpreter's lock protects it
+    cdef bint over  # closed: every call has ended, or never will
+    cdef int forks
+    cdef object __weakref__
+
+    cdef int alive(self) except -1
+    cdef bint gone(self) noexcept
+
+
+cdef class Comm:
+    cdef Engine engine
+    cdef cmo_comm *core
+    cdef object spare  # a Call for the rest of a message: nothing may be made while this thread keeps the engine
+    cdef bint closed
+
+    cdef int usable(self) except -1
+    cdef tuple lost(self)
+    cdef int finish(self, cmo_op *op, cmo_err err) except -1
+    cdef cmo_err ended(self, cmo_op *op, cmo_err err) noexcept
