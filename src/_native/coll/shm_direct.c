@@ -101,7 +101,7 @@ cmo_err cmo_shm_fetch_array(const cmo_op *op, cmo_shm *s, int member, uint64_t p
                             void *to)
 {
     if (place & CMO_SHM_OWN) return shm_copy_own(op, s, member, (place & ~CMO_SHM_OWN) + from, to, bytes);
-    const void *at;
+    const void *at = NULL;
     CMO_TRY(shm_borrow(op, s, member, place, from, bytes, &at));
     cmo_shm_deliver(s, to, at, bytes);
     return CMO_OK;
