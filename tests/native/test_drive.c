@@ -196,8 +196,9 @@ static void start_engines(bool shares_memory)
     for (int r = 0; r < RANKS; r++) {
         cmo_neighbour neighbours[RANKS];
         for (int i = 0; i < RANKS; i++) /* the engine closes the descriptors that it is given */
-            neighbours[i] = (cmo_neighbour){cmo_window_base(ranks[i].window), cmo_window_size(ranks[i].window),
-                                            fcntl(bells[i], F_DUPFD_CLOEXEC, 0), -1};
+            neighbours[i] = (cmo_neighbour){.head = cmo_window_base(ranks[i].window),
+                                            .size = cmo_window_size(ranks[i].window),
+                                            .doorbell = fcntl(bells[i], F_DUPFD_CLOEXEC, 0), .pidfd = -1};
         cmo_world world = {.rank = r, .size = RANKS, .host = host, .window = ranks[r].window, .neighbours = neighbours,
                            .nlocal = RANKS, .share = shares_memory, .collectives = &cmo_coll, .keeps_mappings = true};
         CHECK(cmo_tunables_read(&world.tunables) == CMO_OK);
@@ -301,8 +302,8 @@ static cmo_engine *lone_engine(cmo_window **window, bool threadless, _Atomic int
     static const int host[1];
     cmo_engine *e = NULL;
     CHECK(cmo_window_create(window, 1, 1 << 20, true) == CMO_OK);
-    cmo_neighbour self = {cmo_window_base(*window), cmo_window_size(*window),
-                          threadless ? -1 : eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), -1};
+    cmo_neighbour self = {.head = cmo_window_base(*window), .size = cmo_window_size(*window),
+                          .doorbell = threadless ? -1 : eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), .pidfd = -1};
     cmo_world world = {.size = 1, .host = host, .window = *window, .neighbours = &self, .nlocal = 1, .share = true,
                        .collectives = &cmo_coll, .keeps_mappings = true, .threadless = threadless, .remote = remote,
                        .interrupted = slices ? count_slices : NULL, .interrupt_ctx = slices};
