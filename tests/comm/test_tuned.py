@@ -142,6 +142,23 @@ def test_the_environment_goes_before_the_table_and_that_before_defaults(
     assert (rows["pipe_bytes"].value, rows["pipe_bytes"].origin) == (rows["pipe_bytes"].default, "default")
 
 
+def cache(level: int, most: int) -> int:
+    """Return the size of a cache as a power of two up to `most`, which it is where nothing tells."""
+    try:
+        text = Path(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size").read_text().strip()
+    except OSError:
+        return most
+    return min(most, 1 << ((int(text.removesuffix("K")) << 10).bit_length() - 1))
+
+
+def test_some_defaults_follow_the_caches_of_the_machine() -> None:
+    rows = {row.name: row for row in tuned.tunables({})}
+    own, shared = cache(2, 1 << 20), cache(3, 32 << 20)
+    assert rows["slots"].default * rows["slot_bytes"].default == 2 * own
+    assert rows["pipe_bytes"].default == 2 * own
+    assert rows["around_bytes"].default == rows["attach_bytes"].default == shared // 2
+
+
 def test_the_nearest_number_of_ranks_counts_and_a_crowd_is_another_thing() -> None:
     cores = len(os.sched_getaffinity(0))
     numbers = (2 * cores, 16 * cores)

@@ -24,16 +24,16 @@ enum { CMO_HALF_SHARED = -2, CMO_TWICE_OWN = -3, CMO_TWICE_OWN_SLOTS = -4 };
       "most bytes of a rank in shared memory that it takes at a time; larger arrays go in rounds of this")     \
     X(stream_bytes, "COMMOPS_STREAM_BYTES", 32 << 10, 64, 1 << 30,                                             \
       "the same where others only read: a broadcast, a scatter")                                               \
-    X(around_bytes, "COMMOPS_AROUND_BYTES", CMO_HALF_SHARED, 64, INT64_MAX,                                          \
+    X(around_bytes, "COMMOPS_AROUND_BYTES", CMO_HALF_SHARED, 64, INT64_MAX,                                    \
       "results of which the ranks of a host together have this much from each other are stored around the caches") \
     X(staged_bytes, "COMMOPS_STAGED_BYTES", 16 << 10, 0, 1 << 30,                                              \
       "in shared memory every rank reduces all of an array up to this size, and a slice of a larger one")      \
     X(direct_bytes, "COMMOPS_DIRECT_BYTES", 64 << 10, 1, 1 << 30,                                              \
       "in shared memory an array of this size or more that lies there (comm.empty) is read where it is")       \
-    X(attach_bytes, "COMMOPS_ATTACH_BYTES", CMO_HALF_SHARED, 0, INT64_MAX,                                      \
+    X(attach_bytes, "COMMOPS_ATTACH_BYTES", CMO_HALF_SHARED, 0, INT64_MAX,                                     \
       "where the arrays that a call moves are this much on a host, read and written, they are copied once, from "  \
       "one process's memory to another's, if the system allows it; 0: never")                                  \
-    X(pipe_bytes, "COMMOPS_PIPE_BYTES", CMO_TWICE_OWN, 4096, 1 << 30,                                                \
+    X(pipe_bytes, "COMMOPS_PIPE_BYTES", CMO_TWICE_OWN, 4096, 1 << 30,                                          \
       "most bytes of a shared-memory pipe from one rank of a host to another; less where they are many")       \
     X(eager_bytes, "COMMOPS_EAGER_BYTES", 256 << 10, 0, 1 << 30,                                                \
       "messages up to this size are sent before their receive is known")                                       \

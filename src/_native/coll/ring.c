@@ -20,9 +20,9 @@
  * whose message was announced one step ahead, and whose receive is posted one step ahead. So the wire, the reduction
  * and the announcements overlap. An empty chunk (fewer elements than ranks) is no message at all.
  *
- * Scratch: none for allgather and for an allreduce whose out is not its in; up to three chunks otherwise, of which a
- * reduce_scatter among two ranks needs none. Half types that are
- * summed or multiplied travel as float32 in the reduce steps (twice the bytes) and as they are in the gather steps. */
+ * Scratch: none for allgather, for an allreduce whose out is not its in, and for a reduce_scatter among two ranks; up
+ * to three chunks otherwise. Half types that are summed or multiplied travel as float32 in the reduce steps (twice the
+ * bytes) and as they are in the gather steps. */
 #include "coll/algorithms.h"
 #include "coll/fold.h"
 #include "comm/engine.h"

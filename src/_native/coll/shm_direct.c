@@ -20,9 +20,9 @@
  * then change the array or free it. That is why small arrays are staged. (An allreduce whose result goes through
  * slots has that wait already.)
  *
- * A copy from another process's own memory costs a system call, whose time for a page is that of half the copy. So it
- * pays where both copies through slots would leave the caches, and where what is read is read by one rank alone
- * (cmo_shm_offer_copy).
+ * Copying from another process's own memory takes 2 to 3 times as long as a memcpy while caches hold the arrays, and
+ * little longer once they do not (bench/NOTES.md). So it pays there, where two copies through slots are two times the
+ * way to memory; and where what is read is read by one rank alone (cmo_shm_offer_copy).
  *
  * A rank writes nothing but its own memory, wherever others say that their arrays are, and however they fail.
  * comm/piece.h has the invariants. */

@@ -445,7 +445,7 @@ void cmo_op_launch_driving(cmo_op *op, bool light)
     cmo_engine_submit(e, op);
     /* What another thread has handed over must go before this one. */
     bool alone = e->unposted == (unsigned)(op->point && op->pc == 0), started = false;
-    bool due = cmo_engine_look_due(e) || e->look;
+    bool due = cmo_engine_look_due(e) || (!light && e->look);
     if (due && !light) cmo_failure_look(op->comm); /* a pass does not find it if it ends at once */
     if (op->point && alone && !op->comm->failed) {
         cmo_point_start(e, op);

@@ -14,8 +14,8 @@
 /* Can this process read that of the neighbour? Sets its `pid` if so. */
 void cmo_attach(cmo_neighbour *n);
 
-/* Read. CMO_AGAIN: its process has ended, or is about to. CMO_EPROTO: not
- * all of it is there. CMO_ESYS: it may not be read any more. */
+/* Read. CMO_AGAIN: its process has ended, or is about to. CMO_EPROTO: not all of it is there. CMO_ESYS: it may not be
+ * read any more. */
 cmo_err cmo_attach_read(const cmo_neighbour *n, uint64_t address, void *to, uint64_t bytes);
 
 /* Had its process not ended a moment ago? Then what was read before that was its memory, and not that of another
