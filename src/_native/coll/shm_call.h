@@ -25,8 +25,7 @@ typedef struct cmo_shm {
     int next;        /* the member that cmo_shm_all_… looks at next */
     bool around : 1;       /* what this rank's result has from others is stored around the caches … */
     bool keeps_around : 1; /* … and what it has from this rank itself */
-    bool borrows : 1;      /* this rank has read others' arrays … */
-    bool attaches : 1;     /* … in their own memory */
+    bool borrows : 1;      /* this rank has read others' arrays */
     bool leaves : 1;       /* it reads nothing more, and waits for its own readers */
     cmo_shm_offer offer;
 } cmo_shm;

@@ -71,7 +71,7 @@ static cmo_err shm_copy_own(const cmo_op *op, cmo_shm *s, int member, uint64_t a
     const cmo_comm *c = op->comm;
     const cmo_neighbour *n = c->neighbour[member];
     if (!n->pid) return cmo_fail(CMO_EPROTO, "rank %d offers memory that cannot be read here", member);
-    s->borrows = s->attaches = true;
+    s->borrows = true;
     const cmo_err err = cmo_attach_read(n, address, to, bytes);
     if (err == CMO_OK || err == CMO_AGAIN) return err;
     CMO_TRY(shm_stands(op, member));
@@ -127,7 +127,7 @@ cmo_err cmo_shm_result(const cmo_op *op, cmo_shm *s, int member, uint64_t t, uin
 
 /* Were the arrays that this rank has read still their owners' to show? The fence keeps what was read in front of the
  * looks. */
-static cmo_err shm_stood(const cmo_op *op, const cmo_shm *s)
+static cmo_err shm_stood(const cmo_op *op)
 {
     const cmo_comm *c = op->comm;
     atomic_thread_fence(memory_order_acquire);
@@ -136,7 +136,7 @@ static cmo_err shm_stood(const cmo_op *op, const cmo_shm *s)
         const cmo_shm_offer theirs = cmo_shm_offer_of(op, j);
         if (!(theirs.in | theirs.out)) continue;
         CMO_TRY(shm_stands(op, j));
-        if (s->attaches && theirs.in & CMO_SHM_OWN && !cmo_attach_lives(c->neighbour[j])) return CMO_AGAIN;
+        if (theirs.in & CMO_SHM_OWN && !cmo_attach_lives(c->neighbour[j])) return CMO_AGAIN;
     }
     return CMO_OK;
 }
@@ -145,7 +145,7 @@ cmo_err cmo_shm_await_readers(cmo_op *op, cmo_shm *s, int first, int last)
 {
     const cmo_comm *c = op->comm;
     if (!s->leaves) {
-        if (s->borrows) CMO_TRY(shm_stood(op, s));
+        if (s->borrows) CMO_TRY(shm_stood(op));
         if (!(s->offer.in | s->offer.out)) return CMO_OK;
         s->leaves = true;
         s->next = first;

@@ -24,6 +24,15 @@ static cmo_op *current(cmo_comm *c)
     return op->step ? op : NULL;
 }
 
+/* The collective of this communicator, which may be a part, that it is in: the innermost, or NULL. */
+static cmo_op *current_in(cmo_comm *c)
+{
+    cmo_op *op = current(cmo_comm_outermost(c));
+    while (op && op->comm != c) op = op->child;
+    while (op && op->child && op->child->comm == c) op = op->child;
+    return op;
+}
+
 /* What the others are told: an error of this rank's own is to them a communicator that broke. */
 static cmo_err as_told(cmo_err err)
 {
@@ -270,9 +279,7 @@ static void look_who_closed(cmo_comm *c, cmo_comm *p)
 /* Has a member of this host given up the collective that this rank is in? Then it does not end well here. */
 static bool has_been_quit(cmo_comm *p)
 {
-    const cmo_op *op = current(cmo_comm_outermost(p));
-    while (op && op->comm != p) op = op->child;
-    while (op && op->child && op->child->comm == p) op = op->child;
+    const cmo_op *op = current_in(p);
     for (int i = 0; op && i < p->nlocal; i++)
         if (cmo_piece_quit(p->piece[i], op->seq)) return true;
     return false;
@@ -315,9 +322,7 @@ void cmo_failure_look(cmo_comm *comm)
     }
     if (!atomic_load_explicit(&p->piece[p->local]->nleft, memory_order_acquire)) return; /* nobody has: the rule */
     look_who_closed(c, p);
-    cmo_op *op = current(c);
-    while (op && op->comm != p) op = op->child;
-    while (op && op->child && op->child->comm == p) op = op->child;
+    const cmo_op *op = current_in(p);
     if (!op || !op->step) return;
     for (int i = 0; i < p->nlocal; i++) {
         if (i == p->local || !atomic_load_explicit(&p->piece[i]->closed, memory_order_acquire)) continue;
