@@ -18,6 +18,7 @@
 
 enum {
     LINE = 64,
+    PAGE = 4096,
     LEAST = 4096,  /* bytes that are worth a decision, and of which a part is timed */
     SAMPLE = 16,   /* copies from one that is timed to the next */
     TRIAL = 256,   /* copies from one trial of the other way to the next; a multiple of SAMPLE */
@@ -27,6 +28,20 @@ enum {
 /* Picoseconds for a line in either way, lately. Of the whole process; races between threads only blur them. */
 static _Atomic uint32_t price_ordinary, price_around;
 static _Atomic uint32_t copies;
+
+/* Store a line around the caches. All of it is read first: a read behind a store waits for it where the lowest 12 bits
+ * of their addresses agree, and a store around the caches is long on its way. */
+static void line_around(char *to, const char *from)
+{
+    const __m128i *f = (const __m128i *)(const void *)from;
+    const __m128i a = _mm_loadu_si128(f), b = _mm_loadu_si128(f + 1), c = _mm_loadu_si128(f + 2),
+                  d = _mm_loadu_si128(f + 3);
+    __m128i *t = (__m128i *)(void *)to;
+    _mm_stream_si128(t, a);
+    _mm_stream_si128(t + 1, b);
+    _mm_stream_si128(t + 2, c);
+    _mm_stream_si128(t + 3, d);
+}
 
 void cmo_copy_around(void *to, const void *from, size_t bytes)
 {
@@ -41,10 +56,14 @@ void cmo_copy_around(void *to, const void *from, size_t bytes)
     cmo_copy(t, f, head);
     t += head;
     f += head;
-    for (size_t i = 0; i < lines; i++, t += LINE, f += LINE)
-        for (int k = 0; k < LINE; k += 16)
-            _mm_stream_si128((__m128i *)(void *)(t + k), _mm_loadu_si128((const __m128i *)(const void *)(f + k)));
-    cmo_copy(t, f, bytes - head - lines * LINE);
+    /* In the direction in which no read follows a store to such an address: two arrays of the heap are often 16 bytes
+     * from being a multiple of a page apart, which made this copy take up to 5 times as long. */
+    const bool down = ((uintptr_t)t - (uintptr_t)f) % PAGE < PAGE / 2;
+    for (size_t i = 0; i < lines; i++) {
+        const size_t at = (down ? lines - 1 - i : i) * LINE;
+        line_around(t + at, f + at);
+    }
+    cmo_copy(t + lines * LINE, f + lines * LINE, bytes - head - lines * LINE);
     _mm_sfence(); /* a release store does not order these stores by itself */
 }
 
