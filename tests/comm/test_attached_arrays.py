@@ -21,10 +21,10 @@ from .world import Died, Raised, World
 Fresh = Callable[..., World]
 
 ANY_SIZE = (("COMMOPS_ATTACH_BYTES", "1"),)
-PAIR = Layout("aa", "shm", ANY_SIZE, "attached")
+THREE = Layout("aaa", "shm", ANY_SIZE, "attached")
 SEVERAL = [
-    PAIR,
-    Layout("aaa", "shm", ANY_SIZE, "attached"),
+    Layout("aa", "shm", ANY_SIZE, "attached"),
+    THREE,
     Layout("aaabb", settings=ANY_SIZE, name="attached"),
 ]
 
@@ -70,8 +70,6 @@ def test_what_arrives_is_what_was_there(fresh: Fresh, layout: Layout, n: int) ->
             x[...] = 1000 * i + rank + np.arange(size)[:, None] / 64
             blocks = comm.alltoall(x)
             assert (blocks == 1000 * i + np.arange(size)[:, None] + rank / 64).all()
-            x[...] = 1000 * i + rank
-            assert (comm.allgather(x[:1]) == 1000 * i + np.arange(size)[:, None]).all()
             x[...] = np.arange(size)[:, None] + i
             part = comm.scatter(x if rank == i % size else None, i % size)
             x[...] = -1
@@ -88,28 +86,27 @@ def test_what_arrives_is_what_was_there(fresh: Fresh, layout: Layout, n: int) ->
 
 def test_memory_that_cannot_be_read_is_an_error_on_every_rank(fresh: Fresh) -> None:
     def program(comm: Comm) -> None:
-        pages = mmap.mmap(-1, 1 << 21)
-        x = np.frombuffer(pages, np.float64).reshape(2, -1)
+        pages = mmap.mmap(-1, 3 << 20)
+        x = np.frombuffer(pages, np.float64).reshape(3, -1)
         x[...] = comm.rank
         comm.alltoall(x)
         comm.barrier()
-        if comm.rank == 1:  # the half for rank 0 is no longer to be read by anybody
-            half = ctypes.c_void_p(x.ctypes.data), ctypes.c_size_t(x[0].nbytes)
-            assert ctypes.CDLL(None).mprotect(*half, 0) == 0
+        if comm.rank == 1:  # the part for rank 0 is no longer to be read by anybody
+            part = ctypes.c_void_p(x.ctypes.data), ctypes.c_size_t(x[0].nbytes)
+            assert ctypes.CDLL(None).mprotect(*part, 0) == 0
         comm.alltoall(x)
 
-    first, second = fresh(PAIR).outcomes(program)
-    assert isinstance(first, Raised)
-    assert isinstance(first.error, commops.CommError)
-    assert "cannot be read: Bad address" in str(first.error)
-    assert isinstance(second, Raised)
-    assert isinstance(second.error, commops.CommError)
+    ends = fresh(THREE).outcomes(program)
+    for end in ends:
+        assert isinstance(end, Raised)
+        assert isinstance(end.error, commops.CommError)
+    assert "cannot be read: Bad address" in str(ends[0].error)
 
 
-@pytest.mark.parametrize("call", ["alltoall", "allgather", "scatter"])
+@pytest.mark.parametrize("call", ["alltoall", "scatter"])
 def test_an_owner_that_gives_up_shows_nothing_more(fresh: Fresh, call: str) -> None:
     def program(comm: Comm, call: str) -> None:
-        x = np.ones(200_000)
+        x = np.ones((3, 100_000))
         comm.barrier()
         if comm.rank == 1:
             time.sleep(1.0)
@@ -120,11 +117,11 @@ def test_an_owner_that_gives_up_shows_nothing_more(fresh: Fresh, call: str) -> N
         finally:
             x[...] = -1
 
-    first, second = fresh(PAIR).outcomes(program, call)
-    assert isinstance(first, Raised)
-    assert isinstance(first.error, commops.CommTimeoutError)
-    assert isinstance(second, Raised)
-    assert isinstance(second.error, commops.CommError)
+    ends = fresh(THREE).outcomes(program, call)
+    for end in ends[: 2 if call == "scatter" else 3]:  # rank 2 may have its part
+        assert isinstance(end, Raised)
+        assert isinstance(end.error, commops.CommError)
+    assert isinstance(ends[0].error, commops.CommTimeoutError)
 
 
 @pytest.mark.parametrize("layout", SEVERAL, ids=str)

@@ -1,10 +1,11 @@
 /* A line that a peer has read is dear to write again: an ordinary store must first take it back from the peer's cache.
  * How dear depends on where the two cores stand. With one last-level cache for both, and more memory in rotation than
- * the peer's own cache holds, it costs 1 or 2 ns; from another cache some 35 ns a line, which no prefetch hides. Stores
- * that go around the caches cost 3 to 4 ns a line everywhere, and the reader must fetch from memory what they wrote.
+ * the peer's own cache holds, it costs 1 to 6 ns a line; from another cache 12 to 35, which no prefetch hides. Stores
+ * that go around the caches cost 3 to 8 ns everywhere, and the reader must fetch from memory what they wrote.
  *
  * The cores may change while the program runs, where a hypervisor or the scheduler moves them. So both ways are timed
- * now and then as they are used, and the stores go around the caches where ordinary ones are several times as dear. */
+ * now and then as they are used, and the stores go around the caches where ordinary ones are as dear as from another
+ * cache, and half as dear again as these. */
 #include "base/copy.h"
 
 #include "base/clock.h"
@@ -22,7 +23,7 @@ enum {
     LEAST = 4096,  /* bytes that are worth a decision, and of which a part is timed */
     SAMPLE = 16,   /* copies from one that is timed to the next */
     TRIAL = 256,   /* copies from one trial of the other way to the next; a multiple of SAMPLE */
-    SEVERAL = 3    /* times as dear */
+    DEAR = 8000    /* picoseconds for a line, more than it costs within one last-level cache (bench/NOTES.md) */
 };
 
 /* Picoseconds for a line in either way, lately. Of the whole process; races between threads only blur them. */
@@ -83,8 +84,8 @@ static void copy_timed(bool around, void *to, const void *from, size_t bytes)
 
 static bool around_is_cheaper(void)
 {
-    return atomic_load_explicit(&price_ordinary, memory_order_relaxed) >
-           SEVERAL * atomic_load_explicit(&price_around, memory_order_relaxed);
+    const uint32_t ordinary = atomic_load_explicit(&price_ordinary, memory_order_relaxed);
+    return ordinary > DEAR && ordinary > atomic_load_explicit(&price_around, memory_order_relaxed) / 2 * 3;
 }
 
 void cmo_stage(void *to, const void *from, size_t bytes)

@@ -112,7 +112,8 @@ static cmo_err alltoall_begin(cmo_op *op, alltoall_state *s)
         cmo_shm_begin_cut(op, &s->shm, s->item, call->count);
         s->shm.rounds = cmo_shm_cut_round(&s->cut, op, &s->shm, s->item, call->count);
         const uint64_t bytes = cmo_block_start(NULL, call->count, c->size) * s->item;
-        cmo_shm_offer_copy(op, &s->shm.offer.in, call->in, bytes, 2 * (uint64_t)c->size * bytes);
+        /* Of two ranks each has a core, or half of one: slots are in its cache. */
+        cmo_shm_offer_copy(op, &s->shm.offer.in, call->in, bytes, c->size > 2 ? 2 * (uint64_t)c->size * bytes : 0);
         return CMO_OK;
     }
     cmo_shm_begin(op, &s->shm, true, UINT64_MAX); /* nobody knows how much there is: rounds as wide as can be */
@@ -151,8 +152,8 @@ static void alltoall_keep(const cmo_op *op, const alltoall_state *s, uint64_t t)
     const uint64_t part = cmo_shm_part_of(&s->cut, cmo_block_count(call->counts, call->count, rank), turn.from);
     const uint64_t from = turn.from * s->item;
     if (part)
-        cmo_shm_keep(&s->shm, s->out + alltoall_start(op, s, s->learned, rank) + from,
-                     (const char *)call->in + alltoall_start(op, s, call->counts, rank) + from, part * s->item);
+        cmo_shm_deliver(&s->shm, s->out + alltoall_start(op, s, s->learned, rank) + from,
+                        (const char *)call->in + alltoall_start(op, s, call->counts, rank) + from, part * s->item);
 }
 
 static void alltoall_stage(const cmo_op *op, const alltoall_state *s, uint64_t t)

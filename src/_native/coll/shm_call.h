@@ -23,10 +23,9 @@ typedef struct cmo_shm {
     uint64_t rounds; /* … the number of rounds */
     uint64_t t;      /* the loop's */
     int next;        /* the member that cmo_shm_all_… looks at next */
-    bool around : 1;       /* what this rank's result has from others is stored around the caches … */
-    bool keeps_around : 1; /* … and what it has from this rank itself */
-    bool borrows : 1;      /* this rank has read others' arrays */
-    bool leaves : 1;       /* it reads nothing more, and waits for its own readers */
+    bool around : 1;  /* this rank's result is stored around the caches */
+    bool borrows : 1; /* this rank has read others' arrays */
+    bool leaves : 1;  /* it reads nothing more, and waits for its own readers */
     cmo_shm_offer offer;
 } cmo_shm;
 

@@ -21,8 +21,8 @@
  * slots has that wait already.)
  *
  * Copying from another process's own memory takes 2 to 3 times as long as a memcpy while caches hold the arrays, and
- * little longer once they do not (bench/NOTES.md). So it pays there, where two copies through slots are two times the
- * way to memory; and where what is read is read by one rank alone (cmo_shm_offer_copy).
+ * still 1.3 times once they do not (bench/NOTES.md). So it pays where what is read is read by one rank alone, and where
+ * a scatter's root would copy in alone or more than two ranks share few cores' caches (cmo_shm_offer_copy).
  *
  * A rank writes nothing but its own memory, wherever others say that their arrays are, and however they fail.
  * comm/piece.h has the invariants. */

@@ -8,8 +8,8 @@
  * offer.out) says so. They then need not be staged. Before the announcement. */
 void cmo_shm_offer_array(const cmo_op *op, uint64_t *place, const void *array, uint64_t bytes);
 
-/* The same for what the others only copy: if it does not lie there, they may copy it from this rank's own memory, where
- * the arrays that the call reads and writes on this host are `moved` bytes and that pays. */
+/* The same for what the others only copy, each a part: if it does not lie there, they may copy it from this rank's own
+ * memory, where `moved` bytes are enough for that (attach_bytes). */
 void cmo_shm_offer_copy(const cmo_op *op, uint64_t *place, const void *array, uint64_t bytes, uint64_t moved);
 
 /* Where to read [from, from + bytes) of a member's array: there, if it offers it, else at `in_slot` bytes of its slot

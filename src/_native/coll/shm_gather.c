@@ -67,10 +67,7 @@ static void gather_begin(cmo_op *op, gather_state *s)
     s->receives = op->call.kind == CMO_ALLGATHER || c->rank == op->call.root;
     s->sends = c->size > 1 && (op->call.kind == CMO_ALLGATHER || c->rank != op->call.root) && gather_own(op, s);
     s->out = op->call.out;
-    /* Where each block is read by many, it is cheaper read from slots. */
-    const bool once = op->call.kind == CMO_ALLGATHER && c->size == 2 && !op->call.exchange;
-    const uint64_t moved = once ? 3 * gather_start(op, s, 2) : 0;
-    if (s->sends) cmo_shm_offer_copy(op, &s->shm.offer.in, op->call.in, gather_own(op, s), moved);
+    if (s->sends) cmo_shm_offer_array(op, &s->shm.offer.in, op->call.in, gather_own(op, s));
     if (op->call.exchange) s->shm.offer.length = op->call.count;
 }
 
@@ -116,8 +113,8 @@ static void gather_keep(const cmo_op *op, const gather_state *s, uint64_t t)
 {
     const uint64_t from = t * s->round_bytes, own = gather_own(op, s);
     if (s->receives && from < own)
-        cmo_shm_keep(&s->shm, s->out + gather_start(op, s, op->comm->rank) + from,
-                     (const unsigned char *)op->call.in + from, cmo_shm_min(s->round_bytes, own - from));
+        cmo_shm_deliver(&s->shm, s->out + gather_start(op, s, op->comm->rank) + from,
+                        (const unsigned char *)op->call.in + from, cmo_shm_min(s->round_bytes, own - from));
 }
 
 /* Read round t of every other member's block as it comes. Each rank begins behind itself, so that they do not

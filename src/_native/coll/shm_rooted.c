@@ -92,8 +92,9 @@ static cmo_err rooted_begin(cmo_op *op, rooted_state *s)
         s->hi = s->lo + bytes;
         cmo_shm_expect(op, &s->shm, bytes);
     }
-    /* A broadcast's bytes are read by many, or by one who would copy alone. */
-    const uint64_t array = s->bytes - s->head, moved = call->kind == CMO_SCATTER ? 2 * array : 0;
+    /* A broadcast's bytes are read by many, or by one who would copy alone. A scatter's root copies in what the others
+     * copy out at the same time: the more they are the earlier it pays. */
+    const uint64_t array = s->bytes - s->head, moved = call->kind == CMO_SCATTER ? array / 2 * (uint64_t)c->size : 0;
     if (s->shm.rounds) cmo_shm_offer_copy(op, &s->shm.offer.in, rooted_array(op), array, moved);
     if (s->shm.rounds) cmo_shm_consumed(op, &s->shm, s->shm.rounds);
     return CMO_OK;
@@ -138,7 +139,7 @@ static void rooted_keep(const cmo_op *op, rooted_state *s, uint64_t most)
     const cmo_call *call = &op->call;
     if (call->kind != CMO_SCATTER) return;
     const uint64_t bytes = cmo_shm_min(most, s->hi - s->lo - s->kept);
-    cmo_shm_keep(&s->shm, (char *)call->out + s->kept, (const char *)call->in + (s->lo - s->head) + s->kept, bytes);
+    cmo_shm_deliver(&s->shm, (char *)call->out + s->kept, (const char *)call->in + (s->lo - s->head) + s->kept, bytes);
     s->kept += bytes;
 }
 

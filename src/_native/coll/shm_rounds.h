@@ -57,28 +57,16 @@ static inline cmo_err cmo_shm_slot_free(const cmo_op *op, const cmo_shm *s, uint
     return c->safe_slots >= last || cmo_shm_look_consumed(c, last) ? CMO_OK : CMO_AGAIN;
 }
 
-/* What a rank has for itself goes around the caches from so much on, for all ranks of the host together. It is not in
- * the cache already, as what comes from others is: both to fetch it and to store it around the caches is slower. */
-enum { CMO_KEEP_AROUND_BYTES = 16 << 20 };
-
-/* The result of this rank has `bytes` that come from others: decide how it is stored. */
+/* The result of this rank has `bytes` that come from others: decide how all of it is stored. */
 static inline void cmo_shm_expect(const cmo_op *op, cmo_shm *s, uint64_t bytes)
 {
     s->around = bytes >= op->comm->around_bytes;
-    s->keeps_around = s->around && bytes >= CMO_KEEP_AROUND_BYTES / (uint64_t)op->comm->nlocal;
 }
 
 /* Copy a part of the result to where it belongs. */
 static inline void cmo_shm_deliver(const cmo_shm *s, void *out, const void *part, uint64_t bytes)
 {
     if (s->around) cmo_copy_around(out, part, bytes);
-    else cmo_copy(out, part, bytes);
-}
-
-/* The same for a part that this rank has for itself. */
-static inline void cmo_shm_keep(const cmo_shm *s, void *out, const void *part, uint64_t bytes)
-{
-    if (s->keeps_around) cmo_copy_around(out, part, bytes);
     else cmo_copy(out, part, bytes);
 }
 

@@ -98,9 +98,9 @@ def _from_others(op: str, size: int, ranks: int) -> int:
     return _lines(size / ranks / (ranks - 1 if op in _BLOCKWISE else 1))
 
 
-def _moved(op: str, size: int, ranks: int) -> int:
-    """Have the ranks together read and write arrays of `size` bytes."""
-    return _lines(size / (2 * ranks * (ranks if op == "alltoall" else 1)))
+def _scattered(op: str, size: int, ranks: int) -> int:
+    """Have a scatter's array be `size` bytes for every two ranks that take part of it."""
+    return _lines(2 * size / ranks**2)
 
 
 def _lines(count: float) -> int:
@@ -157,7 +157,7 @@ KNOBS = {
             _doubled(_MIB, 128 * _MIB),
             _from_others,
         ),
-        _threshold("attach_bytes", ("alltoall", "scatter"), _doubled(_MIB, 64 * _MIB), _moved),
+        _threshold("attach_bytes", ("scatter",), _doubled(_MIB, 64 * _MIB), _scattered),
     ),
     "tcp": (
         _threshold("doubling_bytes", ("allreduce", "allgather"), _doubled(4 * _KIB, 512 * _KIB)),
