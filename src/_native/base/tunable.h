@@ -25,7 +25,7 @@ enum { CMO_HALF_SHARED = -2, CMO_TWICE_OWN = -3, CMO_TWICE_OWN_SLOTS = -4 };
     X(stream_bytes, "COMMOPS_STREAM_BYTES", 32 << 10, 64, 1 << 30,                                             \
       "the same where others only read: a broadcast, a scatter")                                               \
     X(around_bytes, "COMMOPS_AROUND_BYTES", CMO_HALF_SHARED, 64, INT64_MAX,                                    \
-      "results of which the ranks of a host together have this much from each other are stored around the caches") \
+      "results that are this much for the ranks of a host together are stored around the caches")              \
     X(staged_bytes, "COMMOPS_STAGED_BYTES", 16 << 10, 0, 1 << 30,                                              \
       "in shared memory every rank reduces all of an array up to this size, and a slice of a larger one")      \
     X(direct_bytes, "COMMOPS_DIRECT_BYTES", 64 << 10, 1, 1 << 30,                                              \

@@ -129,13 +129,6 @@ static uint64_t alltoall_start(const cmo_op *op, const alltoall_state *s, const 
     return cmo_block_start(counts, op->call.count, rank) * s->item;
 }
 
-/* Bytes that come from others. */
-static uint64_t alltoall_others(const cmo_op *op, const alltoall_state *s)
-{
-    const int size = op->comm->size, rank = op->comm->rank;
-    return alltoall_start(op, s, s->learned, size) - cmo_block_count(s->learned, op->call.count, rank) * s->item;
-}
-
 /* Round t has data from round `lead` on. */
 static cmo_shm_turn alltoall_turn(const cmo_op *op, const alltoall_state *s, uint64_t t)
 {
@@ -214,7 +207,7 @@ cmo_err cmo_shm_alltoall_step(cmo_op *op)
         CO_WAIT(op, cmo_shm_announce_offer(op, m));
         m->t = 1;
     }
-    cmo_shm_expect(op, m, alltoall_others(op, s));
+    cmo_shm_expect(op, m, alltoall_start(op, s, s->learned, op->comm->size));
     if (!s->varies && m->rounds) alltoall_keep(op, s, 0);
     for (; m->t <= m->rounds; m->t++) {
         if (m->t < m->rounds && !m->offer.in) {

@@ -98,7 +98,7 @@ static void gather_measure(cmo_op *op, gather_state *s)
 {
     const cmo_comm *c = op->comm;
     s->shm.rounds = cmo_shm_rounds(gather_longest(op, s), s->round_bytes);
-    if (s->receives) cmo_shm_expect(op, &s->shm, gather_start(op, s, c->size) - gather_own(op, s));
+    if (s->receives) cmo_shm_expect(op, &s->shm, gather_start(op, s, c->size));
     else if (s->shm.rounds) cmo_shm_consumed(op, &s->shm, s->shm.rounds);
 }
 

@@ -57,7 +57,7 @@ static inline cmo_err cmo_shm_slot_free(const cmo_op *op, const cmo_shm *s, uint
     return c->safe_slots >= last || cmo_shm_look_consumed(c, last) ? CMO_OK : CMO_AGAIN;
 }
 
-/* The result of this rank has `bytes` that come from others: decide how all of it is stored. */
+/* The result of this rank has `bytes`: decide how they are stored. */
 static inline void cmo_shm_expect(const cmo_op *op, cmo_shm *s, uint64_t bytes)
 {
     s->around = bytes >= op->comm->around_bytes;

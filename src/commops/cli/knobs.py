@@ -93,9 +93,9 @@ def _whole_array(op: str, size: int, ranks: int) -> int:
     return _lines(size / ranks if op in _BLOCKWISE else size)
 
 
-def _from_others(op: str, size: int, ranks: int) -> int:
-    """Have results of which the ranks together have `size` bytes from each other."""
-    return _lines(size / ranks / (ranks - 1 if op in _BLOCKWISE else 1))
+def _results(op: str, size: int, ranks: int) -> int:
+    """Have results that are `size` bytes for the ranks together."""
+    return _lines(size / ranks / (ranks if op in _BLOCKWISE else 1))
 
 
 def _scattered(op: str, size: int, ranks: int) -> int:
@@ -155,7 +155,7 @@ KNOBS = {
             "around_bytes",
             ("allreduce", "allgather", "broadcast", "alltoall"),
             _doubled(_MIB, 128 * _MIB),
-            _from_others,
+            _results,
         ),
         _threshold("attach_bytes", ("scatter",), _doubled(_MIB, 64 * _MIB), _scattered),
     ),
