@@ -28,7 +28,10 @@ static void test_lengths_and_alignments(copy f)
 /* Whichever way is taken at the moment, the bytes are the same. */
 static void test_stage_over_and_over(void)
 {
-    for (size_t i = 0; i < 2000; i++) check_copy(cmo_stage, 4096 + i * 7 % 9000, i % 64, i % 61);
+    for (size_t i = 0; i < 2000; i++) {
+        check_copy(cmo_stage, 4096 + i * 7 % 9000, i % 64, i % 61);
+        check_copy(cmo_stage_message, 4096 + i * 7 % 9000, i % 64, i % 61);
+    }
 }
 
 static void test_null_with_no_bytes(void)
@@ -36,6 +39,7 @@ static void test_null_with_no_bytes(void)
     cmo_copy(NULL, NULL, 0);
     cmo_copy_around(NULL, NULL, 0);
     cmo_stage(NULL, NULL, 0);
+    cmo_stage_message(NULL, NULL, 0);
 }
 
 int main(void)
@@ -44,6 +48,7 @@ int main(void)
     test_lengths_and_alignments(cmo_copy);
     test_lengths_and_alignments(cmo_copy_around);
     test_lengths_and_alignments(cmo_stage);
+    test_lengths_and_alignments(cmo_stage_message);
     test_stage_over_and_over();
     test_null_with_no_bytes();
     return check_report();

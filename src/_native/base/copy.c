@@ -4,8 +4,8 @@
  * that go around the caches cost 3 to 8 ns everywhere, and the reader must fetch from memory what they wrote.
  *
  * The cores may change while the program runs, where a hypervisor or the scheduler moves them. So both ways are timed
- * now and then as they are used, and the stores go around the caches where ordinary ones are as dear as from another
- * cache, and half as dear again as these. */
+ * now and then as they are used, and the stores go around the caches where ordinary ones are several times as dear. For
+ * a short message less is enough: its sender has it in the cache, and the way to memory is free. */
 #include "base/copy.h"
 
 #include "base/clock.h"
@@ -23,12 +23,17 @@ enum {
     LEAST = 4096,  /* bytes that are worth a decision, and of which a part is timed */
     SAMPLE = 16,   /* copies from one that is timed to the next */
     TRIAL = 256,   /* copies from one trial of the other way to the next; a multiple of SAMPLE */
+    SEVERAL = 3,   /* times as dear */
     DEAR = 8000    /* picoseconds for a line, more than it costs within one last-level cache (bench/NOTES.md) */
 };
 
 /* Picoseconds for a line in either way, lately. Of the whole process; races between threads only blur them. */
-static _Atomic uint32_t price_ordinary, price_around;
-static _Atomic uint32_t copies;
+typedef struct prices {
+    _Atomic uint32_t ordinary, around;
+    _Atomic uint32_t copies;
+} prices;
+
+static prices prices_of_most, prices_of_messages;
 
 /* Store a line around the caches. All of it is read first: a read behind a store waits for it where the lowest 12 bits
  * of their addresses agree, and a store around the caches is long on its way. */
@@ -70,9 +75,9 @@ void cmo_copy_around(void *to, const void *from, size_t bytes)
 
 /* Copy, and note what a line has cost. Down at once, up slowly: a page touched for the first time, or a thread that was
  * put aside, says nothing. */
-static void copy_timed(bool around, void *to, const void *from, size_t bytes)
+static void copy_timed(prices *p, bool around, void *to, const void *from, size_t bytes)
 {
-    _Atomic uint32_t *price = around ? &price_around : &price_ordinary;
+    _Atomic uint32_t *price = around ? &p->around : &p->ordinary;
     const int64_t begin = cmo_now();
     if (around) cmo_copy_around(to, from, bytes);
     else memcpy(to, from, bytes);
@@ -82,22 +87,11 @@ static void copy_timed(bool around, void *to, const void *from, size_t bytes)
     atomic_store_explicit(price, (uint32_t)(found < old ? found : (3 * old + found) / 4), memory_order_relaxed);
 }
 
-static bool around_is_cheaper(void)
+static void stage(prices *p, bool around, void *to, const void *from, size_t bytes)
 {
-    const uint32_t ordinary = atomic_load_explicit(&price_ordinary, memory_order_relaxed);
-    return ordinary > DEAR && ordinary > atomic_load_explicit(&price_around, memory_order_relaxed) / 2 * 3;
-}
-
-void cmo_stage(void *to, const void *from, size_t bytes)
-{
-    if (bytes < LEAST) {
-        cmo_copy(to, from, bytes);
-        return;
-    }
-    bool around = around_is_cheaper();
-    const uint32_t number = atomic_fetch_add_explicit(&copies, 1, memory_order_relaxed);
+    const uint32_t number = atomic_fetch_add_explicit(&p->copies, 1, memory_order_relaxed);
     if (number % SAMPLE == 0) {
-        copy_timed(number % TRIAL == 0 ? !around : around, to, from, LEAST);
+        copy_timed(p, number % TRIAL == 0 ? !around : around, to, from, LEAST);
         to = (char *)to + LEAST;
         from = (const char *)from + LEAST;
         bytes -= LEAST;
@@ -106,9 +100,33 @@ void cmo_stage(void *to, const void *from, size_t bytes)
     else cmo_copy(to, from, bytes);
 }
 
+void cmo_stage(void *to, const void *from, size_t bytes)
+{
+    if (bytes < LEAST) {
+        cmo_copy(to, from, bytes);
+        return;
+    }
+    prices *p = &prices_of_most;
+    const uint32_t ordinary = atomic_load_explicit(&p->ordinary, memory_order_relaxed);
+    stage(p, ordinary > SEVERAL * atomic_load_explicit(&p->around, memory_order_relaxed), to, from, bytes);
+}
+
+void cmo_stage_message(void *to, const void *from, size_t bytes)
+{
+    if (bytes < LEAST) {
+        cmo_copy(to, from, bytes);
+        return;
+    }
+    prices *p = &prices_of_messages;
+    const uint32_t ordinary = atomic_load_explicit(&p->ordinary, memory_order_relaxed);
+    stage(p, ordinary > DEAR && ordinary > atomic_load_explicit(&p->around, memory_order_relaxed) / 2 * 3, to, from,
+          bytes);
+}
+
 #else
 
 void cmo_copy_around(void *to, const void *from, size_t bytes) { cmo_copy(to, from, bytes); }
 void cmo_stage(void *to, const void *from, size_t bytes) { cmo_copy(to, from, bytes); }
+void cmo_stage_message(void *to, const void *from, size_t bytes) { cmo_copy(to, from, bytes); }
 
 #endif

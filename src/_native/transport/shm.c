@@ -43,6 +43,7 @@ enum {
     /* Bytes after which the other side is shown what there is, to copy while this side does: few where the copy is soon
      * over, many where the counters' journeys cost more. */
     SHM_CHUNK = 8 << 10, SHM_LARGE = 128 << 10, SHM_LARGE_CHUNK = 32 << 10,
+    SHM_SHORT = 512 << 10, /* cmo_stage_message; longer ones keep the way to memory busy */
     SHM_PIPES = 4 << 20, /* most bytes of all pipes of a rank, … */
     SHM_LEAST = 64 << 10 /* … while each has this much: of long pipes few lines are in the peer's cache (base/copy.c) */
 };
@@ -130,7 +131,9 @@ static cmo_err shm_write(cmo_link *link, const struct iovec *iov, int niov, size
             if (part > space) part = (size_t)space;
             if (part > l->out_size - at) part = (size_t)(l->out_size - at);
             if (part > chunk) part = chunk;
-            cmo_stage(l->out->data + at, (char *)iov[i].iov_base + done, part);
+            const char *from = (char *)iov[i].iov_base + done;
+            if (iov[i].iov_len <= SHM_SHORT) cmo_stage_message(l->out->data + at, from, part);
+            else cmo_stage(l->out->data + at, from, part);
             done += part;
             l->written += part;
             if (part == chunk) atomic_store_explicit(&l->out->head, l->written, memory_order_release);
