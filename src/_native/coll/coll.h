@@ -26,6 +26,18 @@
 
 #define CO_WAIT_UNTIL(op, condition) CO_WAIT(op, (condition) ? CMO_OK : CMO_AGAIN)
 
+/* Come back later, once: what has been posted leaves before a copy that takes longer than its way. */
+#define CO_PAUSE(op)                                \
+    do {                                            \
+        (op)->pc = __LINE__;                        \
+        (op)->advanced++;                           \
+        return CMO_AGAIN;                           \
+    case __LINE__:;                                 \
+    } while (0)
+
+/* From so many bytes on it does. */
+enum { CO_PAUSE_BYTES = 32 << 10 };
+
 #define CO_END(op) } (op)->pc = -1; return CMO_OK
 
 typedef struct cmo_algorithm {

@@ -85,6 +85,7 @@ cmo_err cmo_pairwise_step(cmo_op *op)
         CO_WAIT_UNTIL(op, pairwise_idle(pairwise_send(s, s->step)) && pairwise_idle(pairwise_recv(s, s->step)));
         pairwise_post(op, s->step);
     }
+    if (op->comm->size > 1 && s->send_starts[1] >= CO_PAUSE_BYTES) CO_PAUSE(op);
     CMO_TRY(pairwise_own(op));
     CO_WAIT_UNTIL(op, pairwise_all_idle(s));
     CO_END(op);
