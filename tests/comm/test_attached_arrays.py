@@ -25,7 +25,6 @@ THREE = Layout("aaa", "shm", ANY_SIZE, "attached")
 SEVERAL = [
     Layout("aa", "shm", ANY_SIZE, "attached"),
     THREE,
-    Layout("aaabb", settings=ANY_SIZE, name="attached"),
 ]
 
 
@@ -131,6 +130,7 @@ def test_an_owner_that_dies_is_named(fresh: Fresh, layout: Layout, after: float)
         x = np.ones((comm.size, 500_000))
         comm.barrier()
         for _ in range(1000):
+            assert (comm.scatter(x if comm.rank == 1 else None, 1) == 1).all()
             assert (comm.alltoall(x) == 1).all()
 
     world, dead = fresh(layout), 1

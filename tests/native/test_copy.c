@@ -2,11 +2,11 @@
 #include "base/copy.h"
 #include "check.h"
 
-enum { MARGIN = 128, MOST = 20000, ALIGNMENTS = 65 };
+enum { HALF_PAGE = 2048, MARGIN = 128, MOST = 20000, ALIGNMENTS = 65 };
 
 typedef void (*copy)(void *to, const void *from, size_t bytes);
 
-static unsigned char from[MOST + 2 * MARGIN], to[MOST + 2 * MARGIN];
+static unsigned char from[MOST + HALF_PAGE + 2 * MARGIN], to[MOST + 2 * MARGIN];
 
 static void check_copy(copy f, size_t bytes, size_t to_at, size_t from_at)
 {
@@ -22,7 +22,10 @@ static void test_lengths_and_alignments(copy f)
     static const size_t lengths[] = {0, 1, 15, 16, 63, 64, 65, 127, 128, 129, 1000, 4095, 4096, 4097, 8192, MOST};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
         for (size_t at = 0; at < ALIGNMENTS; at += 1 + (lengths[i] > 4096) * 6)
-            for (size_t other = 0; other < ALIGNMENTS; other += 21) check_copy(f, lengths[i], at, other);
+            for (size_t other = 0; other < ALIGNMENTS; other += 21) {
+                check_copy(f, lengths[i], at, other); /* around the caches one of these goes up and one down */
+                check_copy(f, lengths[i], at, other + HALF_PAGE);
+            }
 }
 
 /* Whichever way is taken at the moment, the bytes are the same. */

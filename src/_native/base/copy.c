@@ -1,11 +1,11 @@
 /* A line that a peer has read is dear to write again: an ordinary store must first take it back from the peer's cache.
  * How dear depends on where the two cores stand. With one last-level cache for both, and more memory in rotation than
- * the peer's own cache holds, it costs 1 to 6 ns a line; from another cache 12 to 35, which no prefetch hides. Stores
- * that go around the caches cost 3 to 8 ns everywhere, and the reader must fetch from memory what they wrote.
+ * the peer's own cache holds, it costs 1 to 6 ns a line; from another cache 11 to 35, which no prefetch hides. Stores
+ * that go around the caches cost 3 to 9 ns everywhere, and the reader must fetch from memory what they wrote.
  *
  * The cores may change while the program runs, where a hypervisor or the scheduler moves them. So both ways are timed
  * now and then as they are used, and the stores go around the caches where ordinary ones are several times as dear. For
- * a short message less is enough: its sender has it in the cache, and the way to memory is free. */
+ * a message that caches hold less is enough: its sender has it there, and the way to memory is free. */
 #include "base/copy.h"
 
 #include "base/clock.h"
@@ -33,7 +33,7 @@ typedef struct prices {
     _Atomic uint32_t copies;
 } prices;
 
-static prices prices_of_most, prices_of_messages;
+static prices prices_of_all, prices_of_small;
 
 /* Store a line around the caches. All of it is read first: a read behind a store waits for it where the lowest 12 bits
  * of their addresses agree, and a store around the caches is long on its way. */
@@ -106,7 +106,7 @@ void cmo_stage(void *to, const void *from, size_t bytes)
         cmo_copy(to, from, bytes);
         return;
     }
-    prices *p = &prices_of_most;
+    prices *p = &prices_of_all;
     const uint32_t ordinary = atomic_load_explicit(&p->ordinary, memory_order_relaxed);
     stage(p, ordinary > SEVERAL * atomic_load_explicit(&p->around, memory_order_relaxed), to, from, bytes);
 }
@@ -117,7 +117,7 @@ void cmo_stage_message(void *to, const void *from, size_t bytes)
         cmo_copy(to, from, bytes);
         return;
     }
-    prices *p = &prices_of_messages;
+    prices *p = &prices_of_small;
     const uint32_t ordinary = atomic_load_explicit(&p->ordinary, memory_order_relaxed);
     stage(p, ordinary > DEAR && ordinary > atomic_load_explicit(&p->around, memory_order_relaxed) / 2 * 3, to, from,
           bytes);

@@ -20,7 +20,7 @@ void cmo_copy_around(void *to, const void *from, size_t bytes);
 /* For memory that another process reads and this one writes again and again: in the way that is cheaper at present. */
 void cmo_stage(void *to, const void *from, size_t bytes);
 
-/* The same for a part of a message that has been written lately and is not longer than caches are. */
+/* The same for a part of a message that is not too large for the caches. */
 void cmo_stage_message(void *to, const void *from, size_t bytes);
 
 #endif

@@ -31,9 +31,9 @@ enum { CMO_HALF_SHARED = -2, CMO_TWICE_OWN = -3, CMO_TWICE_OWN_SLOTS = -4 };
     X(direct_bytes, "COMMOPS_DIRECT_BYTES", 64 << 10, 1, 1 << 30,                                              \
       "in shared memory an array of this size or more that lies there (comm.empty) is read where it is")       \
     X(attach_bytes, "COMMOPS_ATTACH_BYTES", CMO_HALF_SHARED, 0, INT64_MAX,                                     \
-      "a scatter whose array is this much for every two ranks, or an alltoall of more than two that read and "    \
-      "write as much together, is copied once, from one process's memory to another's, if the system allows it; " \
-      "0: never")                                                                                              \
+      "a scatter's array that is this much, times half the ranks of a host, and those of an alltoall of more than " \
+      "two that are this much together, read and written, are copied once, from one process's memory to "      \
+      "another's, if the system allows it; 0: never")                                                         \
     X(pipe_bytes, "COMMOPS_PIPE_BYTES", CMO_TWICE_OWN, 4096, 1 << 30,                                          \
       "most bytes of a shared-memory pipe from one rank of a host to another; less where they are many")       \
     X(eager_bytes, "COMMOPS_EAGER_BYTES", 256 << 10, 0, 1 << 30,                                                \

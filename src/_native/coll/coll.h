@@ -1,7 +1,7 @@
 /* How the algorithms are written, and what they may use.
  *
  * A step function reads like the algorithm it is, top to bottom, with CO_WAIT where another rank must do something
- * first. Between CO_BEGIN and CO_END local variables do not survive a CO_WAIT: what must be remembered is in `s`, the
+ * first. Between CO_BEGIN and CO_END local variables do not survive a CO_WAIT or CO_PAUSE: what must be remembered is in `s`, the
  * algorithm's state. CO_WAIT stores its line and returns; the next call jumps back there (Duff's device, as in A.
  * Dunkels' protothreads). One CO_WAIT a line, none inside a nested switch. */
 #ifndef CMO_COLL_H
@@ -26,12 +26,14 @@
 
 #define CO_WAIT_UNTIL(op, condition) CO_WAIT(op, (condition) ? CMO_OK : CMO_AGAIN)
 
-/* Come back later, once: what has been posted leaves before a copy that takes longer than its way. */
+/* Come back later, once: what has been posted leaves before a copy that takes longer than its way. A communicator that
+ * has failed makes one step more, so there it goes on at once. */
 #define CO_PAUSE(op)                                \
     do {                                            \
         (op)->pc = __LINE__;                        \
         (op)->advanced++;                           \
-        return CMO_AGAIN;                           \
+        if (!(op)->comm->failed) return CMO_AGAIN;  \
+        __attribute__((fallthrough));               \
     case __LINE__:;                                 \
     } while (0)
 

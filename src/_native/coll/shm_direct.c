@@ -45,10 +45,10 @@ static bool shm_all_attach(const cmo_comm *c)
     return true;
 }
 
-void cmo_shm_offer_copy(const cmo_op *op, uint64_t *place, const void *array, uint64_t bytes, uint64_t moved)
+void cmo_shm_offer_copy(const cmo_op *op, uint64_t *place, const void *array, uint64_t bytes, uint64_t weight)
 {
     cmo_shm_offer_array(op, place, array, bytes);
-    if (!*place && moved >= op->comm->attach_bytes && bytes && shm_all_attach(op->comm))
+    if (!*place && weight >= op->comm->attach_bytes && bytes && shm_all_attach(op->comm))
         *place = CMO_SHM_OWN | (uintptr_t)array;
 }
 

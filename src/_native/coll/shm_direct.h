@@ -9,8 +9,8 @@
 void cmo_shm_offer_array(const cmo_op *op, uint64_t *place, const void *array, uint64_t bytes);
 
 /* The same for what the others only copy, each a part: if it does not lie there, they may copy it from this rank's own
- * memory, where `moved` bytes are enough for that (attach_bytes). */
-void cmo_shm_offer_copy(const cmo_op *op, uint64_t *place, const void *array, uint64_t bytes, uint64_t moved);
+ * memory, where `weight` reaches attach_bytes. */
+void cmo_shm_offer_copy(const cmo_op *op, uint64_t *place, const void *array, uint64_t bytes, uint64_t weight);
 
 /* Where to read [from, from + bytes) of a member's array: there, if it offers it, else at `in_slot` bytes of its slot
  * of round t. The member's part of the round has been staged. CMO_EPROTO: what it offers is not in its window. */

@@ -21,6 +21,8 @@
 
 enum { MANY_ROUNDS = 32, MANY_TIMES = 4 }; /* from so many rounds on they are longer, up to so many times */
 
+enum { MOST_WEIGHT = 4 }; /* ranks that count towards copying once */
+
 enum { KEEP_BYTES = 32 << 10 }; /* of its own block that a root copies at a time */
 
 typedef struct rooted_state {
@@ -93,9 +95,10 @@ static cmo_err rooted_begin(cmo_op *op, rooted_state *s)
         cmo_shm_expect(op, &s->shm, bytes);
     }
     /* A broadcast's bytes are read by many, or by one who would copy alone. A scatter's root copies in what the others
-     * copy out at the same time: the more they are the earlier it pays. */
-    const uint64_t array = s->bytes - s->head, moved = call->kind == CMO_SCATTER ? array / 2 * (uint64_t)c->size : 0;
-    if (s->shm.rounds) cmo_shm_offer_copy(op, &s->shm.offer.in, rooted_array(op), array, moved);
+     * copy out at the same time: the more they are the earlier it pays, but each such copy costs a system call. */
+    const uint64_t array = s->bytes - s->head, ranks = cmo_shm_min((uint64_t)c->size, MOST_WEIGHT);
+    const uint64_t weight = call->kind == CMO_SCATTER ? array / 2 * ranks : 0;
+    if (s->shm.rounds) cmo_shm_offer_copy(op, &s->shm.offer.in, rooted_array(op), array, weight);
     if (s->shm.rounds) cmo_shm_consumed(op, &s->shm, s->shm.rounds);
     return CMO_OK;
 }

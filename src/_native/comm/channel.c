@@ -92,7 +92,7 @@ static cmo_err rx_data(cmo_channel *c, const cmo_header *h)
     if (x->sends || x->channel != c || h->aux != x->done || h->length > x->length - x->done)
         return cmo_fail(CMO_EPROTO, "rank %d sends bytes that were not asked for", c->peer);
     c->rx_payload = x->buffer + x->done;
-    c->link->large = x->length >= (uint64_t)c->engine->tunables.around_bytes;
+    c->link->large_in = x->length >= (uint64_t)c->engine->tunables.around_bytes;
     return CMO_OK;
 }
 
@@ -104,7 +104,7 @@ static cmo_err rx_begin(cmo_channel *c, const uint8_t *shape_bytes)
     c->rx_payload = NULL;
     c->rx_xfer = NULL;
     c->rx_unexpected = NULL;
-    c->link->large = false;
+    c->link->large_in = false;
     c->rx_left = h->kind == CMO_RTS ? 0 : h->length;
     if (h->generation != c->engine->generation) return CMO_OK; /* of a world that is no more */
     switch ((cmo_frame_kind)h->kind) {

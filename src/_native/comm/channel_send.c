@@ -243,6 +243,8 @@ cmo_err cmo_channel_send(cmo_channel *c, bool *moved)
             iov_add(iov, &n, frame_at(c, i)->head_at, frame_at(c, i)->head_left);
             iov_add(iov, &n, frame_at(c, i)->payload, frame_at(c, i)->left);
         }
+        const cmo_xfer *last = frame_at(c, c->nframes - 1)->xfer; /* no other frame here is large */
+        c->link->large_out = last && last->length >= (uint64_t)c->engine->tunables.around_bytes;
         size_t sent = 0, wanted = 0;
         for (int i = 0; i < n; i++) wanted += iov[i].iov_len;
         if (n) CMO_TRY(ops->write(c->link, iov, n, &sent));

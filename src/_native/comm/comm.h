@@ -36,7 +36,7 @@ struct cmo_comm {
     uint64_t slot_bytes;
     cmo_rotation all, some;     /* the staging slots in use; see coll/shm_rounds.h */
     uint64_t around_bytes;      /* results of this size or more go around the caches */
-    uint64_t attach_bytes;      /* arrays of this size or more, together, are copied once (transport/attach.h) */
+    uint64_t attach_bytes;      /* what makes arrays worth copying once (cmo_shm_offer_copy); UINT64_MAX: nothing */
     uint64_t piece_offset, piece_bytes; /* of our own piece, in our own window */
 
     uint64_t seq;               /* of the last collective started here */

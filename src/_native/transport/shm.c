@@ -43,7 +43,6 @@ enum {
     /* Bytes after which the other side is shown what there is, to copy while this side does: few where the copy is soon
      * over, many where the counters' journeys cost more. */
     SHM_CHUNK = 8 << 10, SHM_LARGE = 128 << 10, SHM_LARGE_CHUNK = 32 << 10,
-    SHM_SHORT = 512 << 10, /* cmo_stage_message; longer ones keep the way to memory busy */
     SHM_PIPES = 4 << 20, /* most bytes of all pipes of a rank, … */
     SHM_LEAST = 64 << 10 /* … while each has this much: of long pipes few lines are in the peer's cache (base/copy.c) */
 };
@@ -132,7 +131,7 @@ static cmo_err shm_write(cmo_link *link, const struct iovec *iov, int niov, size
             if (part > l->out_size - at) part = (size_t)(l->out_size - at);
             if (part > chunk) part = chunk;
             const char *from = (char *)iov[i].iov_base + done;
-            if (iov[i].iov_len <= SHM_SHORT) cmo_stage_message(l->out->data + at, from, part);
+            if (!link->large_out) cmo_stage_message(l->out->data + at, from, part);
             else cmo_stage(l->out->data + at, from, part);
             done += part;
             l->written += part;
@@ -168,7 +167,7 @@ static cmo_err shm_read(cmo_link *link, const struct iovec *iov, int niov, size_
             if (part > l->seen_head - l->read) part = (size_t)(l->seen_head - l->read);
             if (part > l->in_size - at) part = (size_t)(l->in_size - at);
             if (part > chunk) part = chunk;
-            if (link->large) cmo_copy_around((char *)iov[i].iov_base + done, l->in->data + at, part);
+            if (link->large_in) cmo_copy_around((char *)iov[i].iov_base + done, l->in->data + at, part);
             else memcpy((char *)iov[i].iov_base + done, l->in->data + at, part);
             done += part;
             l->read += part;

@@ -54,7 +54,7 @@ struct cmo_link {
     cmo_net *net;
     int peer;      /* world rank at the other end, proven by the handshake */
     bool up;       /* may be written */
-    bool large;    /* what is read next is of something too large for the caches; its owner says so */
+    bool large_in, large_out; /* what is read, written next is too large for the caches; the link's owner says so */
     bool readable; /* a read may find something; a hint that may be true too often, never false too long */
 };
 

@@ -142,8 +142,9 @@ def _attached(works: bool) -> Fact:
     if works:
         return Fact(name, "can be read (process_vm_readv)")
     advice = (
-        "large arrays are copied twice; to copy once, let processes of one user read each other's memory: "
-        "kernel.yama.ptrace_scope=0, and a seccomp profile that allows process_vm_readv"
+        "large arrays of scatter and alltoall are copied twice; to copy once, let processes of one user "
+        "read each other's memory: kernel.yama.ptrace_scope=0, and a seccomp profile that allows "
+        "process_vm_readv"
     )
     return Fact(name, "cannot be read (process_vm_readv)", State.NOTE, advice)
 

@@ -99,7 +99,7 @@ def _results(op: str, size: int, ranks: int) -> int:
 
 
 def _scattered(op: str, size: int, ranks: int) -> int:
-    """Have a scatter's array be `size` bytes for every two ranks that take part of it."""
+    """Have a scatter's array, times half the ranks, be `size` bytes."""
     return _lines(2 * size / ranks**2)
 
 
