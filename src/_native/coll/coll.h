@@ -1,9 +1,9 @@
 /* How the algorithms are written, and what they may use.
  *
  * A step function reads like the algorithm it is, top to bottom, with CO_WAIT where another rank must do something
- * first. Between CO_BEGIN and CO_END local variables do not survive a CO_WAIT or CO_PAUSE: what must be remembered is in `s`, the
- * algorithm's state. CO_WAIT stores its line and returns; the next call jumps back there (Duff's device, as in A.
- * Dunkels' protothreads). One CO_WAIT a line, none inside a nested switch. */
+ * first. Between CO_BEGIN and CO_END local variables do not survive a CO_WAIT or CO_PAUSE: what must be remembered is
+ * in `s`, the algorithm's state. CO_WAIT stores its line and returns; the next call jumps back there (Duff's device, as
+ * in A. Dunkels' protothreads). One CO_WAIT a line, none inside a nested switch. */
 #ifndef CMO_COLL_H
 #define CMO_COLL_H
 
