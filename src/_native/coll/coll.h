@@ -26,8 +26,8 @@
 
 #define CO_WAIT_UNTIL(op, condition) CO_WAIT(op, (condition) ? CMO_OK : CMO_AGAIN)
 
-/* Come back later, once: what has been posted leaves before a copy that takes longer than its way. A communicator that
- * has failed makes one step more, so there it goes on at once. */
+/* Come back later, once: what has been posted leaves before what follows, a copy say. A communicator that has failed
+ * makes one step more, so there it goes on at once. */
 #define CO_PAUSE(op)                                \
     do {                                            \
         (op)->pc = __LINE__;                        \
@@ -36,9 +36,6 @@
         __attribute__((fallthrough));               \
     case __LINE__:;                                 \
     } while (0)
-
-/* From so many bytes on it does. */
-enum { CO_PAUSE_BYTES = 32 << 10 };
 
 #define CO_END(op) } (op)->pc = -1; return CMO_OK
 

@@ -62,18 +62,12 @@ static bool pairwise_all_idle(const pairwise *s)
     return true;
 }
 
-static uint64_t pairwise_own_bytes(const cmo_op *op)
-{
-    const uint64_t *starts = ((const pairwise *)op->state)->send_starts + op->comm->rank;
-    return starts[1] - starts[0];
-}
-
 /* Our own block; ranks may disagree with themselves about no more than its length. */
 static cmo_err pairwise_own(cmo_op *op)
 {
     const pairwise *s = op->state;
     int r = op->comm->rank;
-    uint64_t sends = pairwise_own_bytes(op), receives = s->recv_starts[r + 1] - s->recv_starts[r];
+    uint64_t sends = s->send_starts[r + 1] - s->send_starts[r], receives = s->recv_starts[r + 1] - s->recv_starts[r];
     if (sends != receives)
         return cmo_fail(CMO_EMISMATCH, "alltoall: rank %d sends itself %llu bytes and expects %llu", r,
                         (unsigned long long)sends, (unsigned long long)receives);
@@ -91,7 +85,7 @@ cmo_err cmo_pairwise_step(cmo_op *op)
         CO_WAIT_UNTIL(op, pairwise_idle(pairwise_send(s, s->step)) && pairwise_idle(pairwise_recv(s, s->step)));
         pairwise_post(op, s->step);
     }
-    if (pairwise_own_bytes(op) >= CO_PAUSE_BYTES) CO_PAUSE(op);
+    CO_PAUSE(op);
     CMO_TRY(pairwise_own(op));
     CO_WAIT_UNTIL(op, pairwise_all_idle(s));
     CO_END(op);

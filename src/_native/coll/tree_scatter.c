@@ -244,7 +244,7 @@ cmo_err cmo_tree_scatter_step(cmo_op *op)
         scatter_post_children(op);
         CO_WAIT_UNTIL(op, scatter_forward(op));
     }
-    if (s->tree.children && s->starts[1] >= CO_PAUSE_BYTES) CO_PAUSE(op);
+    if (s->tree.children) CO_PAUSE(op);
     scatter_own(op);
     CO_WAIT_UNTIL(op, scatter_sent(s));
     CO_END(op);
