@@ -271,10 +271,10 @@ static cmo_err rooted_take(cmo_op *op, rooted_state *s, const unsigned char *rou
     return CMO_OK;
 }
 
-/* Take it all from the root's array. */
+/* Take it all from the root's array, if it is there. CMO_AGAIN: its owner is no more. */
 static cmo_err rooted_take_direct(const cmo_op *op, rooted_state *s)
 {
-    const uint64_t bytes = s->hi - s->lo;
+    const uint64_t bytes = s->direct && s->learned ? s->hi - s->lo : 0;
     return bytes ? cmo_shm_fetch_array(op, &s->shm, op->call.root, s->direct, s->lo - s->head, bytes, s->out)
                  : CMO_OK;
 }
@@ -302,7 +302,7 @@ static cmo_err rooted_receive(cmo_op *op, rooted_state *s)
         CO_WAIT(op, cmo_shm_has_filled(op, m, op->call.root, m->t));
         uint64_t from = m->t * s->round_bytes, to = cmo_shm_min(from + s->round_bytes, s->bytes);
         CMO_TRY(rooted_take(op, s, cmo_shm_slot(op, m, op->call.root, m->t), from, to));
-        if (s->direct && s->learned) CMO_TRY(rooted_take_direct(op, s));
+        CO_WAIT(op, rooted_take_direct(op, s)); /* a wait: where the root has died it comes back, and passes nothing */
         m->t = rooted_next(s, m->t);
         if (m->t < m->rounds) cmo_shm_consumed(op, m, m->t);
     }
