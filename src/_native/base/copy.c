@@ -23,17 +23,18 @@ enum {
     LEAST = 4096,  /* bytes that are worth a decision, and of which a part is timed */
     SAMPLE = 16,   /* copies from one that is timed to the next */
     TRIAL = 256,   /* copies from one trial of the other way to the next; a multiple of SAMPLE */
-    SEVERAL = 3,   /* times as dear */
     DEAR = 8000    /* picoseconds for a line, more than it costs within one last-level cache (bench/NOTES.md) */
 };
 
-/* Picoseconds for a line in either way, lately. Of the whole process; races between threads only blur them. */
+/* Picoseconds for a line in either way, lately. Of the whole process; races between threads only blur them. Stores go
+ * around the caches where ordinary ones cost more than `least`, and than `halves` half times as much. */
 typedef struct prices {
     _Atomic uint32_t ordinary, around;
     _Atomic uint32_t copies;
+    uint32_t least, halves;
 } prices;
 
-static prices prices_of_all, prices_of_small;
+static prices prices_of_most = {.halves = 6}, prices_of_messages = {.least = DEAR, .halves = 3};
 
 /* Store a line around the caches. All of it is read first: a read behind a store waits for it where the lowest 12 bits
  * of their addresses agree, and a store around the caches is long on its way. */
@@ -87,8 +88,20 @@ static void copy_timed(prices *p, bool around, void *to, const void *from, size_
     atomic_store_explicit(price, (uint32_t)(found < old ? found : (3 * old + found) / 4), memory_order_relaxed);
 }
 
-static void stage(prices *p, bool around, void *to, const void *from, size_t bytes)
+static bool around_is_cheaper(const prices *p)
 {
+    const uint64_t ordinary = atomic_load_explicit(&p->ordinary, memory_order_relaxed);
+    const uint64_t around = atomic_load_explicit(&p->around, memory_order_relaxed);
+    return ordinary > p->least && 2 * ordinary > p->halves * around;
+}
+
+static void stage(prices *p, void *to, const void *from, size_t bytes)
+{
+    if (bytes < LEAST) {
+        cmo_copy(to, from, bytes);
+        return;
+    }
+    const bool around = around_is_cheaper(p);
     const uint32_t number = atomic_fetch_add_explicit(&p->copies, 1, memory_order_relaxed);
     if (number % SAMPLE == 0) {
         copy_timed(p, number % TRIAL == 0 ? !around : around, to, from, LEAST);
@@ -100,28 +113,8 @@ static void stage(prices *p, bool around, void *to, const void *from, size_t byt
     else cmo_copy(to, from, bytes);
 }
 
-void cmo_stage(void *to, const void *from, size_t bytes)
-{
-    if (bytes < LEAST) {
-        cmo_copy(to, from, bytes);
-        return;
-    }
-    prices *p = &prices_of_all;
-    const uint32_t ordinary = atomic_load_explicit(&p->ordinary, memory_order_relaxed);
-    stage(p, ordinary > SEVERAL * atomic_load_explicit(&p->around, memory_order_relaxed), to, from, bytes);
-}
-
-void cmo_stage_message(void *to, const void *from, size_t bytes)
-{
-    if (bytes < LEAST) {
-        cmo_copy(to, from, bytes);
-        return;
-    }
-    prices *p = &prices_of_small;
-    const uint32_t ordinary = atomic_load_explicit(&p->ordinary, memory_order_relaxed);
-    stage(p, ordinary > DEAR && ordinary > atomic_load_explicit(&p->around, memory_order_relaxed) / 2 * 3, to, from,
-          bytes);
-}
+void cmo_stage(void *to, const void *from, size_t bytes) { stage(&prices_of_most, to, from, bytes); }
+void cmo_stage_message(void *to, const void *from, size_t bytes) { stage(&prices_of_messages, to, from, bytes); }
 
 #else
 
