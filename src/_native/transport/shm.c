@@ -43,7 +43,7 @@ enum {
     /* Bytes after which the other side is shown what there is, to copy while this side does: few where the copy is soon
      * over, many where the counters' journeys cost more. */
     SHM_CHUNK = 8 << 10, SHM_LARGE = 128 << 10, SHM_LARGE_CHUNK = 32 << 10,
-    SHM_PIPES = 4 << 20, /* most bytes of all pipes of a rank, … */
+    SHM_PIPES = 8 << 20, /* most bytes of all pipes of a rank, … */
     SHM_LEAST = 64 << 10 /* … while each has this much: of long pipes few lines are in the peer's cache (base/copy.c) */
 };
 
@@ -168,7 +168,7 @@ static cmo_err shm_read(cmo_link *link, const struct iovec *iov, int niov, size_
             if (part > l->in_size - at) part = (size_t)(l->in_size - at);
             if (part > chunk) part = chunk;
             if (link->large_in) cmo_copy_around((char *)iov[i].iov_base + done, l->in->data + at, part);
-            else memcpy((char *)iov[i].iov_base + done, l->in->data + at, part);
+            else cmo_copy((char *)iov[i].iov_base + done, l->in->data + at, part);
             done += part;
             l->read += part;
             if (part == chunk) atomic_store_explicit(&l->in->tail, l->read, memory_order_release);
