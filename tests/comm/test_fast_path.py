@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import threading
 import time
 from pathlib import Path
@@ -13,6 +15,8 @@ import commops
 from commops import ANY, Comm
 
 from .world import World
+
+CALLS = 1000
 
 
 @pytest.mark.parametrize("count", [1, 1000, 100_000])
@@ -102,3 +106,20 @@ def test_what_a_receive_has_to_answer_goes_out_before_it_returns(world: World, t
 
     if world.size > 1:
         world.run(program, tmp_path / "sent")
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="with one core, ranks give way in any case")
+def test_ranks_on_one_core_give_way_instead_of_sleeping() -> None:
+    """The scheduler may put two ranks on one core for a while, though others are free."""
+
+    def program(comm: Comm) -> int:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # behind init, so that more cores were counted
+        x = np.ones(8)
+        for _ in range(100):
+            comm.allreduce(x)
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        for _ in range(CALLS):
+            comm.allreduce(x)
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+
+    assert max(commops.launch(program, 2, transport="shm")) < CALLS // 2

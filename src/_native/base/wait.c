@@ -24,14 +24,16 @@ static cmo_err wait_spin(cmo_waiter *w, cmo_err (*poll)(void *), void *ctx, int6
 {
     int64_t until = INT64_MIN;
     uint64_t progress = 0;
-    for (unsigned n = 1;; n++) {
+    bool yields = w->crowded;
+    for (unsigned n = 0;; n++) {
         cmo_err err = poll(ctx);
         if (err != CMO_AGAIN) return err;
-        if (w->crowded) {
+        if (!w->crowded && w->shares_core && n % POLLS_PER_LOOK == 0) yields = w->shares_core(w->shares_core_ctx);
+        if (yields) {
             sched_yield();
         } else {
             cmo_relax();
-            if (w->sockets < 0 && n % POLLS_PER_LOOK) continue;
+            if (w->sockets < 0 && n % POLLS_PER_LOOK != POLLS_PER_LOOK - 1) continue;
         }
         int64_t now = cmo_now();
         if (until == INT64_MIN || *w->progress != progress) until = now + w->spin;

@@ -25,6 +25,9 @@ typedef struct cmo_waiter {
     int64_t spin;                  /* nanoseconds without progress to spin before sleeping */
     const uint64_t *progress;      /* polls change it when something has moved, though not all that is waited for */
     bool crowded;                  /* more local ranks than cores: give the core away between polls */
+    bool (*shares_core)(void *);   /* does a rank that may be waited for stand on the core of this thread? Asked now and
+                                      then while spinning; if so, give the core away too. NULL: never */
+    void *shares_core_ctx;
     bool (*interrupted)(void *);   /* asked after each sleep; true ends the wait. NULL: never */
     void *interrupt_ctx;
 } cmo_waiter;

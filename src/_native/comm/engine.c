@@ -358,6 +358,20 @@ void cmo_engine_release(cmo_engine *e)
     if (remote) remote->ops->close(remote);
 }
 
+bool cmo_engine_shares_core(void *engine)
+{
+    const cmo_engine *e = engine;
+    const int32_t core = 1 + sched_getcpu();
+    _Atomic int32_t *shown = &cmo_window_base(e->window)->core;
+    if (atomic_load_explicit(shown, memory_order_relaxed) != core)
+        atomic_store_explicit(shown, core, memory_order_relaxed);
+    for (int i = 0; i < e->nlocal; i++) {
+        const cmo_window_head *head = e->neighbours[i].head;
+        if (i != e->self && head && atomic_load_explicit(&head->core, memory_order_relaxed) == core) return true;
+    }
+    return false;
+}
+
 cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
 {
     CMO_TRY(cmo_isa_check()); /* a mistake in the environment, as cmo_tunables_read finds them */
@@ -399,8 +413,8 @@ cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
     if (!e->threadless && (err = engine_epoll(e)) != CMO_OK) goto fail;
     const int sockets = e->remote ? e->remote->fd : -1;
     e->waiter = (cmo_waiter){.epoll = e->epoll, .sockets = sockets, .asleep = e->asleep, .spin = spin,
-                             .crowded = crowded, .progress = &e->progress,
-                             .interrupted = w->interrupted, .interrupt_ctx = w->interrupt_ctx};
+                             .crowded = crowded, .shares_core = cmo_engine_shares_core, .shares_core_ctx = e,
+                             .progress = &e->progress, .interrupted = w->interrupted, .interrupt_ctx = w->interrupt_ctx};
     e->thread_waiter = (cmo_waiter){.epoll = e->epoll, .sockets = sockets, .asleep = e->asleep, .spin = 0,
                                     .crowded = crowded, .progress = &e->progress};
     if ((err = engine_world(e, w)) != CMO_OK) goto fail;

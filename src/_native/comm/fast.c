@@ -19,6 +19,8 @@ enum { LOOKS = 256, YIELDS = 32, ADVANCES = 64 };
 /* The same for a brief try, whose caller holds a lock: a microsecond or two. */
 enum { BRIEF_LOOKS = 64, BRIEF_YIELDS = 2, BRIEF_ADVANCES = 4 };
 
+enum { LOOKS_PER_QUESTION = 32 }; /* … whether a peer stands on this core, where one must give way as well */
+
 enum { CHANNELS = 8 }; /* more than these would be looked at through the passes' epoll at less cost */
 
 typedef struct channels {
@@ -122,7 +124,7 @@ void cmo_run_fast(cmo_engine *e, cmo_op *op, bool brief)
             n = 0;
             advances++;
             last = op->advanced;
-        } else if (crowded) {
+        } else if (crowded || (n % LOOKS_PER_QUESTION == LOOKS_PER_QUESTION - 1 && cmo_engine_shares_core(e))) {
             if (!brief) sched_yield();
         } else {
             cmo_relax();

@@ -26,6 +26,7 @@ typedef struct cmo_window_head {
     /* Written by the owner later: 1: it can read the memory of every rank of its host */
     _Atomic uint32_t attaches;
     _Alignas(CMO_LINE) _Atomic uint32_t asleep; /* 1 while the owner sleeps and wants its doorbell rung (base/wait.h) */
+    _Atomic int32_t core;                       /* 1 + the core on which the owner waited last; 0: it has not yet */
     _Alignas(CMO_LINE) _Atomic uint64_t opened; /* pipes that neighbours have made for the owner; they count it */
     _Alignas(CMO_LINE) _Atomic uint64_t pipe[]; /* [local rank] offset of the owner's pipe to that rank, 0: none yet */
 } cmo_window_head;
