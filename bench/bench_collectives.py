@@ -20,6 +20,11 @@ SETTINGS = (
     Setting(2, "tcp", ("commops", "openmpi-tcp", "mpich-tcp", "gloo", "raw sockets")),
     Setting(4, "shm", _SHM),
 )
+TURNS = (
+    ("barrier", "pingpong", "allreduce"),
+    ("allgather", "reduce_scatter"),
+    ("broadcast", "scatter", "alltoall"),
+)
 
 
 def measure(quick: bool) -> dict[str, Any]:
@@ -29,8 +34,8 @@ def measure(quick: bool) -> dict[str, Any]:
             sizes = (8, 1 << 10, 256 << 10, 4 << 20)
             run = compete(setting, "collectives", rounds=1, sizes=sizes, batches=1, seconds=0.001)
         else:
-            run = compete(setting, "collectives", rounds=5, sizes=SIZES)
-        runs.append(run | {"summary": report.summary(run["microseconds"])})
+            run = compete(setting, "collectives", rounds=5, sizes=SIZES, turns=TURNS)
+        runs.append(run | {"summary": report.summary(run["rounds"])})
     return {"runs": runs}
 
 

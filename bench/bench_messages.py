@@ -30,7 +30,7 @@ def measure(quick: bool) -> dict[str, Any]:
             run = compete(setting, "messages", rounds=1, sizes=(8, 4 << 10), batches=1, seconds=0.001)
         else:
             run = compete(setting, "messages", rounds=5, sizes=SIZES)
-        runs.append(run | {"summary": report.summary(run["microseconds"])})
+        runs.append(run | {"summary": report.summary(run["rounds"])})
     return {"runs": runs}
 
 

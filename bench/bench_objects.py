@@ -23,7 +23,7 @@ def measure(quick: bool) -> dict[str, Any]:
         run = compete(SETTING, "objects", rounds=1, sizes=(SIZES[0], SIZES[5]), batches=1, seconds=0.001)
     else:
         run = compete(SETTING, "objects", rounds=5, sizes=SIZES)
-    return {"runs": [run | {"summary": report.summary(run["microseconds"])}]}
+    return {"runs": [run | {"summary": report.summary(run["rounds"])}]}
 
 
 def table(record: dict[str, Any]) -> str:

@@ -1,13 +1,13 @@
-"""Contenders that take turns: in each round every one of them measures everything once.
+"""Contenders that take turns, a few operations at a time: in each round every one of them measures all once.
 
-What counts is the median of the rounds, and ratios of times in one such contest. A contender that cannot be
-installed, fails, or takes too long is left out from then on, and its record says why; commops may not be.
+A machine's speed may change by half within minutes, where a hypervisor moves its cores. So turns are short,
+and ratios are taken between times of one round. A contender that cannot be installed, fails, or takes too
+long is left out from then on, and its record says why; commops may not be.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -95,7 +95,7 @@ def run_once(
             raise ContenderError(f"not ready within {seconds} s")
         raise ContenderError(f"ended with {done.returncode}: {peers.last_line(done.stderr)}")
     found = json.loads(line)
-    points = {report.point(row["op"], row["bytes"]): row["microseconds"] for row in found["rows"]}
+    points = {report.point(row["op"], row["bytes"]): round(row["microseconds"], 3) for row in found["rows"]}
     return {"version": found["version"], "microseconds": points}
 
 
@@ -105,9 +105,9 @@ def compete(
     *,
     rounds: int,
     sizes: Sequence[int],
+    turns: Sequence[Sequence[str]] = (),
     batches: int = 3,
     seconds: float = 0.06,
-    **arguments: Any,
 ) -> dict[str, Any]:
     """Let contenders alternate.
 
@@ -117,43 +117,39 @@ def compete(
     cases : str
         As for `run_once`.
     rounds : int
-    sizes, batches, seconds, **arguments
-        For `commops.cli.measure.measure`; ``ops=`` names some of the operations.
+    turns : sequence of sequences of str
+        Operations that a contender measures before the next one measures them. By default all.
+    sizes, batches, seconds
+        For `commops.cli.measure.measure`.
 
     Returns
     -------
     dict
-        ``setting``, ``rounds``, ``versions``, ``left_out``, and ``microseconds``: the median time of each
-        contender at each point.
+        ``setting``, ``versions``, ``left_out``, and ``rounds``: of each the `report.Times`.
     """
-    arguments |= {"sizes": list(sizes), "batches": batches, "seconds": seconds}
+    arguments = {"sizes": list(sizes), "batches": batches, "seconds": seconds}
     left_out = peers.prepare(setting.contenders)
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in setting.contenders}
+    versions: dict[str, str] = {}
+    found: list[report.Times] = []
     for number in range(rounds):
-        # Each goes first in turn.
-        first = number % len(setting.contenders)
-        for name in setting.contenders[first:] + setting.contenders[:first]:
-            if name in left_out:
-                continue
-            print(f"{cases}, {setting.name}: round {number + 1} of {rounds}, {name}", file=sys.stderr)
-            try:
-                found[name].append(run_once(name, setting, cases, arguments))
-            except ContenderError as failure:
-                if name in peers.OWN:
-                    raise
-                left_out[name] = f"round {number + 1}: {failure}"
-                print(f"{name} is left out: {failure}", file=sys.stderr)
-    return {
-        "setting": setting._asdict(),
-        "rounds": rounds,
-        "versions": {name: runs[0]["version"] for name, runs in found.items() if runs},
-        "left_out": left_out,
-        "microseconds": {
-            name: {
-                point: statistics.median(run["microseconds"][point] for run in runs)
-                for point in runs[0]["microseconds"]
-            }
-            for name, runs in found.items()
-            if runs
-        },
-    }
+        found.append({name: {} for name in setting.contenders if name not in left_out})
+        for turn, ops in enumerate(turns or [None]):
+            of_turn = arguments if ops is None else arguments | {"ops": list(ops)}
+            # Each goes first in turn.
+            first = (number + turn) % len(setting.contenders)
+            for name in setting.contenders[first:] + setting.contenders[:first]:
+                if name in left_out:
+                    continue
+                what = f"{cases}, {setting.name}: round {number + 1} of {rounds}, {', '.join(ops or ['all'])}"
+                print(f"{what}: {name}", file=sys.stderr)
+                try:
+                    run = run_once(name, setting, cases, of_turn)
+                except ContenderError as failure:
+                    if name in peers.OWN:
+                        raise
+                    left_out[name] = f"round {number + 1}: {failure}"
+                    print(f"{name} is left out: {failure}", file=sys.stderr)
+                else:
+                    versions[name] = run["version"]
+                    found[-1][name] |= run["microseconds"]
+    return {"setting": setting._asdict(), "versions": versions, "left_out": left_out, "rounds": found}

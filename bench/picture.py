@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import peers
 from commops.cli.chart import short_bytes
-from report import point, split
+from report import medians, point, split
 
 __all__ = ["BANDWIDTH", "TIME", "Quantity", "draw"]
 
@@ -72,9 +72,9 @@ def draw(record: dict[str, Any], path: Path, what: str, quantities: Sequence[Qua
     for run in record["runs"]:
         ranks, transport = run["setting"]["ranks"], run["setting"]["transport"]
         over = {"shm": "shared memory", "tcp": "TCP on loopback"}[transport]
-        rounds = "a quick look" if record["quick"] else f"rounds: {run['rounds']}"
+        rounds = "a quick look" if record["quick"] else f"rounds: {len(run['rounds'])}"
         for quantity in quantities:
-            figure = _figure(run["microseconds"], quantity, f"{where}; {rounds}")
+            figure = _figure(medians(run["rounds"]), quantity, f"{where}; {rounds}")
             figure.suptitle(f"{what}: {ranks} ranks, {over}", fontsize=12)
             figure.savefig(path.with_stem(f"{path.stem}-{transport}{ranks}{quantity.suffix}"))
 

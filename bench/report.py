@@ -1,19 +1,20 @@
 """What a contest has found: ratios, and tables of them.
 
-Times are kept as ``{contender: {"allreduce 1024": microseconds}}``. A ratio is commops' time divided by
-another's in the same contest, so that less than 1 is ahead.
+Times of a round are kept as ``{contender: {"allreduce 1024": microseconds}}``. A ratio is commops' time
+divided by another's in the same round, so that less than 1 is ahead; the median of the rounds counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import exp, log
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import peers
 from commops.cli.chart import short_bytes
 
-__all__ = ["Times", "geometric_mean", "point", "ratios", "split", "summary", "table"]
+__all__ = ["Times", "geometric_mean", "medians", "point", "ratios", "split", "summary", "table"]
 
 Times = dict[str, dict[str, float]]
 
@@ -34,48 +35,63 @@ def geometric_mean(values: Sequence[float]) -> float:
     return exp(sum(map(log, values)) / len(values))
 
 
-def ratios(times: Times, name: str = "commops", others: Sequence[str] | None = None) -> dict[str, float]:
-    """Return a contender's time at each point, divided by that of the fastest of the others there.
+def medians(rounds: Sequence[Times]) -> Times:
+    """Return the median time of each contender at each point."""
+    names = dict.fromkeys(name for times in rounds for name, rows in times.items() if rows)
+    return {name: _medians([times.get(name, {}) for times in rounds]) for name in names}
+
+
+def _medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+    points = dict.fromkeys(point for rows in rounds for point in rows)
+    return {point: median(rows[point] for rows in rounds if point in rows) for point in points}
+
+
+class Ratio(NamedTuple):
+    """A contender's time divided by a rival's, and that rival."""
+
+    value: float
+    rival: str
+
+
+def ratios(
+    rounds: Sequence[Times], name: str = "commops", others: Sequence[str] | None = None
+) -> dict[str, Ratio]:
+    """Return a contender's ratio at each point to whichever of the others does best against it there.
 
     Parameters
     ----------
-    times : dict
+    rounds : sequence of dict
     name : str
     others : sequence of str, optional
         By default all peers. Points at which none of them has a time are left out.
     """
-    rivals = [times[other] for other in (peers.PEERS if others is None else others) if other in times]
-    return {
-        point: time / min(rows[point] for rows in rivals if point in rows)
-        for point, time in times[name].items()
-        if any(point in rows for rows in rivals)
-    }
+    found: dict[str, Ratio] = {}
+    for other in peers.PEERS if others is None else others:
+        shares = [_shares(times.get(name, {}), times.get(other, {})) for times in rounds]
+        for point, value in _medians(shares).items():
+            found[point] = max(found.get(point, Ratio(value, other)), Ratio(value, other))
+    return {point: found[point] for point in medians(rounds).get(name, {}) if point in found}
 
 
-def summary(times: Times) -> dict[str, Any]:
+def _shares(own: dict[str, float], rival: dict[str, float]) -> dict[str, float]:
+    return {point: time / rival[point] for point, time in own.items() if point in rival}
+
+
+def summary(rounds: Sequence[Times]) -> dict[str, Any]:
     """Return the geometric mean of commops' ratios to the best peer, and the points where one is ahead."""
     found: dict[str, Any] = {}
     for name in peers.OWN:
-        ratio = ratios(times, name) if name in times else {}
-        if not ratio:
-            continue
-        found[name] = {
-            "geometric_mean": geometric_mean(list(ratio.values())),
-            "points": len(ratio),
-            "behind": {
-                point: {
-                    "peer": min((rival for rival in times if rival in peers.PEERS), key=_time(times, point)),
-                    "ratio": value,
-                }
-                for point, value in ratio.items()
-                if value > 1
-            },
-        }
+        if ratio := ratios(rounds, name):
+            found[name] = {
+                "geometric_mean": geometric_mean([value for value, _ in ratio.values()]),
+                "points": len(ratio),
+                "behind": {
+                    point: {"peer": rival, "ratio": value}
+                    for point, (value, rival) in ratio.items()
+                    if value > 1
+                },
+            }
     return found
-
-
-def _time(times: Times, point: str) -> Callable[[str], float]:
-    return lambda name: times[name].get(point, float("inf"))
 
 
 def _digits(value: float) -> str:
@@ -99,10 +115,11 @@ def table(run: dict[str, Any], unit: str = "microseconds", per: float | None = N
     per : float, optional
         Show this divided by the microseconds, instead of the microseconds.
     """
-    times, setting = run["microseconds"], run["setting"]
-    ratio = ratios(times)
+    rounds, setting = run["rounds"], run["setting"]
+    times = medians(rounds)
+    ratio = {point: value for point, (value, _) in ratios(rounds).items()}
     lines = [
-        f"{setting['ranks']} ranks, {setting['transport']}: {unit}, rounds: {run['rounds']}"
+        f"{setting['ranks']} ranks, {setting['transport']}: {unit}, rounds: {len(rounds)}"
         + ("; last column: time of commops / best peer, < where a peer is ahead" if ratio else ""),
         f"{'':26}" + "".join(f"{name:>14}" for name in times),
     ]
@@ -113,7 +130,7 @@ def table(run: dict[str, Any], unit: str = "microseconds", per: float | None = N
         )
         end = f"{ratio[point]:8.2f}{' <' if ratio[point] > 1 else ''}" if point in ratio else ""
         lines.append(f"{_label(point):26}{cells}{end}")
-    for name, of in summary(times).items():
+    for name, of in summary(rounds).items():
         behind = [
             f"{_label(point)} ({found['peer']}, {found['ratio']:.2f})"
             for point, found in of["behind"].items()
@@ -125,7 +142,8 @@ def table(run: dict[str, Any], unit: str = "microseconds", per: float | None = N
         ]
     for limit in peers.LIMITS:
         if limit in times:
-            lines += _matrix(f"commops / {limit}", ratios(times, others=[limit]))
+            limits = ratios(rounds, others=[limit])
+            lines += _matrix(f"commops / {limit}", {point: value for point, (value, _) in limits.items()})
     lines += [f"left out: {name}: {why}" for name, why in run["left_out"].items()]
     return "\n".join(lines)
 

@@ -8,23 +8,25 @@ import pytest
 
 import contest
 import peers
+import report
 from contest import ContenderError, Setting, compete, run_once
 
 LEAST = {"rounds": 1, "batches": 1, "seconds": 0.0}
 
 
-def measured(setting: Setting, cases: str, sizes: tuple[int, ...], **arguments: Any) -> dict[str, set[str]]:
+def measured(setting: Setting, cases: str, sizes: tuple[int, ...], *turns: list[str]) -> dict[str, set[str]]:
     """Let commops and the limits compete for real; return which points each has."""
-    record = compete(setting, cases, sizes=sizes, **LEAST | arguments)
+    record = compete(setting, cases, sizes=sizes, turns=turns, **LEAST)
     assert record["left_out"] == {}
-    assert all(time > 0 for rows in record["microseconds"].values() for time in rows.values())
+    (times,) = record["rounds"]
+    assert all(time > 0 for rows in times.values() for time in rows.values())
     assert record["versions"]["commops"].startswith("commops ")
-    return {name: set(rows) for name, rows in record["microseconds"].items()}
+    return {name: set(rows) for name, rows in times.items()}
 
 
 def test_collectives_over_shared_memory_beside_copies() -> None:
     setting = Setting(2, "shm", ("commops", "comm.empty", "memcpy"))
-    found = measured(setting, "collectives", (8, 64 << 10), ops=["barrier", "allreduce", "scatter"])
+    found = measured(setting, "collectives", (8, 64 << 10), ["barrier", "allreduce"], ["scatter"])
     allreduce, scatter = ({f"{op} {size}" for size in (8, 64 << 10)} for op in ("allreduce", "scatter"))
     assert found == {
         "commops": {"barrier 0"} | allreduce | scatter,
@@ -67,11 +69,33 @@ def spy(monkeypatch: pytest.MonkeyPatch, *broken: str) -> list[str]:
     return called
 
 
-def test_each_goes_first_in_turn_and_the_median_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_goes_first_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     called = spy(monkeypatch)
     record = compete(Setting(2, "shm", ("commops", "mpich", "gloo")), "collectives", rounds=3, sizes=())
     assert called == ["commops", "mpich", "gloo", "mpich", "gloo", "commops", "gloo", "commops", "mpich"]
-    assert record["microseconds"] == {name: {"barrier 0": 2.0} for name in ("commops", "mpich", "gloo")}
+    assert record["rounds"] == [
+        {name: {"barrier 0": time} for name in ("commops", "mpich", "gloo")} for time in (1.0, 2.0, 3.0)
+    ]
+
+
+def test_turns_are_of_some_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[str, list[str]]] = []
+
+    def measure(name: str, _: Setting, __: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        called.append((name, arguments["ops"]))
+        return {"version": "1", "microseconds": {f"{op} 8": 1.0 for op in arguments["ops"]}}
+
+    monkeypatch.setattr(contest, "run_once", measure)
+    monkeypatch.setattr(peers, "prepare", lambda names: {})
+    turns = [["scatter", "scan"], ["gather"]]
+    record = compete(Setting(2, "shm", ("commops", "mpich")), "", rounds=1, sizes=(), turns=turns)
+    assert called == [
+        ("commops", turns[0]),
+        ("mpich", turns[0]),
+        ("mpich", turns[1]),
+        ("commops", turns[1]),
+    ]
+    assert all(set(rows) == {"scatter 8", "scan 8", "gather 8"} for rows in record["rounds"][0].values())
 
 
 def test_who_breaks_is_left_out_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +103,8 @@ def test_who_breaks_is_left_out_from_then_on(monkeypatch: pytest.MonkeyPatch) ->
     record = compete(Setting(2, "shm", ("commops", "mpich")), "collectives", rounds=4, sizes=())
     assert called.count("mpich") == 2
     assert record["left_out"] == {"mpich": "round 2: it broke"}
-    assert record["microseconds"] == {"commops": {"barrier 0": 2.5}, "mpich": {"barrier 0": 1.0}}
+    assert [set(times) for times in record["rounds"][2:]] == [{"commops"}] * 2
+    assert report.medians(record["rounds"]) == {"commops": {"barrier 0": 2.5}, "mpich": {"barrier 0": 1.0}}
 
 
 def test_without_commops_there_is_no_contest(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ def test_ranks_on_one_core_give_way_instead_of_sleeping() -> None:
     """The scheduler may put two ranks on one core for a while, though others are free."""
 
     def program(comm: Comm) -> int:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # behind init, so that more cores were counted
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # after init counted them
         x = np.ones(8)
         for _ in range(100):
             comm.allreduce(x)
