@@ -414,7 +414,8 @@ cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
     const int sockets = e->remote ? e->remote->fd : -1;
     e->waiter = (cmo_waiter){.epoll = e->epoll, .sockets = sockets, .asleep = e->asleep, .spin = spin,
                              .crowded = crowded, .shares_core = cmo_engine_shares_core, .shares_core_ctx = e,
-                             .progress = &e->progress, .interrupted = w->interrupted, .interrupt_ctx = w->interrupt_ctx};
+                             .progress = &e->progress,
+                             .interrupted = w->interrupted, .interrupt_ctx = w->interrupt_ctx};
     e->thread_waiter = (cmo_waiter){.epoll = e->epoll, .sockets = sockets, .asleep = e->asleep, .spin = 0,
                                     .crowded = crowded, .progress = &e->progress};
     if ((err = engine_world(e, w)) != CMO_OK) goto fail;
