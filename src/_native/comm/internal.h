@@ -243,8 +243,8 @@ void cmo_engine_attach(cmo_engine *e, cmo_comm *comm); /* into the list */
 void cmo_engine_submit(cmo_engine *e, cmo_op *op);
 void cmo_engine_take_submitted(cmo_engine *e);
 /* Has a peer waited last on the core of this thread, where the scheduler may keep two ranks for tens of milliseconds?
- * To spin there is to keep the other from what one waits for. Notes this core for the peers. What one says of itself may
- * be out of date, or nonsense, and costs a needless yield then. */
+ * To spin there is to keep the other from what one waits for. Notes this core for the peers. What one says of itself
+ * may be out of date, or nonsense, and costs a needless yield then. */
 bool cmo_engine_shares_core(void *engine);
 bool cmo_engine_look_due(cmo_engine *e);                /* a call without a pass: is it time for one? */
 cmo_xfer *cmo_point_transfer(cmo_op *op);               /* its only one */
