@@ -9,7 +9,8 @@ hidden is a matter of cores, of which 2 are used here:
 - ``half a core each``: rank 0 computes, rank 1 waits. 3 cores' worth of work on 2: 0.5 at best.
 - ``a core free``: rank 0 computes on one core, and all threads that communicate, of both ranks, are on the
   other, also where the allreduce is timed alone.
-- ``limited link``: a rank on each of two hosts, which a link of 1 Gbit/s joins. Both compute. Needs root.
+- ``1 Gbit/s``, ``200 Mbit/s``: a rank on each of two hosts, which such a link joins. Both compute. The link
+  is emulated by the same 2 cores, and 1 Gbit/s is a fifth of their work. Needs root.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import commops
 import hosts
 import overlap_rank
 
-_RATE = "1gbit"
+_LINKS = {"1 Gbit/s": ("1gbit", 64 << 20), "200 Mbit/s": ("200mbit", 4 << 20)}  # and the largest size
 _PROGRAM = str(Path(__file__).with_name("overlap_rank.py"))
 
 
@@ -46,8 +47,10 @@ def measure(quick: bool) -> dict[str, Any]:
         for name, setting in _SHARED.items()
     }
     if os.geteuid() == 0:
-        with hosts.hosts(2, _RATE) as names:
-            settings["limited link"] = hosts.run(names, [0, 1], _PROGRAM, sizes, repeats // 3, 2, False)
+        for link, (rate, most) in _LINKS.items():
+            some = [size for size in sizes if size <= most]
+            with hosts.hosts(2, rate) as names:
+                settings[link] = hosts.run(names, [0, 1], _PROGRAM, some, repeats // 3, 2, False)
     return {"rows": [{"setting": name, **row} for name, rows in settings.items() for row in rows]}
 
 

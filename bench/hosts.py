@@ -54,9 +54,11 @@ def hosts(count: int, rate: str) -> Iterator[list[str]]:
             _limit(rate, "uplink", "ip", "netns", "exec", name)  # and from it
         yield names
     finally:
+        # The links by their names too: a namespace is taken down behind the command's end.
+        for link in (*(f"commops-port{number}" for number in range(count)), _BRIDGE):
+            subprocess.run(["ip", "link", "delete", link], capture_output=True, check=False)
         for name in names:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
-        subprocess.run(["ip", "link", "delete", _BRIDGE], capture_output=True, check=False)
 
 
 def run(names: Sequence[str], places: Sequence[int], program: str, *arguments: Any, **variables: str) -> Any:
