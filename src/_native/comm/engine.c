@@ -360,12 +360,14 @@ void cmo_engine_release(cmo_engine *e)
 
 bool cmo_engine_shares_core(void *engine)
 {
-    const cmo_engine *e = engine;
+    enum { NEIGHBOURS = 8 }; /* that are asked at a time: each is a cache line, which its owner writes now and then */
+    cmo_engine *e = engine;
     const int32_t core = 1 + sched_getcpu();
     _Atomic int32_t *shown = &cmo_window_base(e->window)->core;
     if (atomic_load_explicit(shown, memory_order_relaxed) != core)
         atomic_store_explicit(shown, core, memory_order_relaxed);
-    for (int i = 0; i < e->nlocal; i++) {
+    for (int asked = 0; asked < e->nlocal && asked < NEIGHBOURS; asked++) {
+        const int i = (int)(e->core_asked++ % (unsigned)e->nlocal);
         const cmo_window_head *head = e->neighbours[i].head;
         if (i != e->self && head && atomic_load_explicit(&head->core, memory_order_relaxed) == core) return true;
     }

@@ -214,6 +214,7 @@ struct cmo_engine {
     unsigned passes;
     unsigned fast_calls;         /* calls that could be made on the fast path */
     cmo_waiter waiter, thread_waiter; /* of threads that call, and of the progress thread */
+    unsigned core_asked;              /* the neighbour that is next asked on which core it stands; the driver's */
     _Atomic uint32_t *asleep;
     int epoll, thread_bell;
     pthread_t thread;
