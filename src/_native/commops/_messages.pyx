@@ -158,26 +158,22 @@ def plain_recv(Comm comm not None, out, source, tag, double timeout):
     return True
 
 
-def plain_isend(Comm comm not None, work, x, dest, tag, double timeout):
-    """Start sending a plain array and return a Work of the class `work`. None: it is none, or something is wrong,
-    or it cannot go at once, and nothing was done."""
-    cdef cmo_message m
-    cdef Started started
+cdef Started sent_now(Comm comm, work, x, cmo_message *m, double timeout):
+    """Send a plain array without asking its receiver. None: it is too large for that, or it cannot go at once, and
+    nothing was done."""
+    cdef Started started = new_started(work)
     cdef Call call
     cdef cbool rest
     cdef cmo_err err
-    if not sends(&m, comm, x, dest, tag, 0):
-        return None
-    started = new_started(work)
     call, comm.spare = comm.spare, None  # another thread may send meanwhile
     if call is None:
         call = Call.__new__(Call)
     comm.engine.inside += 1
     if m.bytes <= LIGHT_BYTES:
-        err = cmo_send_now(comm.core, &m, &rest)
+        err = cmo_send_now(comm.core, m, &rest)
     else:
         with nogil:
-            err = cmo_send_now(comm.core, &m, &rest)
+            err = cmo_send_now(comm.core, m, &rest)
     comm.engine.inside -= 1
     if not rest:
         comm.spare = call
@@ -186,9 +182,35 @@ def plain_isend(Comm comm not None, work, x, dest, tag, double timeout):
         started.settle(None)
         return started
     call.comm, call.keep = comm, x
-    cmo_send_rest(&call.op, comm.core, &m, timeout)
+    cmo_send_rest(&call.op, comm.core, m, timeout)
     started.follow(call)
     return started
+
+
+cdef Started send_started(Comm comm, work, x, cmo_message *m, double timeout):
+    """Start sending a plain array in whichever way."""
+    cdef Started started = new_started(work)
+    cdef Call call = new_call(comm)
+    cdef cmo_err err
+    call.keep = x
+    memcpy(call.shape, m.shape, m.ndim * sizeof(uint64_t))  # its own: x may be reshaped
+    m.shape = call.shape
+    call.launch()
+    with nogil:
+        err = cmo_send_start(&call.op, comm.core, m, timeout)
+    call.launched(err)
+    started.follow(call)
+    return started
+
+
+def plain_isend(Comm comm not None, work, x, dest, tag, double timeout):
+    """Start sending a plain array and return a Work of the class `work`. None: it is none, or something is wrong,
+    and nothing was done."""
+    cdef cmo_message m
+    if not sends(&m, comm, x, dest, tag, 0):
+        return None
+    sent = sent_now(comm, work, x, &m, timeout)
+    return send_started(comm, work, x, &m, timeout) if sent is None else sent
 
 
 def plain_irecv(Comm comm not None, work, receiving, out, source, tag, double timeout):
@@ -217,17 +239,21 @@ def plain_irecv(Comm comm not None, work, receiving, out, source, tag, double ti
 
 
 def plain_sendrecv(Comm comm not None, work, x, dest, source, out, tag, double timeout):
-    """Send a plain array and receive into another. False: one of them is none, or something is wrong, or x
-    cannot go at once, and nothing was done. None: x has been sent, but what comes does not fit `out`."""
+    """Send a plain array and receive into another. False: one of them is none, or something is wrong, and nothing
+    was done. None: x has been sent, but what comes does not fit `out`."""
+    cdef cmo_message m
     comm.usable()
     if (plain_dtype(x) < 0 or plain_dtype(out) < 0 or not cnp.PyArray_ISWRITEABLE(out) or overlap(x, out)
-            or type(source) is not int or not CMO_ANY <= source < comm.core.size):
+            or type(source) is not int or not CMO_ANY <= source < comm.core.size
+            or not sends(&m, comm, x, dest, tag, 0)):
         return False
-    sent = plain_isend(comm, work, x, dest, tag, timeout)
-    if sent is None:
-        return False
+    sent = sent_now(comm, work, x, &m, timeout)
+    asks = sent is None
+    if asks:
+        sent = send_started(comm, work, x, &m, timeout)
     received = plain_recv(comm, out, source, tag, timeout)
-    sent.wait()
+    if received or not asks:  # whoever refuses what comes may be waited for by a receiver that refuses as well
+        sent.wait()
     return True if received else None
 
 
