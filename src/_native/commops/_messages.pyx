@@ -214,8 +214,9 @@ def plain_isend(Comm comm not None, work, x, dest, tag, double timeout):
 
 
 def plain_irecv(Comm comm not None, work, receiving, out, source, tag, double timeout):
-    """Start receiving into a plain array and return a Work of the class `work`; None as for `plain_isend`.
-    `receiving` makes from `out` what is asked where a message does not fit, to say why."""
+    """Start receiving into a plain array and return a Work of the class `work`. None: it is none, or something is
+    wrong, or another thread drives, and nothing was done. `receiving` makes from `out` what is asked where a message
+    does not fit, to say why."""
     cdef cmo_message m
     cdef Started started = new_started(work)
     cdef Call call = new_call(comm)
