@@ -22,7 +22,7 @@ from commops.cli import measure as method
 __all__ = ["ContenderError", "Setting", "compete", "run_once"]
 
 _RANK = str(Path(__file__).with_name("rank.py"))
-_SECONDS = 600  # that one contender may take for one round
+_SECONDS = 600  # that one contender may take for one turn
 _GRACE = 30  # seconds until a launcher must have noticed that its ranks have ended
 
 

@@ -164,17 +164,18 @@ class Messages(Group):
         Raises
         ------
         TypeError, ValueError
-            If an argument is wrong. Nothing has been sent; but `x` has, if what comes is found not to fit
-            `out`.
+            If an argument is wrong. Nothing has been sent; but `x` has, or is still to be fetched where it is
+            large, if what comes is found not to fit `out`.
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
         if out is not None:
             done = core.plain_sendrecv(self._core, Work, x, dest, source, out, tag, self._timeout)
-            if done:
+            if done is True:
                 return out
-            if done is None:  # what comes does not fit, which a recv says
+            if done is not False:  # what comes does not fit: a recv says so, unless a thread has taken it
                 received: Array = self.recv(out, source, tag)
+                done.wait()
                 return received
         array: Array = self.isendrecv(x, dest, source, out, tag).wait()
         return array

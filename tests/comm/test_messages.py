@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commops import ANY, Comm, Status
+from commops.messages import Messages
 
 from .cases import DTYPES
 from .layouts import ALL, FEW, PAIRS, SMALL, Layout
@@ -232,6 +233,32 @@ def test_a_sendrecv_whose_room_does_not_fit_has_sent_and_leaves_what_came(world:
                     comm.sendrecv(x, right, left, out=too_small)
                 assert np.array_equal(comm.recv(source=left), np.full(n, left))
         comm.barrier()
+
+    world.run(program)
+
+
+@pytest.mark.parametrize("layout", PAIRS, ids=str)
+def test_a_sendrecv_returns_when_what_it_sends_may_be_used_again(world: World) -> None:
+    """Though what came first did not fit, and another thread has taken that before anybody could say so."""
+
+    def program(comm: Comm) -> None:
+        x = np.ones(1_000_000)
+        if comm.rank == 0:
+            recv = Messages.recv
+
+            def late(self: Comm, *args: Any, **options: Any) -> Any:
+                Messages.recv = recv  # type: ignore[method-assign]
+                self.recv(np.empty(5), 1)  # what the other thread does
+                return self.recv(*args, **options)
+
+            Messages.recv = late  # type: ignore[method-assign]
+            comm.sendrecv(x, 1, 1, np.empty(3))
+            x[:] = -1
+        else:
+            comm.send(np.ones(5), 0)
+            comm.send(np.ones(3), 0)
+            time.sleep(0.2)  # time for rank 0 to return too early
+            assert (comm.recv(np.empty_like(x), 0) == 1).all()
 
     world.run(program)
 

@@ -187,17 +187,20 @@ cdef Started sent_now(Comm comm, work, x, cmo_message *m, double timeout):
     return started
 
 
-cdef Started send_started(Comm comm, work, x, cmo_message *m, double timeout):
-    """Start sending a plain array in whichever way."""
+cdef Started send_started(Comm comm, work, x, dest, tag, double timeout):
+    """Start sending a plain array in whichever way. None: it is none (any more), or something is wrong."""
     cdef Started started = new_started(work)
     cdef Call call = new_call(comm)
+    cdef cmo_message m
     cdef cmo_err err
+    if not sends(&m, comm, x, dest, tag, 0):
+        return None
     call.keep = x
     memcpy(call.shape, m.shape, m.ndim * sizeof(uint64_t))  # its own: x may be reshaped
     m.shape = call.shape
     call.launch()
     with nogil:
-        err = cmo_send_start(&call.op, comm.core, m, timeout)
+        err = cmo_send_start(&call.op, comm.core, &m, timeout)
     call.launched(err)
     started.follow(call)
     return started
@@ -210,7 +213,7 @@ def plain_isend(Comm comm not None, work, x, dest, tag, double timeout):
     if not sends(&m, comm, x, dest, tag, 0):
         return None
     sent = sent_now(comm, work, x, &m, timeout)
-    return send_started(comm, work, x, &m, timeout) if sent is None else sent
+    return send_started(comm, work, x, dest, tag, timeout) if sent is None else sent
 
 
 def plain_irecv(Comm comm not None, work, receiving, out, source, tag, double timeout):
@@ -240,8 +243,8 @@ def plain_irecv(Comm comm not None, work, receiving, out, source, tag, double ti
 
 
 def plain_sendrecv(Comm comm not None, work, x, dest, source, out, tag, double timeout):
-    """Send a plain array and receive into another. False: one of them is none, or something is wrong, and nothing
-    was done. None: x has been sent, but what comes does not fit `out`."""
+    """Send a plain array and receive into another, and return True. False: one of them is none, or something is
+    wrong, and nothing was done. A Work of the class `work`: it sends x, but what comes does not fit `out`."""
     cdef cmo_message m
     comm.usable()
     if (plain_dtype(x) < 0 or plain_dtype(out) < 0 or not cnp.PyArray_ISWRITEABLE(out) or overlap(x, out)
@@ -251,11 +254,13 @@ def plain_sendrecv(Comm comm not None, work, x, dest, source, out, tag, double t
     sent = sent_now(comm, work, x, &m, timeout)
     asks = sent is None
     if asks:
-        sent = send_started(comm, work, x, &m, timeout)
+        sent = send_started(comm, work, x, dest, tag, timeout)
+        if sent is None:
+            return False
     received = plain_recv(comm, out, source, tag, timeout)
     if received or not asks:  # whoever refuses what comes may be waited for by a receiver that refuses as well
         sent.wait()
-    return True if received else None
+    return True if received else sent
 
 
 # ---- bytes, for Python objects
