@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import peers
 from commops.cli.chart import short_bytes
 
-__all__ = ["Times", "geometric_mean", "medians", "point", "ratios", "split", "summary", "table"]
+__all__ = ["Ratio", "Times", "geometric_mean", "medians", "point", "ratios", "split", "summary", "table"]
 
 Times = dict[str, dict[str, float]]
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from commops._engine import Comm
-from commops._work import Call, _Allocate, _Message
+from commops._work import Call, Started, _Allocate, _Message
 from commops.dtypes import Array
 
 def send(
@@ -35,7 +35,7 @@ def plain_sendrecv(
     out: object,
     tag: object,
     timeout: float,
-) -> Any: ...
+) -> bool | Started: ...
 def joined(parts: list[Any], alignment: int) -> Array: ...
 def send_parts(comm: Comm, parts: list[Any], extra: int, dest: int, tag: int, timeout: float) -> None: ...
 def recv_bytes(comm: Comm, extra: int, source: object, tag: object, timeout: float) -> Array | None: ...
