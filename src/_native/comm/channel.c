@@ -1,6 +1,7 @@
 /* Frames from one peer, and the channel that they come over; those to the peer are in channel_send.c. Bytes are read
  * ahead into a small buffer for headers and small messages; the payload of a large one is read straight to where it
  * belongs. Whatever a peer says is checked against what was agreed with it. */
+#include "comm/agree.h"
 #include "comm/internal.h"
 
 #include <stdlib.h>
@@ -129,6 +130,12 @@ static cmo_err rx_begin(cmo_channel *c, const uint8_t *shape_bytes)
         c->rx_news = c->rx_payload = malloc(CMO_MAX_FAIL_BYTES);
         if (!c->rx_news) return cmo_fail(CMO_ENOMEM, "what rank %d tells of a failure", c->peer);
         break;
+    case CMO_AGREE:
+        CMO_TRY(cmo_agree_check(h));
+        free(c->rx_news);
+        c->rx_news = c->rx_payload = malloc(h->length + 1);
+        if (!c->rx_news) return cmo_fail(CMO_ENOMEM, "what rank %d says in an agreement", c->peer);
+        break;
     case CMO_BYE:
         if (!cmo_match_keep(c, h, NULL)) cmo_bye_heard(c, h);
         break;
@@ -168,6 +175,11 @@ static cmo_err rx_whole(cmo_channel *c)
         cmo_told told;
         CMO_TRY(cmo_failure_parse(h, c->rx_news, &told));
         if (!cmo_match_keep(c, h, c->rx_news)) cmo_failure_heard(c, h, c->rx_news);
+        free(c->rx_news);
+        c->rx_news = NULL;
+    }
+    if (h->kind == CMO_AGREE) {
+        if (!cmo_match_keep(c, h, c->rx_news)) cmo_agree_heard(c, h, c->rx_news);
         free(c->rx_news);
         c->rx_news = NULL;
     }

@@ -8,6 +8,7 @@
 
 typedef struct cmo_engine cmo_engine;
 typedef struct cmo_comm cmo_comm;
+struct cmo_agreement;
 
 /* Staging slots that are used in turn, and how many of them the largest round has. */
 typedef struct cmo_rotation {
@@ -79,6 +80,7 @@ struct cmo_comm {
     bool has_told;              /* the others know where this rank stood */
     bool has_called;            /* what this rank wanted to call when the others had disagreed has been said */
     int64_t settle;             /* after a failure: no longer wait for ranks to tell */
+    struct cmo_agreement *agreement; /* agree.c; owned; NULL: there has been none */
     bool closed;
     cmo_comm *outer;            /* of a local_comm or cross_comm: the communicator whose part it is; else NULL */
 };

@@ -187,12 +187,15 @@ void cmo_engine_slept(void *engine, const struct epoll_event *events, int n)
             continue;
         }
         epoll_ctl(e->epoll, EPOLL_CTL_DEL, neighbour->pidfd, NULL);
-        int world = e->neighbour_world[which];
-        char text[CMO_TEXT];
-        cmo_engine_poll(e); /* what it did before it died still counts */
-        snprintf(text, sizeof text, "its process has ended");
-        cmo_peer_lost(e, world, text);
+        cmo_engine_neighbour_ended(e, (int)which);
     }
+}
+
+void cmo_engine_neighbour_ended(cmo_engine *e, int which)
+{
+    cmo_engine_poll(e); /* what it did before it died still counts */
+    cmo_peer_lost(e, e->neighbour_world[which], "its process has ended");
+    e->dead[e->neighbour_world[which]] = CMO_ENDED;
 }
 
 typedef struct drive_ctx {
@@ -277,7 +280,7 @@ static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
     op->timeout = timeout;
     op->deadline = CMO_NEVER;
     op->ask_at = 0;
-    op->waited = op->given = op->brief = false;
+    op->waited = op->given = op->brief = op->endures = false;
     op->shared = shared;
     op->advanced = 0;
     cmo_list_init(&op->node);

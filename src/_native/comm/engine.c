@@ -1,5 +1,6 @@
 /* A rank's engine: what it is made of, and one pass over all that is in progress. Who makes the passes is in
  * drive.c. */
+#include "comm/agree.h"
 #include "comm/internal.h"
 #include "transport/attach.h"
 #include "transport/shm.h"
@@ -25,6 +26,13 @@ cmo_comm *cmo_engine_find(cmo_engine *e, uint64_t id)
         if (c->id == id) return c;
     }
     return NULL;
+}
+
+cmo_fate cmo_engine_fate(cmo_engine *e, int world)
+{
+    if (e->dead[world] == CMO_ENDED) return CMO_FATE_ENDED;
+    if (e->neighbour_of[world] >= 0) return CMO_FATE_UNKNOWN;
+    return e->remote && e->remote->ops->fate ? e->remote->ops->fate(e->remote, world) : CMO_FATE_UNKNOWN;
 }
 
 /* ------------------------------------------------------------------ one pass */
@@ -129,7 +137,7 @@ static void pass_point(cmo_engine *e, cmo_op *op)
     cmo_err err = op->step(op);
     if (op->err) cmo_op_end(e, op, op->err, op->text);
     else if (err != CMO_AGAIN) cmo_op_end(e, op, err, cmo_reason());
-    else if (op->comm->failed) {
+    else if (op->comm->failed && !op->endures) {
         char text[CMO_TEXT];
         snprintf(text, sizeof text, "%s", op->comm->failed_text);
         cmo_op_end(e, op, op->comm->failed, text);
@@ -140,7 +148,7 @@ void cmo_point_start(cmo_engine *e, cmo_op *op)
 {
     pass_point(e, op);
     cmo_xfer *x = cmo_point_transfer(op);
-    if (!cmo_op_ended(op) && x->sends && x->channel && cmo_channel_pump(x->channel)) pass_point(e, op);
+    if (!cmo_op_ended(op) && !op->endures && x->sends && x->channel && cmo_channel_pump(x->channel)) pass_point(e, op);
     if (e->has_control) cmo_flush_control(e);
 }
 
@@ -149,7 +157,8 @@ static void op_expire(cmo_engine *e, cmo_op *op)
 {
     char text[CMO_TEXT];
     if (op->point) {
-        cmo_point_describe(op, text, sizeof text);
+        if (op->endures) cmo_agree_describe(op, text, sizeof text);
+        else cmo_point_describe(op, text, sizeof text);
         cmo_op_end(e, op, CMO_ETIMEOUT, text);
         return;
     }
@@ -172,7 +181,7 @@ static void pass_look(cmo_engine *e)
         cmo_op *op = CMO_ENTRY(n, cmo_op, node);
         cmo_failure_look(op->comm);
         if (op->deadline <= now) op_expire(e, op);
-        else cmo_ask_point(op, now);
+        else if (!op->endures) cmo_ask_point(op, now);
     }
 }
 

@@ -338,10 +338,16 @@ void cmo_failure_look(cmo_comm *comm)
     }
 }
 
+void cmo_failure_look_left(cmo_comm *c)
+{
+    cmo_comm *p = cmo_comm_with_pieces(c);
+    if (p->piece) look_who_closed(c, p);
+}
+
 void cmo_peer_lost(cmo_engine *e, int world, const char *cause)
 {
     if (e->dead[world]) return;
-    e->dead[world] = 1;
+    e->dead[world] = CMO_LOST;
     e->look = e->moved = true;
     if (e->channel[world] && e->neighbour_of[world] < 0) e->channel[world]->gone = true;
     CMO_EACH(n, &e->comms) {

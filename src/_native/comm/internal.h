@@ -11,6 +11,8 @@
  *     failure.c  what happens when something goes wrong between ranks
  *     explain.c  what is said of it
  *     told.c     where a rank stands, as it tells the others then
+ *     agree.c    what the ranks that are left agree on
+ *     ballot.c   how they say it
  *     call.c     names of calls
  *     op.c       the first error of a call */
 #ifndef CMO_INTERNAL_H
@@ -86,7 +88,7 @@ typedef struct cmo_channel {
     uint64_t rx_left;
     cmo_xfer *rx_xfer;
     cmo_unexpected *rx_unexpected;
-    uint8_t *rx_news;       /* the payload of a FAIL frame while it comes; owned */
+    uint8_t *rx_news;       /* the payload of a FAIL or AGREE frame while it comes; owned */
 } cmo_channel;
 
 /* The channel to a world rank, its link opened if it was not. NULL with a reason on failure. */
@@ -114,7 +116,7 @@ void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shap
                        cmo_unexpected **unexpected);
 void cmo_match_posted(cmo_comm *comm, cmo_xfer *x); /* a receive has been posted: take an unexpected message, or wait */
 void cmo_match_whole(cmo_unexpected *unexpected);             /* all of its bytes are here */
-/* A frame without a transfer (FAIL, BYE) is for a communicator that does not exist here yet: keep it. False: it does,
+/* A frame without a transfer (FAIL, BYE, AGREE) is for a communicator that does not exist here yet: keep it. False: it does,
  * or no longer. */
 bool cmo_match_keep(cmo_channel *c, const cmo_header *h, const void *payload);
 void cmo_match_orphans(cmo_engine *e, cmo_comm *comm); /* a communicator has come to be: give it what came for it */
@@ -149,6 +151,7 @@ void cmo_failure_late(cmo_comm *comm, const cmo_call *call);
 void cmo_xfer_expect(cmo_xfer *x); /* a transfer has been posted: fail it if its peer has left */
 void cmo_bye_heard(cmo_channel *c, const cmo_header *h);
 void cmo_failure_look(cmo_comm *comm);                /* abort words, members that have closed */
+void cmo_failure_look_left(cmo_comm *comm);           /* members that have closed; also after a failure */
 
 /* ------------------------------------------------------------------ explain.c */
 
@@ -158,6 +161,8 @@ void cmo_failure_text(cmo_comm *comm, char *out, size_t n); /* the explanation f
 /* ------------------------------------------------------------------ engine.c, drive.c, thread.c, point.c */
 
 enum { CMO_CLOSED_IDS = 256, CMO_WORLD_ID = 1 /* of the communicator of all ranks */ };
+
+enum { CMO_LIVES, CMO_LOST, CMO_ENDED };
 
 struct cmo_engine {
     int rank, size;
@@ -177,7 +182,7 @@ struct cmo_engine {
     cmo_net *shm, *remote;
     cmo_channel **channel;       /* [size]; owned */
     cmo_node channels;
-    uint8_t *dead;               /* [size] 1: known to be gone */
+    uint8_t *dead;               /* [size] CMO_LIVES, as far as is known; CMO_LOST: no way to it; CMO_ENDED; owned */
 
     const cmo_collectives *collectives;
     cmo_node comms, busy;
@@ -240,6 +245,8 @@ static inline void cmo_bell_silence(int fd)
 static inline int64_t cmo_engine_now(cmo_engine *e) { return e->now ? e->now(e->now_ctx) : cmo_now(); }
 cmo_comm *cmo_engine_find(cmo_engine *e, uint64_t id);
 void cmo_engine_attach(cmo_engine *e, cmo_comm *comm); /* into the list */
+cmo_fate cmo_engine_fate(cmo_engine *e, int world);    /* of a rank that is lost; see transport/transport.h */
+void cmo_engine_neighbour_ended(cmo_engine *e, int which); /* the process of that neighbour has */
 /* For the driver: queue a call, behind all that were handed over before. */
 void cmo_engine_submit(cmo_engine *e, cmo_op *op);
 void cmo_engine_take_submitted(cmo_engine *e);
@@ -294,5 +301,7 @@ int cmo_comm_rank_of(const cmo_comm *comm, int world); /* -1: not a member */
 /* The communicator that its user knows, of which it may be a part. */
 static inline cmo_comm *cmo_comm_outermost(cmo_comm *comm) { return comm->outer ? comm->outer : comm; }
 size_t cmo_comm_piece_bytes(const cmo_engine *e);
+/* The child that the members have agreed on in their agreement of this number; otherwise as cmo_comm_build. */
+cmo_err cmo_comm_build_agreed(cmo_comm *parent, const cmo_member *members, uint64_t number, cmo_comm **out);
 
 #endif

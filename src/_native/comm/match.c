@@ -2,6 +2,7 @@
  * source, step); a point-to-point message goes to the first posted receive, in order of posting, whose source and tag
  * fit, and a receive takes the first fitting message in order of arrival. Links keep the order of one sender, so order
  * per (source, tag) holds. */
+#include "comm/agree.h"
 #include "comm/internal.h"
 
 #include <inttypes.h>
@@ -312,8 +313,9 @@ void cmo_match_orphans(cmo_engine *e, cmo_comm *comm)
         cmo_unexpected *m = CMO_ENTRY(n, cmo_unexpected, node);
         if (m->header.comm != comm->id || cmo_comm_rank_of(comm, m->channel->peer) < 0) continue;
         cmo_list_remove(n);
-        if (m->header.kind == CMO_FAIL || m->header.kind == CMO_BYE) {
+        if (m->header.kind == CMO_FAIL || m->header.kind == CMO_BYE || m->header.kind == CMO_AGREE) {
             if (m->header.kind == CMO_BYE) cmo_bye_heard(m->channel, &m->header);
+            else if (m->header.kind == CMO_AGREE) cmo_agree_heard(m->channel, &m->header, m->data);
             else if (m->data) cmo_failure_heard(m->channel, &m->header, m->data);
             cmo_unexpected_free(m);
         } else {

@@ -61,6 +61,8 @@ struct cmo_op {
     uint8_t way;                /* CMO_WAY_… : whether it may be made on the fast path */
     uint8_t begun;              /* CMO_BEGUN_… : how far cmo_op_begin has come */
     bool point;                 /* point to point: in the engine's list, not in a communicator's queue */
+    bool endures;               /* goes on though its communicator has failed: an agreement (agree.h). It is in the list
+                                   of `point`, and has no transfer */
     void (*on_done)(void *);    /* called once by whoever ends it, after signal; NULL: none */
     void *on_done_ctx;
     _Alignas(16) unsigned char inline_state[CMO_OP_INLINE_STATE];

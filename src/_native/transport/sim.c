@@ -304,6 +304,14 @@ static void sim_close(cmo_net *net)
     free(n);
 }
 
+/* A broken link proves nothing, and who is on the other side of one cannot be asked. */
+static cmo_fate sim_fate(cmo_net *net, int peer)
+{
+    sim_net *n = (sim_net *)net;
+    sim_end **slot = end_slot(n->sim, n->rank, peer);
+    return slot && *slot && (*slot)->cut ? CMO_FATE_UNKNOWN : n->sim->ranks[peer].dead ? CMO_FATE_ENDED : CMO_FATE_UNKNOWN;
+}
+
 static const cmo_net_ops sim_ops = {
     .name = "sim",
     .open = sim_open,
@@ -311,6 +319,7 @@ static const cmo_net_ops sim_ops = {
     .write = sim_write,
     .read = sim_read,
     .drop = sim_drop,
+    .fate = sim_fate,
     .close = sim_close,
 };
 
@@ -346,6 +355,7 @@ cmo_err cmo_sim_cut(cmo_sim *s, int a, int b)
     for (int i = 0; i < 2; i++) {
         end_lose(ends[i], ends[i]->arrived);
         end_stop(s, ends[i]);
+        ends[i]->cut = true;
     }
     return CMO_OK;
 }

@@ -48,6 +48,7 @@ static cmo_err tcp_poll(cmo_net *net)
         if (!s) tick = true;
         else if (s->stage == LIVE) s->link->link.readable |= (events[i].events & ~(uint32_t)EPOLLOUT) != 0;
         else if (s->stage == LISTENING) cmo_tcp_accept(n, s);
+        else if (s->stage == PROBING) cmo_tcp_probed(n, s);
         else cmo_tcp_advance(n, s);
     }
     if (tick) cmo_tcp_tick(n); /* after all else, so that nobody expires who has answered */
@@ -192,6 +193,7 @@ static const cmo_net_ops tcp_ops = {
     .read = tcp_read,
     .want_write = tcp_want_write,
     .drop = tcp_drop,
+    .fate = cmo_tcp_fate,
     .close = tcp_close,
 };
 

@@ -6,6 +6,7 @@
  *     tcp_handshake.c  each side's progress through HELLO, ANSWER, PROOF, WELCOME
  *     tcp_choose.c     which connection becomes the link, and how a link ends
  *     tcp_tick.c       what the passing of time does to all of these
+ *     tcp_fate.c       whether a peer whose link has ended has ended itself
  *     tcp_socket.c     sockets and the timer */
 #ifndef CMO_TCP_NET_H
 #define CMO_TCP_NET_H
@@ -22,6 +23,7 @@ typedef enum {
     LISTENING,
     CONNECTING, AWAIT_ANSWER, AWAIT_WELCOME, /* made here */
     AWAIT_HELLO, AWAIT_PROOF,                /* made to us */
+    PROBING,                                 /* made here, to a peer whose link has ended; tcp_fate.c */
     REFUSING,                                /* made to us: an ANSWER other than ACCEPTED is on its way out */
     CHOSEN,                                  /* only our own last message is still to be sent */
     LIVE,
@@ -65,6 +67,11 @@ typedef struct tcp_link {
     int attempts;            /* connections that we have begun with the peer, and not closed */
     int rounds, failures;    /* rounds begun; rounds in a row in which nothing at all was to be found */
     bool silent;             /* this round: somebody has accepted and said nothing; the peer, if it is busy */
+
+    /* DEAD */
+    enum { NOT_ASKED, IS_ASKED, IS_KNOWN } inquiry;
+    cmo_fate fate;           /* IS_KNOWN */
+    const char *unprobed;    /* IS_ASKED: addresses that have not been tried */
 
     /* UP */
     bool wants_write;
@@ -134,6 +141,11 @@ void cmo_tcp_choose(tcp_net *n, tcp_socket *s);  /* the lower rank chooses this 
 void cmo_tcp_go_live(tcp_net *n, tcp_socket *s); /* the chosen one is the link from now on */
 /* End a link for good: close what there is of it, and keep the reason for its readers. */
 void cmo_tcp_break(tcp_link *l, cmo_err err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* tcp_fate.c */
+
+cmo_fate cmo_tcp_fate(cmo_net *net, int peer);       /* the net's */
+void cmo_tcp_probed(tcp_net *n, tcp_socket *s);      /* something has become of a socket that is PROBING */
 
 /* tcp_tick.c */
 

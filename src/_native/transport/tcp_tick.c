@@ -18,6 +18,10 @@
 /* The deadline of a socket that is not live has passed. */
 static void tcp_expire(tcp_net *n, tcp_socket *s)
 {
+    if (s->stage == PROBING) {
+        cmo_tcp_probed(n, s);
+        return;
+    }
     /* What came while nobody polled counts as in time. */
     if (s->stage != CONNECTING) cmo_tcp_advance(n, s);
     if (s->stage == CLOSED || s->stage == LIVE || cmo_now() < s->deadline) return;

@@ -1,0 +1,534 @@
+#include "comm/agree.h"
+
+#include "comm/internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Each who decides tells all others, in case that the coordinator dies before it has; beyond so many ranks only those
+ * that are 1, 2, 4, … further. Who is told by nobody asks the next coordinator. */
+enum { TELL_ALL = 128 };
+
+typedef struct cmo_agreement {
+    cmo_comm *comm;
+    uint64_t number;         /* of the agreement that comes, or is under way */
+    uint64_t seen;           /* of the last whose end this rank's callers have seen */
+    bool entered;            /* a call of this rank is in it */
+    cmo_vote own;
+    int64_t patience;        /* for who does not answer; CMO_NEVER: nobody is left behind */
+    int coordinator;         /* to whom this rank has sent its vote; -1: nobody */
+    int64_t since;           /* when, or when it became the coordinator itself */
+    uint64_t reserved;       /* piece for the communicator of those who go on; 0: none */
+    uint64_t promised;       /* what is proposed in a lower ballot is not accepted */
+    cmo_proposal taken;      /* accepted in ballot own.accepted */
+    bool refused;            /* this side may not decide */
+
+    bool leads, proposing;   /* as its coordinator: */
+    int64_t proposed_at;
+    uint64_t round, ballot;
+    bool inherited;          /* it was accepted in an earlier ballot, and may have been decided */
+    cmo_proposal proposal;
+    cmo_vote *votes;         /* [size] without their sets and proposals */
+    uint64_t best_ballot;    /* the highest in which a voter has accepted something … */
+    cmo_proposal best;       /* … and what that was */
+
+    uint8_t *has_voted, *has_accepted, *called; /* [size] by this coordinator; whether it has asked */
+    uint8_t *asks;           /* [size] has asked for a vote that it did not get: wants the decision */
+    uint8_t *mute;           /* [size] left behind: does not answer, or may not decide */
+    uint8_t *ended;          /* [size] has ended, as somebody can prove */
+    uint8_t *alive;          /* [size] of this pass */
+
+    uint64_t decided;        /* number of the last agreement decided; 0: none */
+    cmo_proposal decision;
+    uint8_t *scratch;        /* [scratch_bytes] a payload that goes out */
+    cmo_vote heard;          /* the one that has just come */
+} cmo_agreement;
+
+/* ------------------------------------------------------------------ making and ending */
+
+static bool proposal_make(cmo_proposal *p, int size)
+{
+    p->member = calloc((size_t)size, 1);
+    p->offset = calloc((size_t)size, sizeof *p->offset);
+    return p->member && p->offset;
+}
+
+static void proposal_free(cmo_proposal *p)
+{
+    free(p->member);
+    free(p->offset);
+}
+
+static void proposal_copy(cmo_proposal *to, const cmo_proposal *from, int size)
+{
+    to->kind = from->kind;
+    to->error = from->error;
+    to->flag = from->flag;
+    memcpy(to->member, from->member, (size_t)size);
+    memcpy(to->offset, from->offset, (size_t)size * sizeof *to->offset);
+}
+
+void cmo_agree_free(cmo_comm *c)
+{
+    cmo_agreement *a = c->agreement;
+    if (!a) return;
+    cmo_proposal *proposals[] = {&a->taken, &a->proposal, &a->best, &a->decision, &a->heard.proposal};
+    for (size_t i = 0; i < sizeof proposals / sizeof *proposals; i++) proposal_free(proposals[i]);
+    uint8_t *sets[] = {a->has_voted, a->has_accepted, a->called, a->asks, a->mute, a->ended, a->alive, a->heard.ended};
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) free(sets[i]);
+    free(a->votes);
+    free(a->scratch);
+    free(a);
+    c->agreement = NULL;
+}
+
+/* The next one begins. Who has ended stays so. */
+static void agreement_reset(cmo_agreement *a)
+{
+    const size_t n = (size_t)a->comm->size;
+    a->number = a->decided + 1;
+    a->refused = a->leads = a->proposing = a->inherited = false;
+    a->coordinator = -1;
+    a->promised = a->round = a->ballot = a->best_ballot = 0;
+    a->own = (cmo_vote){.ended = a->ended};
+    memset(a->has_voted, 0, n);
+    memset(a->has_accepted, 0, n);
+    memset(a->called, 0, n);
+    memset(a->asks, 0, n);
+    memset(a->mute, 0, n);
+}
+
+static cmo_err agreement_of(cmo_comm *c, cmo_agreement **out)
+{
+    cmo_agreement *a = c->agreement;
+    if (!a) {
+        const size_t n = (size_t)c->size;
+        a = c->agreement = calloc(1, sizeof *a);
+        if (!a) return cmo_fail(CMO_ENOMEM, "an agreement of %d ranks", c->size);
+        a->comm = c;
+        cmo_proposal *proposals[] = {&a->taken, &a->proposal, &a->best, &a->decision, &a->heard.proposal};
+        bool whole = true;
+        for (size_t i = 0; i < sizeof proposals / sizeof *proposals; i++) whole &= proposal_make(proposals[i], c->size);
+        uint8_t **sets[] = {&a->has_voted, &a->has_accepted, &a->called, &a->asks, &a->mute, &a->ended, &a->alive,
+                            &a->heard.ended};
+        for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) whole &= (*sets[i] = calloc(n, 1)) != NULL;
+        a->votes = calloc(n, sizeof *a->votes);
+        a->scratch = malloc(cmo_vote_bytes(c->size, true));
+        if (!whole || !a->votes || !a->scratch) {
+            cmo_agree_free(c);
+            return cmo_fail(CMO_ENOMEM, "an agreement of %d ranks", c->size);
+        }
+        agreement_reset(a);
+    }
+    *out = a;
+    return CMO_OK;
+}
+
+/* ------------------------------------------------------------------ who is alive */
+
+/* Does this rank still count on another? */
+static bool is_alive(const cmo_agreement *a, int r)
+{
+    const cmo_comm *c = a->comm;
+    return r == c->rank || !(c->engine->dead[c->world[r]] || c->left[r] || a->mute[r] || a->ended[r]);
+}
+
+/* Look who is alive and who has ended for certain. False: of somebody it is still being found out. */
+static bool look_around(cmo_agreement *a)
+{
+    cmo_comm *c = a->comm;
+    bool known = true;
+    cmo_failure_look_left(c);
+    for (int r = 0; r < c->size; r++) {
+        if (r != c->rank && c->left[r]) a->ended[r] = 1; /* it does nothing more here */
+        if (r != c->rank && !a->ended[r] && c->engine->dead[c->world[r]]) {
+            const cmo_fate fate = cmo_engine_fate(c->engine, c->world[r]);
+            if (fate == CMO_FATE_ENDED) a->ended[r] = 1;
+            known &= fate != CMO_FATE_ASKED;
+        }
+        a->alive[r] = is_alive(a, r);
+    }
+    return known;
+}
+
+/* ------------------------------------------------------------------ telling */
+
+static void tell(const cmo_agreement *a, int to, int what, uint64_t number, uint64_t ballot, size_t bytes)
+{
+    cmo_comm *c = a->comm;
+    if (to == c->rank || c->engine->dead[c->world[to]]) return;
+    cmo_channel *channel = cmo_channel_to(c->engine, c->world[to]);
+    if (!channel || channel->gone) return;
+    const cmo_header h = {.kind = CMO_AGREE, .comm = c->id, .seq = number, .tag = what, .aux = ballot,
+                          .length = bytes};
+    cmo_channel_control(channel, &h, a->scratch, bytes);
+    c->engine->moved = true;
+}
+
+static size_t with_proposal(const cmo_agreement *a, const cmo_proposal *p)
+{
+    cmo_proposal_write(a->scratch, p, a->comm->size);
+    return cmo_proposal_bytes(a->comm->size);
+}
+
+static void tell_decision(const cmo_agreement *a, int to)
+{
+    tell(a, to, CMO_AGREE_DECIDE, a->decided, 0, with_proposal(a, &a->decision));
+}
+
+static void vote_for(cmo_agreement *a, int coordinator)
+{
+    a->coordinator = coordinator;
+    a->since = cmo_engine_now(a->comm->engine);
+    const uint64_t promise = ((uint64_t)coordinator + 1) << 32;
+    if (promise > a->promised) a->promised = promise;
+    cmo_vote v = a->own;
+    v.proposal = a->taken;
+    cmo_vote_write(a->scratch, &v, a->comm->size);
+    tell(a, coordinator, CMO_AGREE_VOTE, a->number, 0, cmo_vote_bytes(a->comm->size, v.accepted));
+}
+
+/* ------------------------------------------------------------------ the coordinator */
+
+static void decide(cmo_agreement *a, uint64_t number, const cmo_proposal *p, bool coordinates)
+{
+    const int size = a->comm->size, rank = a->comm->rank;
+    proposal_copy(&a->decision, p, size);
+    a->decided = number;
+    for (int r = 0; r < size; r++) {
+        const int distance = (r - rank + size) % size;
+        if (coordinates || size <= TELL_ALL || !(distance & (distance - 1)) || a->asks[r]) tell_decision(a, r);
+    }
+    agreement_reset(a);
+    a->comm->engine->moved = true;
+}
+
+static void propose(cmo_agreement *a)
+{
+    const int size = a->comm->size;
+    cmo_proposal *p = &a->proposal;
+    a->inherited = a->best_ballot != 0;
+    if (a->inherited) {
+        proposal_copy(p, &a->best, size);
+    } else {
+        p->kind = a->own.kind;
+        p->error = CMO_OK;
+        p->flag = UINT64_MAX;
+        for (int r = 0; r < size; r++) {
+            const cmo_vote *v = &a->votes[r];
+            p->member[r] = a->alive[r];
+            p->offset[r] = a->alive[r] ? v->offset : 0;
+            if (!a->alive[r]) continue;
+            p->flag &= v->flag;
+            if (v->error && !p->error) p->error = v->error;
+            if (v->kind != a->own.kind) p->error = CMO_EMISMATCH;
+        }
+    }
+    a->ballot = ((uint64_t)a->comm->rank + 1) << 32 | ++a->round;
+    a->proposing = true;
+    a->proposed_at = cmo_engine_now(a->comm->engine);
+    memset(a->has_accepted, 0, (size_t)size);
+    const size_t bytes = with_proposal(a, p);
+    for (int r = 0; r < size; r++)
+        if (a->alive[r]) tell(a, r, CMO_AGREE_PROPOSE, a->number, a->ballot, bytes);
+    a->has_accepted[a->comm->rank] = 1;
+    a->promised = a->own.accepted = a->ballot;
+    proposal_copy(&a->taken, p, size);
+}
+
+static void refuse(cmo_agreement *a)
+{
+    for (int r = 0; r < a->comm->size; r++)
+        if (a->alive[r]) tell(a, r, CMO_AGREE_REFUSE, a->number, 0, 0);
+    a->refused = true;
+}
+
+/* Of those alive, does everybody have it? Who keeps the others waiting longer than `until` is left behind. */
+static bool all_have(cmo_agreement *a, const uint8_t *has, int64_t since)
+{
+    const bool waits = a->patience == CMO_NEVER || cmo_engine_now(a->comm->engine) - since < a->patience;
+    bool all = true;
+    for (int r = 0; r < a->comm->size; r++) {
+        if (!a->alive[r] || has[r]) continue;
+        if (!waits) a->mute[r] = 1;
+        all = false;
+    }
+    return all;
+}
+
+static void coordinate(cmo_agreement *a, bool known)
+{
+    const cmo_comm *c = a->comm;
+    if (!a->leads) a->since = cmo_engine_now(c->engine);
+    a->leads = true;
+    a->votes[c->rank] = a->own;
+    a->has_voted[c->rank] = 1;
+    if (a->own.accepted > a->best_ballot) {
+        a->best_ballot = a->own.accepted;
+        proposal_copy(&a->best, &a->taken, c->size);
+    }
+    const uint64_t promise = ((uint64_t)c->rank + 1) << 32;
+    if (promise > a->promised) a->promised = promise;
+    for (int r = 0; r < c->size; r++)
+        if (a->alive[r] && !a->has_voted[r] && !a->called[r]) {
+            a->called[r] = 1;
+            tell(a, r, CMO_AGREE_CALL, a->number, 0, 0);
+        }
+    /* Whom it was proposed to, and who has died before accepting, is to be no member */
+    for (int r = 0; r < c->size && a->proposing && !a->inherited; r++)
+        if (a->proposal.member[r] && !a->alive[r] && !a->has_accepted[r]) a->proposing = false;
+    if (a->proposing ? !all_have(a, a->has_accepted, a->proposed_at) : !all_have(a, a->has_voted, a->since)) return;
+    if (!known) return;
+    if (!cmo_may_decide(c->size, a->alive, a->ended)) refuse(a);
+    else if (!a->proposing) propose(a);
+    else decide(a, a->number, &a->proposal, true);
+}
+
+/* ------------------------------------------------------------------ the call */
+
+typedef struct agree_call { /* in the op's state */
+    uint8_t kind, error;
+    uint64_t flag, offset;
+} agree_call;
+
+static agree_call *call_of(cmo_op *op) { return (agree_call *)(void *)op->inline_state; }
+
+/* Take part in the agreement that comes for this op's caller. */
+static void cast(cmo_op *op)
+{
+    cmo_agreement *a = op->comm->agreement;
+    const agree_call *call = call_of(op);
+    op->seq = a->seen + 1;
+    a->own.kind = call->kind;
+    a->own.error = call->error;
+    a->own.flag = call->flag;
+    a->own.offset = call->offset;
+    a->patience = CMO_NEVER;
+    if (call->kind == CMO_AGREE_SHRINK && op->timeout >= 0) a->patience = (int64_t)(op->timeout * 1e9) / 2;
+    a->refused = a->leads = false;
+    a->coordinator = -1; /* a vote that was sent before a time-out is sent again */
+}
+
+static void release_reserved(cmo_agreement *a)
+{
+    cmo_engine *e = a->comm->engine;
+    if (a->reserved) cmo_window_free(e->window, a->reserved, cmo_comm_piece_bytes(e));
+    a->reserved = 0;
+}
+
+/* What has come of the agreement that this op is in; CMO_AGAIN: nothing for this call, but the next one may be. */
+static cmo_err outcome(cmo_op *op)
+{
+    cmo_agreement *a = op->comm->agreement;
+    const cmo_proposal *p = &a->decision;
+    a->seen = a->decided;
+    if (a->decided == op->seq && !p->error && p->kind != call_of(op)->kind)
+        return CMO_AGAIN; /* decided on what this rank called before its time was up */
+    if (a->decided == op->seq && !p->error && p->member[op->comm->rank]) return CMO_OK;
+    if (a->decided == op->seq) release_reserved(a); /* else somebody may look there */
+    if (a->decided > op->seq || !p->error)
+        return cmo_fail(CMO_EREVOKED, "the other ranks have gone on without this one, which they could not reach, or "
+                                      "which had not answered in time");
+    if (p->error == CMO_EMISMATCH) return cmo_fail(CMO_EMISMATCH, "some ranks have called agree and others shrink");
+    return cmo_fail((cmo_err)p->error, "a rank cannot reserve shared memory for the new communicator");
+}
+
+static cmo_err refusal(const cmo_agreement *a)
+{
+    const cmo_comm *c = a->comm;
+    char ranks[CMO_TEXT / 2] = "";
+    int left = 0;
+    for (int r = 0; r < c->size; r++) {
+        const size_t at = strlen(ranks);
+        left += a->alive[r];
+        if (!a->alive[r] && !a->ended[r] && at + 16 < sizeof ranks)
+            snprintf(ranks + at, sizeof ranks - at, "%s%d", at ? ", " : "", r);
+    }
+    return cmo_fail(CMO_EPEERLOST, "the %d ranks that are left on this side may not go on: ranks %s cannot be reached, "
+                    "and may do so elsewhere", left, ranks);
+}
+
+/* The vote goes to the lowest rank alive; if that is this rank, it coordinates. */
+static cmo_err vote(cmo_op *op, cmo_agreement *a)
+{
+    const int64_t now = cmo_engine_now(op->comm->engine);
+    for (;;) {
+        const bool known = look_around(a);
+        int lead = 0;
+        while (!a->alive[lead]) lead++; /* this rank itself is */
+        if (lead == op->comm->rank) {
+            coordinate(a, known);
+            return a->refused ? refusal(a) : CMO_AGAIN;
+        }
+        if (a->coordinator != lead) vote_for(a, lead);
+        /* Half as long again as a coordinator waits for votes; of what is left then, as much for the next one */
+        if (a->patience == CMO_NEVER || now - a->since < a->patience + a->patience / 2) return CMO_AGAIN;
+        a->mute[lead] = 1;
+        a->patience /= 4;
+    }
+}
+
+static cmo_err agree_step(cmo_op *op)
+{
+    cmo_agreement *a = op->comm->agreement;
+    for (;;) {
+        if (a->decided < op->seq) CMO_TRY(vote(op, a));
+        if (a->decided < op->seq) return CMO_AGAIN;
+        cmo_err err = outcome(op);
+        if (err != CMO_AGAIN) return err;
+        cast(op);
+    }
+}
+
+void cmo_agree_describe(const cmo_op *op, char *out, size_t n)
+{
+    const cmo_agreement *a = op->comm->agreement;
+    const agree_call *call = (const agree_call *)(const void *)op->inline_state;
+    const char *name = call->kind == CMO_AGREE_SHRINK ? "shrink" : "agree";
+    size_t at = (size_t)snprintf(out, n, "%s: no agreement within %g s; ", name, op->timeout);
+    if (a->coordinator >= 0 && a->alive[a->coordinator]) {
+        snprintf(out + at, n - at, "rank %d, which has to collect the votes, has not done so", a->coordinator);
+        return;
+    }
+    const uint8_t *has = a->proposing ? a->has_accepted : a->has_voted;
+    at += (size_t)snprintf(out + at, n - at, "missing:");
+    for (int r = 0; r < op->comm->size && at + 16 < n; r++)
+        if (a->alive[r] && !has[r]) at += (size_t)snprintf(out + at, n - at, " %d", r);
+}
+
+static cmo_err enter(cmo_op *op, cmo_comm *c, cmo_agree_kind kind, uint64_t flag, double timeout)
+{
+    cmo_engine *e = c->engine;
+    cmo_agreement *a;
+    cmo_engine_enter(e);
+    cmo_err err = c->closed ? cmo_fail(CMO_EREVOKED, "the communicator is closed") : agreement_of(c, &a);
+    if (!err && a->entered) err = cmo_fail(CMO_EINVAL, "another thread of this rank is in agree or shrink");
+    if (!err) {
+        cmo_member own = {.piece_offset = 0};
+        /* A piece that was reserved before a time-out may have been told of already */
+        if (kind == CMO_AGREE_SHRINK && !a->reserved) {
+            cmo_comm_offer(c, 0, c->rank, &own);
+            a->reserved = own.piece_offset;
+        }
+        cmo_point_prepare(op, c, timeout, true);
+        op->step = agree_step;
+        op->pc = 1; /* it posts no transfer */
+        op->endures = true;
+        *call_of(op) = (agree_call){.kind = (uint8_t)kind, .error = (uint8_t)own.error, .flag = flag,
+                                    .offset = a->reserved};
+        a->entered = true;
+        cast(op);
+    }
+    cmo_engine_leave(e);
+    if (!err) cmo_op_launch(op);
+    return err;
+}
+
+cmo_err cmo_agree_start(cmo_op *op, cmo_comm *c, uint64_t flag, double timeout)
+{
+    return enter(op, c, CMO_AGREE_FLAG, flag, timeout);
+}
+
+cmo_err cmo_shrink_start(cmo_op *op, cmo_comm *c, double timeout)
+{
+    return enter(op, c, CMO_AGREE_SHRINK, UINT64_MAX, timeout);
+}
+
+void cmo_agree_ended(cmo_op *op)
+{
+    op->comm->agreement->entered = false;
+}
+
+uint64_t cmo_agree_flag(const cmo_comm *c) { return c->agreement->decision.flag; }
+
+cmo_err cmo_agree_build(cmo_comm *c, cmo_comm **out)
+{
+    cmo_agreement *a = c->agreement;
+    cmo_member *members = calloc((size_t)c->size, sizeof *members);
+    if (!members) return cmo_fail(CMO_ENOMEM, "the %d ranks of a communicator", c->size);
+    for (int r = 0; r < c->size; r++)
+        members[r] = (cmo_member){.color = a->decision.member[r] ? 0 : -1, .key = r,
+                                  .piece_offset = a->decision.offset[r]};
+    cmo_err err = cmo_comm_build_agreed(c, members, a->decided, out);
+    a->reserved = 0; /* the new communicator's, or given back */
+    free(members);
+    return err;
+}
+
+/* ------------------------------------------------------------------ hearing */
+
+cmo_err cmo_agree_check(const cmo_header *h)
+{
+    const bool bare = h->tag == CMO_AGREE_CALL || h->tag == CMO_AGREE_ACCEPT || h->tag == CMO_AGREE_REFUSE;
+    if (h->tag < 0 || h->tag >= CMO_AGREE_WHATS || !h->seq || bare == (h->length > 0))
+        return cmo_fail(CMO_EPROTO, "an agreement in %llu bytes of kind %lld", (unsigned long long)h->length,
+                        (long long)h->tag);
+    return CMO_OK;
+}
+
+static void heard_vote(cmo_agreement *a, int from, const cmo_header *h, const uint8_t *payload)
+{
+    cmo_vote *v = &a->heard;
+    const int size = a->comm->size;
+    if (cmo_vote_parse(v, payload, h->length, size)) return;
+    for (int r = 0; r < size; r++)
+        if (v->ended[r] && r != a->comm->rank) a->ended[r] = 1;
+    a->votes[from] = *v;
+    a->has_voted[from] = 1;
+    if (v->accepted > a->best_ballot) {
+        a->best_ballot = v->accepted;
+        proposal_copy(&a->best, &v->proposal, size);
+    }
+}
+
+static void heard_proposal(cmo_agreement *a, int from, const cmo_header *h, const uint8_t *payload)
+{
+    cmo_proposal *p = &a->heard.proposal;
+    /* Only whom this rank has voted for has a reason to propose anything */
+    if (a->coordinator < 0 || h->aux < a->promised || h->aux >> 32 != (uint64_t)from + 1 ||
+        cmo_proposal_parse(p, payload, h->length, a->comm->size))
+        return;
+    a->promised = a->own.accepted = h->aux;
+    proposal_copy(&a->taken, p, a->comm->size);
+    tell(a, from, CMO_AGREE_ACCEPT, a->number, h->aux, 0);
+}
+
+/* Of an agreement that is decided here. */
+static void heard_late(const cmo_agreement *a, int from, const cmo_header *h)
+{
+    if (h->tag == CMO_AGREE_DECIDE || h->tag == CMO_AGREE_ACCEPT || h->tag == CMO_AGREE_REFUSE) return;
+    tell_decision(a, from); /* if it is a later one, the sender learns that the others have gone on */
+}
+
+void cmo_agree_heard(cmo_channel *channel, const cmo_header *h, const uint8_t *payload)
+{
+    cmo_comm *c = cmo_engine_find(channel->engine, h->comm);
+    const int from = c ? cmo_comm_rank_of(c, channel->peer) : -1;
+    cmo_agreement *a;
+    if (from < 0 || c->outer || agreement_of(c, &a) != CMO_OK) return;
+    channel->engine->moved = true;
+    if (h->seq <= a->decided) {
+        heard_late(a, from, h);
+        return;
+    }
+    if (h->tag == CMO_AGREE_DECIDE) {
+        if (!cmo_proposal_parse(&a->heard.proposal, payload, h->length, c->size))
+            decide(a, h->seq, &a->heard.proposal, false);
+        return;
+    }
+    if (h->seq != a->number) return; /* this rank will ask again when it has come there */
+    switch ((int)h->tag) {
+    case CMO_AGREE_CALL:
+        a->asks[from] = 1;
+        if (a->entered && a->coordinator == from) vote_for(a, from);
+        break;
+    case CMO_AGREE_VOTE: heard_vote(a, from, h, payload); break;
+    case CMO_AGREE_PROPOSE: heard_proposal(a, from, h, payload); break;
+    case CMO_AGREE_ACCEPT:
+        if (a->proposing && h->aux == a->ballot) a->has_accepted[from] = 1;
+        break;
+    default: /* REFUSE */
+        if (from == a->coordinator) a->mute[from] = 1;
+    }
+}
