@@ -469,6 +469,7 @@ bool world_run(world *w)
         if (wake_neighbours(w)) continue;
         /* Who is asked once more may only set itself an alarm */
         if (!outlasted(w) && (cmo_sim_advance(w->sim) || sweeps(w, LAST_SWEEPS) || cmo_sim_advance(w->sim))) continue;
+        if (!w->unfinished) break;
         report(w);
         return false;
     }

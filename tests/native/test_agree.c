@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST = 16, ROUNDS = 3 }; /* ranks; of agree, shrink and a sum */
+enum { MOST = 160, SMALL = 12, ROUNDS = 3 }; /* ranks, mostly, rounds of agree, shrink and a sum */
 enum { SUM, AGREE, SHRINK, STEPS };
 
 typedef struct plan { /* of one world */
@@ -45,11 +45,11 @@ static void add_sum(plan *p, int r, int round)
 }
 
 /* Every rank: a sum, then rounds of agree, shrink, a sum on what is left. */
-static bool prepare(plan *p, uint64_t seed)
+static bool prepare(plan *p, uint64_t seed, int least, int most)
 {
     *p = (plan){.seed = seed, .state = seed};
     for (int i = 0; i < 4; i++) draw(p, 1);
-    p->size = 1 + (int)draw(p, MOST - 4);
+    p->size = least + (int)draw(p, (uint64_t)(most - least + 1));
     world_settings settings = world_rough(p->size, (world_layout)(seed % WORLD_NLAYOUTS), seed);
     settings.timeout = 20;
     settings.children = ROUNDS;
@@ -81,7 +81,7 @@ static void add_faults(plan *p, uint64_t polls)
     }
     /* A partition, which separates all links between its sides */
     const uint64_t at = draw(p, polls);
-    const int first = !draw(p, 4) && p->size > 1 ? 1 + (int)draw(p, (uint64_t)p->size - 1) : p->size;
+    const int first = !draw(p, 4) && p->size > 1 && p->size <= SMALL ? 1 + (int)draw(p, (uint64_t)p->size - 1) : p->size;
     for (int a = 0; a < first; a++)
         for (int b = first; b < p->size; b++) {
             p->cuts = true;
@@ -192,10 +192,10 @@ static bool same_members(plan *p)
     return true;
 }
 
-static uint64_t run(uint64_t seed, uint64_t polls)
+static uint64_t run(uint64_t seed, int least, int most, uint64_t polls)
 {
     static plan p;
-    if (!prepare(&p, seed)) return 0;
+    if (!prepare(&p, seed, least, most)) return 0;
     if (polls) add_faults(&p, polls);
     bool good = world_run(p.w);
     CHECKF(good, "SEED=%llu", (unsigned long long)seed);
@@ -209,10 +209,39 @@ static uint64_t run(uint64_t seed, uint64_t polls)
     return polls;
 }
 
+/* Some rank stands still for longer than any time-out: the others agree in vain, naming it, then go on without it; and
+ * when it moves again, it is told so. */
+static void test_left_behind(uint64_t seed)
+{
+    static plan p;
+    if (!prepare(&p, seed, 3, SMALL)) return;
+    const int late = (int)draw(&p, (uint64_t)p.size);
+    char name[16];
+    snprintf(name, sizeof name, " %d", late);
+    world_add_fault(p.w, (world_fault){.what = FAULT_PAUSE, .rank = late, .polls = draw(&p, 20),
+                                       .pause = 100 * CMO_SECOND});
+    bool good = world_run(p.w), alike = good;
+    const cmo_err sum_of_others = p.task[late == 0][0][SUM]->err; /* else some agree while others still add */
+    for (int r = 0; r < p.size; r++) alike &= r == late || p.task[r][0][SUM]->err == sum_of_others;
+    for (int r = 0; r < p.size && alike && good; r++) {
+        const world_task *agree = p.task[r][0][AGREE], *sum = p.task[r][ROUNDS][SUM];
+        for (int round = 0; round < ROUNDS && good; round++)
+            good = r == late ? p.task[r][round][SHRINK]->err == CMO_EREVOKED : went_well(&p, r, round, SHRINK);
+        if (r != late)
+            good = good && agree->err == CMO_ETIMEOUT && strstr(agree->op.text, name) && !sum->err &&
+                   p.out[r][ROUNDS] == (uint64_t)p.size - 1;
+        if (!good) complain(&p, r, 0, AGREE, "one stood still");
+    }
+    CHECKF(good, "SEED=%llu", (unsigned long long)seed);
+    world_destroy(p.w);
+}
+
 static void test_seed(uint64_t seed)
 {
-    const uint64_t polls = run(seed, 0); /* nothing happens, and is found out how long that takes */
-    if (polls) run(seed, polls + polls / 2);
+    const uint64_t polls = run(seed, 1, SMALL, 0); /* nothing happens, and is found out how long that takes */
+    if (polls) run(seed, 1, SMALL, polls + polls / 2);
+    if (seed % 100 == 0) test_left_behind(seed);
+    if (seed % 500 == 0) run(seed, MOST - 30, MOST, 40000); /* where not everybody tells everybody */
 }
 
 int main(void)

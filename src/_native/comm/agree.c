@@ -10,13 +10,18 @@
  * that are 1, 2, 4, … further. Who is told by nobody asks the next coordinator. */
 enum { TELL_ALL = 128 };
 
+static const char gone_on[] = "the other ranks have gone on without this one, which they could not reach, or which had not "
+                              "answered in time";
+
 typedef struct cmo_agreement {
     cmo_comm *comm;
     uint64_t number;         /* of the agreement that comes, or is under way */
     uint64_t seen;           /* of the last whose end this rank's callers have seen */
     bool entered;            /* a call of this rank is in it */
+    bool excluded;           /* the others have gone on without this rank */
     cmo_vote own;
     int64_t patience;        /* for who does not answer; CMO_NEVER: nobody is left behind */
+    int64_t recall;          /* between two calls for votes; see call() */
     int coordinator;         /* to whom this rank has sent its vote; -1: nobody */
     int64_t since;           /* when, or when it became the coordinator itself */
     uint64_t reserved;       /* piece for the communicator of those who go on; 0: none */
@@ -33,7 +38,9 @@ typedef struct cmo_agreement {
     uint64_t best_ballot;    /* the highest in which a voter has accepted something … */
     cmo_proposal best;       /* … and what that was */
 
-    uint8_t *has_voted, *has_accepted, *called; /* [size] by this coordinator; whether it has asked */
+    uint8_t *has_voted, *has_accepted; /* [size] for this coordinator */
+    uint8_t *missing;        /* [size] have not, as the coordinator says */
+    int calls;               /* that it has made */
     uint8_t *asks;           /* [size] has asked for a vote that it did not get: wants the decision */
     uint8_t *mute;           /* [size] left behind: does not answer, or may not decide */
     uint8_t *ended;          /* [size] has ended, as somebody can prove */
@@ -75,7 +82,7 @@ void cmo_agree_free(cmo_comm *c)
     if (!a) return;
     cmo_proposal *proposals[] = {&a->taken, &a->proposal, &a->best, &a->decision, &a->heard.proposal};
     for (size_t i = 0; i < sizeof proposals / sizeof *proposals; i++) proposal_free(proposals[i]);
-    uint8_t *sets[] = {a->has_voted, a->has_accepted, a->called, a->asks, a->mute, a->ended, a->alive, a->heard.ended};
+    uint8_t *sets[] = {a->has_voted, a->has_accepted, a->missing, a->asks, a->mute, a->ended, a->alive, a->heard.ended};
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) free(sets[i]);
     free(a->votes);
     free(a->scratch);
@@ -89,12 +96,13 @@ static void agreement_reset(cmo_agreement *a)
     const size_t n = (size_t)a->comm->size;
     a->number = a->decided + 1;
     a->refused = a->leads = a->proposing = a->inherited = false;
+    a->calls = 0;
     a->coordinator = -1;
     a->promised = a->round = a->ballot = a->best_ballot = 0;
     a->own = (cmo_vote){.ended = a->ended};
     memset(a->has_voted, 0, n);
     memset(a->has_accepted, 0, n);
-    memset(a->called, 0, n);
+    memset(a->missing, 0, n);
     memset(a->asks, 0, n);
     memset(a->mute, 0, n);
 }
@@ -110,7 +118,7 @@ static cmo_err agreement_of(cmo_comm *c, cmo_agreement **out)
         cmo_proposal *proposals[] = {&a->taken, &a->proposal, &a->best, &a->decision, &a->heard.proposal};
         bool whole = true;
         for (size_t i = 0; i < sizeof proposals / sizeof *proposals; i++) whole &= proposal_make(proposals[i], c->size);
-        uint8_t **sets[] = {&a->has_voted, &a->has_accepted, &a->called, &a->asks, &a->mute, &a->ended, &a->alive,
+        uint8_t **sets[] = {&a->has_voted, &a->has_accepted, &a->missing, &a->asks, &a->mute, &a->ended, &a->alive,
                             &a->heard.ended};
         for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) whole &= (*sets[i] = calloc(n, 1)) != NULL;
         a->votes = calloc(n, sizeof *a->votes);
@@ -204,6 +212,21 @@ static void decide(cmo_agreement *a, uint64_t number, const cmo_proposal *p, boo
     a->comm->engine->moved = true;
 }
 
+/* Ask for the votes that are missing: at first those who owe one, and again, with all the others, who may have to say
+ * for whom they waited. */
+static void call(cmo_agreement *a)
+{
+    enum { CALLS = 3 };
+    cmo_comm *c = a->comm;
+    const int64_t waited = cmo_engine_now(c->engine) - a->since;
+    if (a->proposing || a->calls == CALLS || waited < a->calls * a->recall) return;
+    for (int r = 0; r < c->size; r++) a->missing[r] = a->alive[r] && !a->has_voted[r];
+    cmo_set_write(a->scratch, a->missing, c->size);
+    for (int r = 0; r < c->size; r++)
+        if (a->alive[r] && (a->missing[r] || a->calls)) tell(a, r, CMO_AGREE_CALL, a->number, 0, cmo_set_bytes(c->size));
+    a->calls++;
+}
+
 static void propose(cmo_agreement *a)
 {
     const int size = a->comm->size;
@@ -270,11 +293,7 @@ static void coordinate(cmo_agreement *a, bool known)
     }
     const uint64_t promise = ((uint64_t)c->rank + 1) << 32;
     if (promise > a->promised) a->promised = promise;
-    for (int r = 0; r < c->size; r++)
-        if (a->alive[r] && !a->has_voted[r] && !a->called[r]) {
-            a->called[r] = 1;
-            tell(a, r, CMO_AGREE_CALL, a->number, 0, 0);
-        }
+    call(a);
     /* Whom it was proposed to, and who has died before accepting, is to be no member */
     for (int r = 0; r < c->size && a->proposing && !a->inherited; r++)
         if (a->proposal.member[r] && !a->alive[r] && !a->has_accepted[r]) a->proposing = false;
@@ -305,7 +324,9 @@ static void cast(cmo_op *op)
     a->own.flag = call->flag;
     a->own.offset = call->offset;
     a->patience = CMO_NEVER;
-    if (call->kind == CMO_AGREE_SHRINK && op->timeout >= 0) a->patience = (int64_t)(op->timeout * 1e9) / 2;
+    const int64_t time = op->timeout < 0 ? CMO_NEVER : (int64_t)(op->timeout * 1e9);
+    a->recall = time / 4;
+    if (call->kind == CMO_AGREE_SHRINK && time != CMO_NEVER) a->patience = time / 2;
     a->refused = a->leads = false;
     a->coordinator = -1; /* a vote that was sent before a time-out is sent again */
 }
@@ -323,13 +344,14 @@ static cmo_err outcome(cmo_op *op)
     cmo_agreement *a = op->comm->agreement;
     const cmo_proposal *p = &a->decision;
     a->seen = a->decided;
-    if (a->decided == op->seq && !p->error && p->kind != call_of(op)->kind)
-        return CMO_AGAIN; /* decided on what this rank called before its time was up */
-    if (a->decided == op->seq && !p->error && p->member[op->comm->rank]) return CMO_OK;
+    if (a->decided == op->seq && !p->error && p->member[op->comm->rank])
+        return p->kind == call_of(op)->kind ? CMO_OK : CMO_AGAIN; /* it was called for before this rank's time was up */
     if (a->decided == op->seq) release_reserved(a); /* else somebody may look there */
-    if (a->decided > op->seq || !p->error)
-        return cmo_fail(CMO_EREVOKED, "the other ranks have gone on without this one, which they could not reach, or "
-                                      "which had not answered in time");
+    a->excluded |= a->decided > op->seq || !p->error;
+    if (a->excluded) {
+        cmo_comm_fail(op->comm, CMO_EREVOKED, gone_on);
+        return cmo_fail(CMO_EREVOKED, "%s", gone_on);
+    }
     if (p->error == CMO_EMISMATCH) return cmo_fail(CMO_EMISMATCH, "some ranks have called agree and others shrink");
     return cmo_fail((cmo_err)p->error, "a rank cannot reserve shared memory for the new communicator");
 }
@@ -386,15 +408,12 @@ void cmo_agree_describe(const cmo_op *op, char *out, size_t n)
     const cmo_agreement *a = op->comm->agreement;
     const agree_call *call = (const agree_call *)(const void *)op->inline_state;
     const char *name = call->kind == CMO_AGREE_SHRINK ? "shrink" : "agree";
-    size_t at = (size_t)snprintf(out, n, "%s: no agreement within %g s; ", name, op->timeout);
-    if (a->coordinator >= 0 && a->alive[a->coordinator]) {
-        snprintf(out + at, n - at, "rank %d, which has to collect the votes, has not done so", a->coordinator);
-        return;
+    size_t at = (size_t)snprintf(out, n, "%s: no agreement within %g s; missing:", name, op->timeout), start = at;
+    for (int r = 0; r < op->comm->size && at + 16 < n; r++) {
+        const bool missing = !a->leads ? a->missing[r] : a->alive[r] && !(a->proposing ? a->has_accepted : a->has_voted)[r];
+        if (missing) at += (size_t)snprintf(out + at, n - at, " %d", r);
     }
-    const uint8_t *has = a->proposing ? a->has_accepted : a->has_voted;
-    at += (size_t)snprintf(out + at, n - at, "missing:");
-    for (int r = 0; r < op->comm->size && at + 16 < n; r++)
-        if (a->alive[r] && !has[r]) at += (size_t)snprintf(out + at, n - at, " %d", r);
+    if (at == start) snprintf(out + at, n - at, " %d, which has to collect the votes", a->coordinator);
 }
 
 static cmo_err enter(cmo_op *op, cmo_comm *c, cmo_agree_kind kind, uint64_t flag, double timeout)
@@ -403,6 +422,7 @@ static cmo_err enter(cmo_op *op, cmo_comm *c, cmo_agree_kind kind, uint64_t flag
     cmo_agreement *a;
     cmo_engine_enter(e);
     cmo_err err = c->closed ? cmo_fail(CMO_EREVOKED, "the communicator is closed") : agreement_of(c, &a);
+    if (!err && a->excluded) err = cmo_fail(CMO_EREVOKED, "%s", gone_on);
     if (!err && a->entered) err = cmo_fail(CMO_EINVAL, "another thread of this rank is in agree or shrink");
     if (!err) {
         cmo_member own = {.piece_offset = 0};
@@ -460,11 +480,18 @@ cmo_err cmo_agree_build(cmo_comm *c, cmo_comm **out)
 
 cmo_err cmo_agree_check(const cmo_header *h)
 {
-    const bool bare = h->tag == CMO_AGREE_CALL || h->tag == CMO_AGREE_ACCEPT || h->tag == CMO_AGREE_REFUSE;
+    const bool bare = h->tag == CMO_AGREE_ACCEPT || h->tag == CMO_AGREE_REFUSE;
     if (h->tag < 0 || h->tag >= CMO_AGREE_WHATS || !h->seq || bare == (h->length > 0))
         return cmo_fail(CMO_EPROTO, "an agreement in %llu bytes of kind %lld", (unsigned long long)h->length,
                         (long long)h->tag);
     return CMO_OK;
+}
+
+static void heard_call(cmo_agreement *a, int from, const cmo_header *h, const uint8_t *payload)
+{
+    a->asks[from] = 1;
+    if (!a->entered || a->coordinator != from || cmo_set_parse(a->missing, payload, h->length, a->comm->size)) return;
+    if (a->missing[a->comm->rank]) vote_for(a, from); /* it had not come so far when the first one came */
 }
 
 static void heard_vote(cmo_agreement *a, int from, const cmo_header *h, const uint8_t *payload)
@@ -519,10 +546,7 @@ void cmo_agree_heard(cmo_channel *channel, const cmo_header *h, const uint8_t *p
     }
     if (h->seq != a->number) return; /* this rank will ask again when it has come there */
     switch ((int)h->tag) {
-    case CMO_AGREE_CALL:
-        a->asks[from] = 1;
-        if (a->entered && a->coordinator == from) vote_for(a, from);
-        break;
+    case CMO_AGREE_CALL: heard_call(a, from, h, payload); break;
     case CMO_AGREE_VOTE: heard_vote(a, from, h, payload); break;
     case CMO_AGREE_PROPOSE: heard_proposal(a, from, h, payload); break;
     case CMO_AGREE_ACCEPT:

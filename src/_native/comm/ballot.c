@@ -6,26 +6,27 @@
 
 enum { PROPOSAL_HEAD = 16, VOTE_HEAD = 32 };
 
-static size_t set_bytes(int size) { return ((size_t)size + 63) / 64 * 8; }
+size_t cmo_set_bytes(int size) { return ((size_t)size + 63) / 64 * 8; }
 
-size_t cmo_proposal_bytes(int size) { return PROPOSAL_HEAD + set_bytes(size) + 8 * (size_t)size; }
+size_t cmo_proposal_bytes(int size) { return PROPOSAL_HEAD + cmo_set_bytes(size) + 8 * (size_t)size; }
 
 size_t cmo_vote_bytes(int size, bool accepted)
 {
-    return VOTE_HEAD + set_bytes(size) + (accepted ? cmo_proposal_bytes(size) : 0);
+    return VOTE_HEAD + cmo_set_bytes(size) + (accepted ? cmo_proposal_bytes(size) : 0);
 }
 
-static void set_write(uint8_t *out, const uint8_t *set, int size)
+void cmo_set_write(uint8_t *out, const uint8_t *set, int size)
 {
-    memset(out, 0, set_bytes(size));
+    memset(out, 0, cmo_set_bytes(size));
     for (int r = 0; r < size; r++)
         if (set[r]) out[r / 8] |= (uint8_t)(1 << r % 8);
 }
 
-static cmo_err set_parse(uint8_t *set, const uint8_t *in, int size)
+cmo_err cmo_set_parse(uint8_t *set, const uint8_t *in, size_t bytes, int size)
 {
+    if (bytes != cmo_set_bytes(size)) return cmo_fail(CMO_EPROTO, "a set of %zu bytes of %d ranks", bytes, size);
     for (int r = 0; r < size; r++) set[r] = in[r / 8] >> r % 8 & 1;
-    for (size_t r = (size_t)size; r < 8 * set_bytes(size); r++)
+    for (size_t r = (size_t)size; r < 8 * cmo_set_bytes(size); r++)
         if (in[r / 8] >> r % 8 & 1) return cmo_fail(CMO_EPROTO, "a set of ranks with a rank that does not exist");
     return CMO_OK;
 }
@@ -51,8 +52,8 @@ static cmo_err head_parse(const uint8_t *in, uint8_t *kind, uint8_t *error, uint
 void cmo_proposal_write(uint8_t *out, const cmo_proposal *p, int size)
 {
     head_write(out, p->kind, p->error, p->flag);
-    set_write(out + PROPOSAL_HEAD, p->member, size);
-    out += PROPOSAL_HEAD + set_bytes(size);
+    cmo_set_write(out + PROPOSAL_HEAD, p->member, size);
+    out += PROPOSAL_HEAD + cmo_set_bytes(size);
     for (int r = 0; r < size; r++) cmo_wire_put(out + 8 * (size_t)r, p->offset[r], 8);
 }
 
@@ -61,8 +62,8 @@ cmo_err cmo_proposal_parse(cmo_proposal *p, const uint8_t *in, size_t bytes, int
     if (bytes != cmo_proposal_bytes(size))
         return cmo_fail(CMO_EPROTO, "a proposal of %zu bytes for %d ranks", bytes, size);
     CMO_TRY(head_parse(in, &p->kind, &p->error, &p->flag));
-    CMO_TRY(set_parse(p->member, in + PROPOSAL_HEAD, size));
-    in += PROPOSAL_HEAD + set_bytes(size);
+    CMO_TRY(cmo_set_parse(p->member, in + PROPOSAL_HEAD, cmo_set_bytes(size), size));
+    in += PROPOSAL_HEAD + cmo_set_bytes(size);
     for (int r = 0; r < size; r++) p->offset[r] = cmo_wire_get(in + 8 * (size_t)r, 8);
     return CMO_OK;
 }
@@ -72,8 +73,8 @@ void cmo_vote_write(uint8_t *out, const cmo_vote *v, int size)
     head_write(out, v->kind, v->error, v->flag);
     cmo_wire_put(out + 16, v->offset, 8);
     cmo_wire_put(out + 24, v->accepted, 8);
-    set_write(out + VOTE_HEAD, v->ended, size);
-    if (v->accepted) cmo_proposal_write(out + VOTE_HEAD + set_bytes(size), &v->proposal, size);
+    cmo_set_write(out + VOTE_HEAD, v->ended, size);
+    if (v->accepted) cmo_proposal_write(out + VOTE_HEAD + cmo_set_bytes(size), &v->proposal, size);
 }
 
 cmo_err cmo_vote_parse(cmo_vote *v, const uint8_t *in, size_t bytes, int size)
@@ -85,9 +86,9 @@ cmo_err cmo_vote_parse(cmo_vote *v, const uint8_t *in, size_t bytes, int size)
     v->accepted = cmo_wire_get(in + 24, 8);
     if (bytes != cmo_vote_bytes(size, v->accepted))
         return cmo_fail(CMO_EPROTO, "a vote that lacks what its sender has accepted, or has too much");
-    CMO_TRY(set_parse(v->ended, in + VOTE_HEAD, size));
+    CMO_TRY(cmo_set_parse(v->ended, in + VOTE_HEAD, cmo_set_bytes(size), size));
     if (!v->accepted) return CMO_OK;
-    const size_t at = VOTE_HEAD + set_bytes(size);
+    const size_t at = VOTE_HEAD + cmo_set_bytes(size);
     return cmo_proposal_parse(&v->proposal, in + at, bytes - at, size);
 }
 

@@ -4,7 +4,7 @@
  * The payload of AGREE frames (transport/wire.h), little-endian; a set is a bit for each rank, in whole 8 bytes:
  *
  *     what     | payload
- *     CALL     | none: the sender coordinates, and asks for a vote
+ *     CALL     | set of ranks whose votes the sender, who coordinates, still lacks
  *     VOTE     | kind 1 | error 1 | zero 6 | flag 8 | offset 8 | accepted 8 | set of ranks known to have ended
  *              | and, unless `accepted` is 0, the proposal that the sender has accepted in the ballot of that number
  *     PROPOSE  | kind 1 | error 1 | zero 6 | flag 8 | set of members | offset 8 of each rank
@@ -47,10 +47,14 @@ typedef struct cmo_vote {
 size_t cmo_proposal_bytes(int size);
 size_t cmo_vote_bytes(int size, bool accepted);
 
+size_t cmo_set_bytes(int size);
+
+void cmo_set_write(uint8_t *out, const uint8_t *set, int size);         /* cmo_set_bytes; set: [size] 0 or 1 */
 void cmo_proposal_write(uint8_t *out, const cmo_proposal *p, int size); /* cmo_proposal_bytes */
 void cmo_vote_write(uint8_t *out, const cmo_vote *v, int size);         /* cmo_vote_bytes */
 
 /* Into arrays that the caller has allocated. CMO_EPROTO, with the reason, for what no rank writes. */
+cmo_err cmo_set_parse(uint8_t *out, const uint8_t *in, size_t bytes, int size);
 cmo_err cmo_proposal_parse(cmo_proposal *out, const uint8_t *in, size_t bytes, int size);
 cmo_err cmo_vote_parse(cmo_vote *out, const uint8_t *in, size_t bytes, int size);
 
