@@ -169,8 +169,15 @@ cmo_err cmo_comm_create(cmo_comm **out, cmo_engine *e, uint64_t id, const int *w
         if (err) goto fail;
     }
     cmo_engine_attach(e, c);
-    for (int r = 0; r < size; r++)
-        if (e->dead[c->world[r]]) c->lost[r] = 1;
+    int lost = -1;
+    for (int r = 0; r < size; r++) {
+        if (!e->dead[c->world[r]]) continue;
+        c->lost[r] = 1;
+        if (lost < 0) lost = r;
+    }
+    /* It was lost after it had agreed to this communicator: nothing would tell again */
+    const char *cause = lost < 0 ? NULL : e->cause[c->world[lost]];
+    if (lost >= 0 && !outer) cmo_comm_fail(c, CMO_EPEERLOST, cause ? cause : "it was lost before the first call");
     *out = c;
     return CMO_OK;
 fail:

@@ -110,6 +110,9 @@ cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **o
  * struct is freed by the engine. */
 void cmo_comm_close(cmo_comm *comm);
 
+/* Break it for all members, at the wish of this one: their calls, in progress and later, fail with CMO_EREVOKED. */
+void cmo_comm_revoke(cmo_comm *comm);
+
 /* Break the communicator: every call of every member in it fails with this error. For the driver. */
 void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text);
 

@@ -303,7 +303,8 @@ static cmo_err engine_tables(cmo_engine *e, const cmo_world *w)
     e->neighbour_of = malloc(n * sizeof *e->neighbour_of);
     e->channel = calloc(n, sizeof *e->channel);
     e->dead = calloc(n, 1);
-    if (!e->neighbours || !e->neighbour_world || !e->neighbour_of || !e->channel || !e->dead)
+    e->cause = calloc(n, sizeof *e->cause);
+    if (!e->neighbours || !e->neighbour_world || !e->neighbour_of || !e->channel || !e->dead || !e->cause)
         return cmo_fail(CMO_ENOMEM, "an engine for %d ranks", w->size);
     memcpy(e->neighbours, w->neighbours, local * sizeof *e->neighbours);
     int i = 0;
@@ -347,6 +348,8 @@ static void engine_free(cmo_engine *e)
     free(e->neighbour_of);
     free(e->channel);
     free(e->dead);
+    for (int r = 0; e->cause && r < e->size; r++) free(e->cause[r]);
+    free(e->cause);
     free(e->xfers);
     free(e->xfer_generation);
     pthread_mutex_destroy(&e->lock);

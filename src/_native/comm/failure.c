@@ -109,6 +109,14 @@ void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text)
     e->moved = e->look = true;
 }
 
+void cmo_comm_revoke(cmo_comm *c)
+{
+    char text[CMO_TEXT];
+    snprintf(text, sizeof text, "rank %d has revoked it", c->rank);
+    cmo_comm_fail(c, CMO_EREVOKED, text);
+    if (!c->engine->threadless) cmo_engine_poll(c->engine); /* the news goes out now */
+}
+
 void cmo_failure_differs(cmo_comm *comm, int rank, uint64_t seq)
 {
     char text[CMO_TEXT];
@@ -348,6 +356,7 @@ void cmo_peer_lost(cmo_engine *e, int world, const char *cause)
 {
     if (e->dead[world]) return;
     e->dead[world] = CMO_LOST;
+    e->cause[world] = strdup(cause);
     e->look = e->moved = true;
     if (e->channel[world] && e->neighbour_of[world] < 0) e->channel[world]->gone = true;
     CMO_EACH(n, &e->comms) {

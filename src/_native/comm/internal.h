@@ -183,6 +183,7 @@ struct cmo_engine {
     cmo_channel **channel;       /* [size]; owned */
     cmo_node channels;
     uint8_t *dead;               /* [size] CMO_LIVES, as far as is known; CMO_LOST: no way to it; CMO_ENDED; owned */
+    char **cause;                /* [size] of who is not CMO_LIVES: how it was lost; NULL: that is not known; owned */
 
     const cmo_collectives *collectives;
     cmo_node comms, busy;

@@ -10,7 +10,7 @@ cimport numpy as cnp
 from commops._native cimport check, error_of, set_tunables
 from commops.core cimport (
     CMO_AGAIN, CMO_EINTERRUPT, CMO_EPEERLOST, CMO_OK, cbool, cmo_coll, cmo_comm, cmo_comm_build, cmo_comm_close,
-    cmo_comm_offer, cmo_engine, cmo_engine_close, cmo_engine_create, cmo_engine_destroy, cmo_engine_enter,
+    cmo_comm_offer, cmo_comm_revoke, cmo_engine, cmo_engine_close, cmo_engine_create, cmo_engine_destroy, cmo_engine_enter,
     cmo_engine_leave, cmo_engine_world, cmo_err, cmo_member, cmo_neighbour, cmo_net, cmo_op, cmo_op_finish, cmo_reason,
     cmo_tcp_config, cmo_tcp_net, cmo_tunables_read, cmo_window_alloc, cmo_window_attaches, cmo_window_base,
     cmo_window_create, cmo_window_destroy, cmo_window_fd, cmo_window_free, cmo_window_map, cmo_window_size,
@@ -225,7 +225,7 @@ cdef class Engine:
 
 
 cdef class Comm:
-    """A communicator of the core. Its calls are functions of the modules _collectives and _messages."""
+    """A communicator of the core. Its calls are functions of the modules _collectives, _messages and _recovery."""
 
     cdef int usable(self) except -1:
         self.engine.alive()
@@ -296,6 +296,23 @@ cdef class Comm:
         check(err)
         child.engine = self.engine
         return child if child.core != NULL else None
+
+    def revoke(self):
+        """Break it for all members."""
+        self.usable()
+        cdef cmo_engine *engine = self.engine.engine
+        self.engine.inside += 1
+        with nogil:
+            cmo_engine_enter(engine)
+            cmo_comm_revoke(self.core)
+            cmo_engine_leave(engine)
+        self.engine.inside -= 1
+
+    @property
+    def failed(self):
+        """Whether it is known to be broken here."""
+        self.usable()
+        return self.core.failed != CMO_OK
 
     def close(self):
         """Say goodbye. Later calls fail."""

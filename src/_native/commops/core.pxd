@@ -199,3 +199,8 @@ cdef extern from "commops.h" nogil:
     cmo_err cmo_comm_offer(cmo_comm *, int64_t, int64_t, cmo_member *)
     cmo_err cmo_comm_build(cmo_comm *, const cmo_member *, cmo_comm **)
     void cmo_comm_close(cmo_comm *)
+    void cmo_comm_revoke(cmo_comm *)
+    cmo_err cmo_agree_start(cmo_op *, cmo_comm *, uint64_t, double)
+    cmo_err cmo_shrink_start(cmo_op *, cmo_comm *, double)
+    uint64_t cmo_agree_flag(const cmo_comm *)
+    cmo_err cmo_agree_build(cmo_comm *, cmo_comm **)
