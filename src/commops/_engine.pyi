@@ -38,6 +38,7 @@ class Engine:
         job: bytes,
         token: bytes,
         tunables: dict[str, int],
+        host_names: list[str],
         generation: int = 0,
     ) -> Self: ...
     @property

@@ -16,8 +16,8 @@ __all__ = ["Recovery"]
 class Recovery(Group):
     """What the ranks that are left do together when some are lost.
 
-    The meaning is that of MPI's user-level failure mitigation (MPIX_Comm_revoke, _agree, _shrink; Bland et al.,
-    "Post-failure recovery of MPI communication capability", 2013).
+    The meaning is that of MPI's user-level failure mitigation (MPIX_Comm_revoke, _agree, _shrink; Bland et
+    al., "Post-failure recovery of MPI communication capability", 2013).
     """
 
     __slots__ = ()
@@ -25,8 +25,8 @@ class Recovery(Group):
     def revoke(self) -> None:
         """Break this communicator for all its ranks: their calls, in progress and later, raise `RevokedError`.
 
-        For a rank that has found out that it makes no sense to go on, while others wait in a call that will not
-        end. It waits for nobody. `agree` and `shrink` still work.
+        For a rank that has found out that it makes no sense to go on, while others wait in a call that will
+        not end. It waits for nobody. `agree` and `shrink` still work.
 
         Raises
         ------
@@ -39,8 +39,8 @@ class Recovery(Group):
         """Return the bitwise AND of the flags of all ranks that are left, the same on each of them.
 
         All ranks that are left must call it; those that are lost are not waited for, and more may be lost
-        meanwhile. Also on a communicator that has failed or was revoked: so ranks find out together whether all
-        of them got through what came before.
+        meanwhile. Also on a communicator that has failed or was revoked: so ranks find out together whether
+        all of them got through what came before.
 
         Parameters
         ----------
@@ -57,8 +57,8 @@ class Recovery(Group):
         TypeError, ValueError
             If `flag` is neither, on this rank alone. Nothing has been sent.
         CommTimeoutError
-            If a rank that is not lost has not called it within `timeout`. The message names it. It may be called
-            again, and then means the same agreement.
+            If a rank that is not lost has not called it within `timeout`. The message names it. It may be
+            called again, and then means the same agreement.
         PeerLostError
             Where this rank is on the smaller side of a partition: see `shrink`.
         RevokedError
@@ -82,13 +82,13 @@ class Recovery(Group):
     def shrink(self) -> Self:
         """Make a communicator of the ranks that are left, renumbered in their order here.
 
-        All ranks that are left must call it, also and mostly on one that has failed or was revoked; more may be
-        lost meanwhile. It has the next `generation`. This one may be closed afterwards, if it was not the first:
-        closing that one ends all.
+        All ranks that are left must call it, also and mostly on one that has failed or was revoked; more may
+        be lost meanwhile. It has the next `generation`. This one may be closed afterwards, if it was not the
+        first: closing that one ends all.
 
-        Who has not called it after half of `timeout` is left behind. Where ranks cannot reach each other, as in
-        a partition of the network, only that side may go on which has more than half of the ranks that are not
-        known to have ended, or half of them with the lowest such rank among them.
+        Who has not called it after half of `timeout` is left behind. Where ranks cannot reach each other, as
+        in a partition of the network, only that side may go on which has more than half of the ranks that are
+        not known to have ended, or half of them with the lowest such rank among them.
 
         Returns
         -------

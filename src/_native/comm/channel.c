@@ -15,7 +15,7 @@ cmo_err cmo_channel_broken(cmo_channel *c, cmo_err err)
     char cause[CMO_TEXT];
     memcpy(cause, cmo_reason(), sizeof cause);
     c->gone = true;
-    if (!c->parted) cmo_peer_lost(c->engine, c->peer, cause);
+    if (!c->parted) cmo_peer_lost(c->engine, c->peer, false, cause);
     return err;
 }
 

@@ -71,6 +71,11 @@ struct cmo_comm {
 
     cmo_err failed;             /* CMO_OK, or why nothing works any more */
     char failed_text[CMO_TEXT];
+    struct {                    /* of a lost rank: whose word failed_text is; all choose the same */
+        bool first_hand;        /* of a rank of the lost one's host, which the system has told of its end */
+        int author;
+        bool given;             /* to a caller: it stays as it is */
+    } word;
     uint64_t failed_seq;        /* the collective in which, or before which, it broke for this rank */
     uint8_t *lost;              /* [size] 1: gone; owned */
     uint8_t *left;              /* [size] 1: has closed the communicator; owned */

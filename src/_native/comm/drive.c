@@ -10,6 +10,7 @@
  * The driver holds `driving` while it is one. A thread that must change something for a moment (make or close a
  * communicator) counts itself in `nwanting`, wakes the driver if it sleeps, and takes `driving`, which the driver lets
  * go between two passes. */
+#include "base/process.h"
 #include "comm/internal.h"
 
 #include <stdio.h>
@@ -194,8 +195,9 @@ void cmo_engine_slept(void *engine, const struct epoll_event *events, int n)
 void cmo_engine_neighbour_ended(cmo_engine *e, int which)
 {
     cmo_engine_poll(e); /* what it did before it died still counts */
-    cmo_peer_lost(e, e->neighbour_world[which], "its process has ended");
-    e->dead[e->neighbour_world[which]] = CMO_ENDED;
+    char how[64];
+    cmo_process_end(e->neighbours[which].pidfd, how, sizeof how);
+    cmo_peer_lost(e, e->neighbour_world[which], true, how);
 }
 
 typedef struct drive_ctx {

@@ -307,6 +307,11 @@ static cmo_err engine_tables(cmo_engine *e, const cmo_world *w)
     if (!e->neighbours || !e->neighbour_world || !e->neighbour_of || !e->channel || !e->dead || !e->cause)
         return cmo_fail(CMO_ENOMEM, "an engine for %d ranks", w->size);
     memcpy(e->neighbours, w->neighbours, local * sizeof *e->neighbours);
+    if (w->host_names && !(e->host_names = calloc(n, sizeof *e->host_names)))
+        return cmo_fail(CMO_ENOMEM, "the names of the hosts of %d ranks", w->size);
+    for (size_t r = 0; w->host_names && r < n; r++)
+        if (!(e->host_names[r] = strdup(w->host_names[r])))
+            return cmo_fail(CMO_ENOMEM, "the names of the hosts of %d ranks", w->size);
     int i = 0;
     for (int r = 0; r < w->size; r++) {
         e->neighbour_of[r] = -1;
@@ -349,6 +354,8 @@ static void engine_free(cmo_engine *e)
     free(e->channel);
     free(e->dead);
     for (int r = 0; e->cause && r < e->size; r++) free(e->cause[r]);
+    for (int r = 0; e->host_names && r < e->size; r++) free(e->host_names[r]);
+    free(e->host_names);
     free(e->cause);
     free(e->xfers);
     free(e->xfer_generation);

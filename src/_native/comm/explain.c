@@ -31,7 +31,7 @@ static void describe(char *out, size_t n, const cmo_recent_call *call)
 static bool position_known(const cmo_comm *c, int r, uint64_t seq)
 {
     cmo_told told;
-    if (r == c->rank || c->lost[r] || c->left[r]) return true;
+    if (r == c->rank || c->lost[r] || c->left[r] || c->engine->dead[c->world[r]]) return true;
     if (!c->piece) return c->told[r].heard;
     cmo_told_look(&told, c->piece[r]);
     return told.seq >= seq;
@@ -80,7 +80,8 @@ static void reconsider_deadline(cmo_comm *c)
 
 static bool all_have_told(cmo_comm *c)
 {
-    bool asks = c->failed == CMO_EMISMATCH || (c->failed == CMO_ETIMEOUT && !c->piece);
+    bool asks = c->failed == CMO_EMISMATCH ||
+                (!c->piece && (c->failed == CMO_ETIMEOUT || c->failed == CMO_EPEERLOST));
     if (!asks || !c->told || cmo_engine_now(c->engine) >= c->settle) return true;
     uint64_t seq = c->failed == CMO_EMISMATCH ? first_difference(c, c->failed_seq) : c->failed_seq;
     for (int r = 0; r < c->size; r++)
@@ -92,6 +93,7 @@ bool cmo_failure_settled(cmo_comm *comm)
 {
     cmo_comm *c = cmo_comm_outermost(comm);
     if (!all_have_told(c)) return false;
+    c->word.given = true;
     reconsider_deadline(c);
     return true;
 }

@@ -13,6 +13,9 @@
 /* How long a failure waits, at most, for the others to say where they stand. Those who make different calls are all
  * there, and on a busy machine their word may take a while; of a passed deadline an absence is the likely cause. */
 static const int64_t settle_time = 3 * CMO_SECOND, settle_time_late = CMO_SECOND;
+/* The same, for ranks of several hosts to say whom they have lost, and how: who only sees a connection end knows less
+ * than the ranks of the lost one's host, and all are to tell the same. */
+static const int64_t settle_time_lost = CMO_SECOND / 4;
 static const int64_t parting_time = CMO_SECOND / 4; /* for what a rank of this host sent before it closed to come */
 
 /* The collective that this rank is in, or NULL. */
@@ -60,6 +63,7 @@ static void tell_remote(cmo_comm *c)
     cmo_told_write(payload, &c->told[c->rank]);
     memcpy(payload + CMO_TOLD_BYTES, c->failed_text, CMO_TEXT);
     cmo_header h = {.kind = CMO_FAIL, .comm = c->id, .id = as_told(c->failed), .aux = (uint64_t)(lost_rank(c) + 1),
+                    .fingerprint = (uint64_t)c->word.first_hand << 32 | (uint32_t)c->word.author,
                     .length = sizeof payload};
     for (int r = 0; r < c->size; r++) {
         if (r == c->rank || c->lost[r] || c->left[r]) continue;
@@ -86,11 +90,13 @@ static void tell_local(cmo_comm *c)
     }
 }
 
-void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text)
+static void comm_fail(cmo_comm *comm, cmo_err err, const char *text, bool first_hand, int author)
 {
     cmo_comm *c = cmo_comm_outermost(comm);
     cmo_engine *e = c->engine;
     if (c->failed || c->closed) return;
+    c->word.first_hand = first_hand;
+    c->word.author = author;
     cmo_op *op = current(c);
     c->failed = err;
     c->failed_seq = op ? op->seq : c->seq + 1;
@@ -101,12 +107,18 @@ void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text)
         c->told[c->rank] = (cmo_told){.heard = true, .in_call = op != NULL, .seq = c->seq};
         memcpy(c->told[c->rank].recent, c->recent, sizeof c->recent);
     }
-    int64_t settle = err == CMO_EMISMATCH ? settle_time : err == CMO_ETIMEOUT ? settle_time_late : 0;
+    int64_t settle = err == CMO_EMISMATCH ? settle_time : err == CMO_ETIMEOUT ? settle_time_late
+                     : err == CMO_EPEERLOST ? settle_time_lost : 0;
     c->settle = cmo_engine_now(e) + (c->told ? settle : 0);
     tell_local(c);
     /* A rank that is not there yet, when others disagree, speaks when it is: they want to know what it calls. */
     if (op || err != CMO_EMISMATCH) tell_remote(c);
     e->moved = e->look = true;
+}
+
+void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text)
+{
+    comm_fail(comm, err, text, false, cmo_comm_outermost(comm)->rank);
 }
 
 void cmo_comm_revoke(cmo_comm *c)
@@ -174,6 +186,16 @@ cmo_err cmo_failure_parse(const cmo_header *h, const uint8_t *payload, cmo_told 
     return cmo_told_parse(told, payload, CMO_TOLD_BYTES);
 }
 
+/* Another word on why the communicator broke. Everybody hears everybody's, and takes the best. */
+static void hear_of_loss(cmo_comm *c, const cmo_header *h, bool first_hand, int author, const char *cause)
+{
+    if (h->aux && h->aux <= (uint64_t)c->size) c->lost[h->aux - 1] = 1;
+    if (first_hand != c->word.first_hand ? !first_hand : author >= c->word.author) return;
+    c->word.first_hand = first_hand;
+    c->word.author = author;
+    snprintf(c->failed_text, sizeof c->failed_text, "%s", cause);
+}
+
 void cmo_failure_heard(cmo_channel *channel, const cmo_header *h, const uint8_t *payload)
 {
     cmo_comm *c = cmo_engine_find(channel->engine, h->comm);
@@ -184,13 +206,17 @@ void cmo_failure_heard(cmo_channel *channel, const cmo_header *h, const uint8_t 
     memcpy(cause, payload + CMO_TOLD_BYTES, sizeof cause);
     cause[sizeof cause - 1] = 0;
     cmo_err err = as_told(h->id < CMO_NERRORS ? (cmo_err)h->id : CMO_EREVOKED);
+    const bool first_hand = h->fingerprint >> 32;
+    const int author = (uint32_t)h->fingerprint < (uint32_t)c->size ? (int)(uint32_t)h->fingerprint : rank;
     if (!c->failed && h->aux && h->aux <= (uint64_t)c->size && err == CMO_EPEERLOST) c->lost[h->aux - 1] = 1;
     if (!c->failed && err == CMO_EMISMATCH && is_ahead(c, &told) &&
         (c->told || (c->told = calloc((size_t)c->size, sizeof *c->told)))) {
         c->doomed = true;
         memcpy(c->failed_text, cause, sizeof c->failed_text);
-    } else {
-        cmo_comm_fail(c, err, cause);
+    } else if (!c->failed) {
+        comm_fail(c, err, cause, first_hand, author);
+    } else if (c->failed == CMO_EPEERLOST && err == CMO_EPEERLOST && !c->word.given) {
+        hear_of_loss(c, h, first_hand, author, cause);
     }
     if (!c->told) return;
     c->told[rank] = told;
@@ -352,13 +378,17 @@ void cmo_failure_look_left(cmo_comm *c)
     if (p->piece) look_who_closed(c, p);
 }
 
-void cmo_peer_lost(cmo_engine *e, int world, const char *cause)
+void cmo_peer_lost(cmo_engine *e, int world, bool ended, const char *cause)
 {
+    if (ended && e->dead[world] == CMO_LOST) e->dead[world] = CMO_ENDED;
     if (e->dead[world]) return;
-    e->dead[world] = CMO_LOST;
-    e->cause[world] = strdup(cause);
+    e->dead[world] = ended ? CMO_ENDED : CMO_LOST;
     e->look = e->moved = true;
     if (e->channel[world] && e->neighbour_of[world] < 0) e->channel[world]->gone = true;
+    char text[CMO_TEXT];
+    const char *host = e->host_names ? e->host_names[world] : NULL;
+    snprintf(text, sizeof text, "%.400s%s%.64s", cause, host ? " on " : "", host ? host : "");
+    e->cause[world] = strdup(text);
     CMO_EACH(n, &e->comms) {
         cmo_comm *c = CMO_ENTRY(n, cmo_comm, node);
         int rank = cmo_comm_rank_of(c, world);
@@ -370,6 +400,6 @@ void cmo_peer_lost(cmo_engine *e, int world, const char *cause)
         if (left) continue; /* it had closed this one: it is not missed */
         c->lost[rank] = 1;
         if (c->outer) c->outer->lost[cmo_comm_rank_of(c->outer, world)] = 1;
-        cmo_comm_fail(c, CMO_EPEERLOST, cause);
+        comm_fail(c, CMO_EPEERLOST, text, ended, cmo_comm_outermost(c)->rank);
     }
 }

@@ -1,20 +1,21 @@
 /* What the files of this room share and nobody else sees.
  *
- *     engine.c   a rank's engine, and one pass over all that is in progress
- *     drive.c    who makes the passes; calls that are made, handed over, waited for; the fast path
- *     thread.c   the progress thread, and the engine's end
- *     comm.c     communicators: members, hosts, pieces, children, their end
- *     point.c    point-to-point calls
- *     channel.c  frames to and from one peer
- *     match.c    messages meet receives
- *     ask.c      who waits too long asks
- *     failure.c  what happens when something goes wrong between ranks
- *     explain.c  what is said of it
- *     told.c     where a rank stands, as it tells the others then
- *     agree.c    what the ranks that are left agree on
- *     ballot.c   how they say it
- *     call.c     names of calls
- *     op.c       the first error of a call */
+ *     engine.c     a rank's engine, and one pass over all that is in progress
+ *     drive.c      who makes the passes; calls that are made, handed over, waited for; the fast path
+ *     thread.c     the progress thread, and the engine's end
+ *     comm.c       communicators: members, hosts, pieces, children, their end
+ *     point.c      point-to-point calls
+ *     channel.c    frames to and from one peer
+ *     match.c      messages meet receives
+ *     ask.c        who waits too long asks
+ *     failure.c    what happens when something goes wrong between ranks
+ *     explain.c    what is said of it
+ *     told.c       where a rank stands, as it tells the others then
+ *     agree.c      what the ranks that are left agree on: the calls
+ *     agreement.c  how they come to it
+ *     ballot.c     how they say it
+ *     call.c       names of calls
+ *     op.c         the first error of a call */
 #ifndef CMO_INTERNAL_H
 #define CMO_INTERNAL_H
 
@@ -138,7 +139,7 @@ void cmo_ask_point(cmo_op *op, int64_t now);          /* has its message been wa
 
 /* ------------------------------------------------------------------ failure.c */
 
-void cmo_peer_lost(cmo_engine *e, int world, const char *cause);
+void cmo_peer_lost(cmo_engine *e, int world, bool ended, const char *cause); /* ended: so the system says */
 /* What a FAIL frame says of its sender; a pure function. CMO_EPROTO for what no rank sends. */
 cmo_err cmo_failure_parse(const cmo_header *h, const uint8_t *payload, cmo_told *told);
 void cmo_failure_heard(cmo_channel *c, const cmo_header *h, const uint8_t *payload); /* a FAIL frame has come */
@@ -183,6 +184,7 @@ struct cmo_engine {
     cmo_channel **channel;       /* [size]; owned */
     cmo_node channels;
     uint8_t *dead;               /* [size] CMO_LIVES, as far as is known; CMO_LOST: no way to it; CMO_ENDED; owned */
+    char **host_names;           /* [size]; owned; NULL: there are none */
     char **cause;                /* [size] of who is not CMO_LIVES: how it was lost; NULL: that is not known; owned */
 
     const cmo_collectives *collectives;

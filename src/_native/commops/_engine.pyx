@@ -116,11 +116,13 @@ cdef class Engine:
     """A rank's engine: its links, its communicators and its progress thread."""
 
     def __cinit__(self, int rank, int size, list hosts, Window window, list neighbours, *, bint share, list listeners,
-                  list addresses, bytes job, object token, dict tunables, uint32_t generation=0):
+                  list addresses, bytes job, object token, dict tunables, list host_names,
+                  uint32_t generation=0):
         """`hosts`: a number per rank. `neighbours`: (window fd, doorbell fd, pidfd) of each rank of this host, in rank
         order, our own with window fd and pidfd -1; the descriptors are taken, those of windows even if this raises.
         `listeners`: listening sockets, taken; `addresses`: a string per rank; both empty where every rank is on this
-        host and memory is shared. `tunables`: what goes before the environment and the defaults."""
+        host and memory is shared. `tunables`: what goes before the environment and the defaults. `host_names`: of each
+        rank's host, for people."""
         cdef cmo_world world
         cdef cmo_tcp_config tcp
         cdef cmo_net *net = NULL
@@ -128,6 +130,7 @@ cdef class Engine:
         cdef int *host = <int *>calloc(size, sizeof(int))
         cdef int *fds = <int *>calloc(len(listeners) + 1, sizeof(int))
         cdef const char **names = <const char **>calloc(size, sizeof(char *))
+        cdef const char **known_as = <const char **>calloc(size, sizeof(char *))
         cdef cmo_neighbour *near = <cmo_neighbour *>calloc(nlocal, sizeof(cmo_neighbour))
         memset(&world, 0, sizeof(world))
         memset(&tcp, 0, sizeof(tcp))
@@ -135,11 +138,12 @@ cdef class Engine:
         self.token = token
         self.forks = forks
         encoded = [a.encode() for a in addresses]
+        hosts_encoded = [name.encode(errors="replace") for name in host_names]
         try:
-            if not (host and fds and names and near):
+            if not (host and fds and names and known_as and near):
                 raise MemoryError
             for i in range(size):
-                host[i] = hosts[i]
+                host[i], known_as[i] = hosts[i], hosts_encoded[i]
             check(cmo_tunables_read(&world.tunables))
             set_tunables(&world.tunables, tunables)
             if listeners:
@@ -162,6 +166,7 @@ cdef class Engine:
                     check(cmo_window_map(fd, nlocal, &near[i].head, &near[i].size))
                     os.close(fd)
             world.rank, world.size, world.generation = rank, size, generation
+            world.host_names = known_as
             world.host, world.window, world.neighbours, world.nlocal = host, window.window, near, nlocal
             world.share, world.remote, world.collectives = share, net, &cmo_coll
             world.interrupted, world.interrupt_ctx = interrupted, <void *>self
@@ -179,6 +184,7 @@ cdef class Engine:
             free(host)
             free(fds)
             free(names)
+            free(known_as)
             free(near)
 
     def __dealloc__(self):

@@ -139,6 +139,7 @@ cdef extern from "commops.h" nogil:
         int rank, size
         uint32_t generation
         const int *host
+        const char *const *host_names
         cmo_window *window
         const cmo_neighbour *neighbours
         int nlocal
