@@ -78,11 +78,22 @@ static void reconsider_deadline(cmo_comm *c)
     if (c->cross_comm) c->cross_comm->failed = c->failed;
 }
 
+/* Is there somebody on the host of the lost rank, whom the system tells how it ended? */
+static bool has_witness(const cmo_comm *c)
+{
+    int lost = 0;
+    while (lost < c->size && !c->lost[lost]) lost++;
+    for (int r = 0; r < c->size && lost < c->size; r++)
+        if (c->host[r] == c->host[lost] && !c->lost[r] && !c->left[r] && !c->engine->dead[c->world[r]]) return true;
+    return false;
+}
+
 static bool all_have_told(cmo_comm *c)
 {
     bool asks = c->failed == CMO_EMISMATCH ||
                 (!c->piece && (c->failed == CMO_ETIMEOUT || c->failed == CMO_EPEERLOST));
     if (!asks || !c->told || cmo_engine_now(c->engine) >= c->settle) return true;
+    if (c->failed == CMO_EPEERLOST && !c->word.first_hand && has_witness(c)) return false;
     uint64_t seq = c->failed == CMO_EMISMATCH ? first_difference(c, c->failed_seq) : c->failed_seq;
     for (int r = 0; r < c->size; r++)
         if (!position_known(c, r, seq)) return false;

@@ -80,6 +80,8 @@ static void tell_local(cmo_comm *c)
     v->lost = lost_rank(c); /* as numbered in the outermost communicator, which all of them share */
     memcpy(v->text, c->failed_text, sizeof v->text);
     v->err = as_told(c->failed);
+    v->first_hand = c->word.first_hand;
+    v->author = c->word.author;
     for (int i = 0; i < p->nlocal; i++) {
         uint64_t none = 0;
         if (i == p->local) continue;
@@ -334,7 +336,7 @@ static void take_verdict(cmo_comm *p, const cmo_piece *theirs)
         if (c->piece ? is_ahead(c, &told) : current(c) != NULL) return;
     }
     if (err == CMO_EPEERLOST && v->lost >= 0 && v->lost < c->size) c->lost[v->lost] = 1;
-    cmo_comm_fail(c, err, text);
+    comm_fail(c, err, text, v->first_hand, v->author >= 0 && v->author < c->size ? v->author : c->rank);
 }
 
 /* Look into shared memory: has somebody broken the communicator, or closed it before the collective that we are in? */
@@ -378,20 +380,33 @@ void cmo_failure_look_left(cmo_comm *c)
     if (p->piece) look_who_closed(c, p);
 }
 
+/* Others had it from the end of a connection that this rank was lost; we have it from the system. */
+static void know_better(cmo_comm *c, int rank, const char *text)
+{
+    if (c->outer || c->failed != CMO_EPEERLOST || !c->lost[rank] || c->word.first_hand || c->word.given) return;
+    c->word.first_hand = true;
+    c->word.author = c->rank;
+    snprintf(c->failed_text, sizeof c->failed_text, "%s", text);
+    c->has_told = false;
+    tell_remote(c);
+}
+
 void cmo_peer_lost(cmo_engine *e, int world, bool ended, const char *cause)
 {
-    if (ended && e->dead[world] == CMO_LOST) e->dead[world] = CMO_ENDED;
-    if (e->dead[world]) return;
+    const bool again = e->dead[world] == CMO_LOST && ended;
+    if (e->dead[world] && !again) return;
     e->dead[world] = ended ? CMO_ENDED : CMO_LOST;
     e->look = e->moved = true;
     if (e->channel[world] && e->neighbour_of[world] < 0) e->channel[world]->gone = true;
     char text[CMO_TEXT];
     const char *host = e->host_names ? e->host_names[world] : NULL;
     snprintf(text, sizeof text, "%.400s%s%.64s", cause, host ? " on " : "", host ? host : "");
+    free(e->cause[world]);
     e->cause[world] = strdup(text);
     CMO_EACH(n, &e->comms) {
         cmo_comm *c = CMO_ENTRY(n, cmo_comm, node);
         int rank = cmo_comm_rank_of(c, world);
+        if (rank >= 0 && c->failed && ended) know_better(c, rank, text);
         if (rank < 0 || c->failed) continue; /* failed: its list of the lost is of the time when it broke */
         bool shares = c->piece && c->host[rank] == c->host[c->rank];
         int place = 0;

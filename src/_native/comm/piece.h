@@ -59,6 +59,8 @@ enum { CMO_RECORD_COUNTS = 1 }; /* the blocks differ; in a scatter, their counts
 typedef struct cmo_verdict {
     uint32_t err;
     int32_t lost; /* rank that is gone, -1: none */
+    int32_t author;      /* whose word it is; see comm.h */
+    uint32_t first_hand;
     char text[CMO_TEXT];
 } cmo_verdict;
 
