@@ -156,7 +156,7 @@ cdef class Engine:
                 tcp.listeners, tcp.nlisteners, tcp.addresses = fds, len(listeners), names
                 tcp.mac, tcp.mac_ctx = mac, <void *>self.token
                 tcp.handshake_ns = world.tunables.handshake_ms * 1000000
-                tcp.user_timeout_ms, tcp.socket_bytes = world.tunables.user_timeout_ms, world.tunables.socket_bytes
+                tcp.heartbeat_ms, tcp.socket_bytes = world.tunables.heartbeat_ms, world.tunables.socket_bytes
                 check(cmo_tcp_net(&net, &tcp))
             for i in range(nlocal):
                 fd, near[i].doorbell, near[i].pidfd = neighbours[i]

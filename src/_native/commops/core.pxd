@@ -39,7 +39,7 @@ cdef extern from "commops.h" nogil:
     cmo_kernel cmo_kernel_for(cmo_dtype, cmo_redop)
 
     ctypedef struct cmo_tunables:
-        int64_t slots, slot_bytes, pipe_bytes, handshake_ms, user_timeout_ms, socket_bytes
+        int64_t slots, slot_bytes, pipe_bytes, handshake_ms, heartbeat_ms, socket_bytes
     ctypedef struct cmo_tunable_row:
         const char *name
         const char *env
@@ -88,7 +88,7 @@ cdef extern from "commops.h" nogil:
         const char *const *addresses
         cbool (*mac)(void *, const uint8_t *, size_t, uint8_t *) noexcept
         void *mac_ctx
-        int64_t handshake_ns, user_timeout_ms, socket_bytes
+        int64_t handshake_ns, heartbeat_ms, socket_bytes
     cmo_err cmo_tcp_net(cmo_net **, const cmo_tcp_config *)
 
     ctypedef struct cmo_layout:

@@ -28,7 +28,7 @@ static cmo_err tcp_open(cmo_net *net, int peer, cmo_link **out)
     tcp_link *l = &n->links[peer];
     if (l->state == IDLE) {
         l->state = WANTED;
-        l->give_up_at = cmo_now() + n->handshake_ns;
+        l->give_up_at = cmo_now() + n->reach_ns;
         if (l->naddresses) cmo_tcp_try(n, l);
         else cmo_tcp_break(l, CMO_EPEERLOST, "rank %d cannot be reached (it has no address)", peer);
     }
@@ -248,11 +248,12 @@ cmo_err cmo_tcp_net(cmo_net **out, const cmo_tcp_config *c)
                    .mac_ctx = c->mac_ctx,
                    .own = {.version = CMO_HANDSHAKE_VERSION, .src = (uint32_t)c->rank, .size = (uint32_t)c->size,
                            .generation = c->generation},
-                   .handshake_ns = c->handshake_ns, .user_timeout_ns = c->user_timeout_ms * CMO_MILLISECOND,
+                   .handshake_ns = c->handshake_ns, .heartbeat_ns = c->heartbeat_ms * CMO_MILLISECOND,
                    .socket_bytes = c->socket_bytes < INT_MAX ? (int)c->socket_bytes : INT_MAX, .accepting = true,
                    .accept_at = CMO_NEVER, .check_at = CMO_NEVER, .due = CMO_NEVER};
     memcpy(n->own.job, c->job, sizeof n->own.job);
-    if (c->user_timeout_ms > 0) n->check_ns = n->user_timeout_ns < 4 * CMO_SECOND ? n->user_timeout_ns / 4 : CMO_SECOND;
+    n->reach_ns = c->heartbeat_ms > 0 && n->heartbeat_ns < n->handshake_ns ? n->heartbeat_ns : n->handshake_ns;
+    if (c->heartbeat_ms > 0) n->check_ns = n->heartbeat_ns < 4 * CMO_SECOND ? n->heartbeat_ns / 4 : CMO_SECOND;
     cmo_list_init(&n->listening);
     cmo_list_init(&n->pending);
     cmo_list_init(&n->live);

@@ -19,8 +19,8 @@ typedef struct cmo_tcp_config {
     /* HMAC-SHA256 of the n bytes, keyed by the job's token; false where it cannot be made. Called by poll. */
     bool (*mac)(void *ctx, const uint8_t *data, size_t n, uint8_t out[32]);
     void *mac_ctx;                /* borrowed until the net is closed */
-    int64_t handshake_ns;         /* how long a connection may take to authenticate, and a peer to be reached */
-    int64_t user_timeout_ms;      /* how long a host may leave data unacknowledged; 0: as long as the kernel waits */
+    int64_t handshake_ns;         /* how long a connection may take to authenticate, and a peer to be reached at most */
+    int64_t heartbeat_ms;         /* how long a host's system may not answer; 0: as long as the kernel waits */
     int64_t socket_bytes;         /* send and receive buffers; 0: the kernel's choice */
 } cmo_tcp_config;
 

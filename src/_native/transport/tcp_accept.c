@@ -35,7 +35,7 @@ void cmo_tcp_accept(tcp_net *n, const tcp_socket *listener)
             }
             return; /* else: nobody is waiting, or a connection that broke before it was taken */
         }
-        cmo_tcp_set_options(fd);
+        cmo_tcp_set_options(n, fd);
         tcp_socket *s = cmo_tcp_adopt(n, fd, AWAIT_HELLO, EPOLLIN);
         if (!s) {
             close(fd);

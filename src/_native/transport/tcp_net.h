@@ -88,7 +88,8 @@ typedef struct tcp_net {
     cmo_hello own;          /* what we say of ourselves; dst and nonce are those of a connection */
     bool (*mac)(void *ctx, const uint8_t *data, size_t n, uint8_t out[32]);
     void *mac_ctx;
-    int64_t handshake_ns, user_timeout_ns; /* see cmo_tcp_config */
+    int64_t handshake_ns, heartbeat_ns; /* see cmo_tcp_config */
+    int64_t reach_ns;       /* for which a host may leave connecting unanswered: the less of the two */
     int64_t check_ns;       /* between two of tcp_check; 0: there are none */
     int socket_bytes;
     cmo_node listening, pending, live, closed; /* sockets: every one is in one of these, by its stage */
@@ -113,7 +114,7 @@ void cmo_tcp_schedule(tcp_net *n, int64_t when);
 tcp_socket *cmo_tcp_adopt(tcp_net *n, int fd, tcp_stage stage, uint32_t events);
 void cmo_tcp_watch(tcp_net *n, tcp_socket *s, uint32_t events); /* have epoll tell of these events and no others */
 void cmo_tcp_set_buffers(const tcp_net *n, int fd);
-void cmo_tcp_set_options(int fd);                               /* what every connection has */
+void cmo_tcp_set_options(const tcp_net *n, int fd);             /* what every connection has */
 void cmo_tcp_set_local(int fd);                                 /* what one between ranks of this machine has */
 void cmo_tcp_discard(tcp_net *n, tcp_socket *s);                /* close it; what is left stays until the poll ends */
 

@@ -6,7 +6,8 @@
  *
  * Why TCP_USER_TIMEOUT is not set. The kernel applies it to a peer whose window is closed as well, although that
  * peer's host acknowledges every probe: a rank that computes for longer than the limit, with data waiting for it,
- * would lose its connections. So the same limit is kept here (tcp_check), for hosts that acknowledge nothing. */
+ * would lose its connections. So the same limit is kept here (tcp_check), for hosts that acknowledge nothing; for a
+ * connection on which nothing is to be acknowledged, by the kernel (cmo_tcp_set_options). */
 #include "transport/tcp_net.h"
 
 #include <errno.h>
@@ -50,7 +51,7 @@ static void tcp_check(tcp_net *n, int64_t now)
         const bool outstanding = info.tcpi_unacked || info.tcpi_probes > 1;
         const int64_t since = info.tcpi_last_ack_recv * CMO_MILLISECOND;
         if (away || !outstanding || since < now - l->acknowledged_at) l->acknowledged_at = now;
-        else if (now - l->acknowledged_at >= n->user_timeout_ns) l->write_errno = ETIMEDOUT, l->link.readable = true;
+        else if (now - l->acknowledged_at >= n->heartbeat_ns) l->write_errno = ETIMEDOUT, l->link.readable = true;
     }
 }
 
