@@ -16,6 +16,7 @@ static const int64_t settle_time = 3 * CMO_SECOND, settle_time_late = CMO_SECOND
 /* The same, for ranks of several hosts to say whom they have lost, and how: who only sees a connection end knows less
  * than the ranks of the lost one's host, and all are to tell the same. */
 static const int64_t settle_time_lost = CMO_SECOND / 4;
+static const int64_t lateness = CMO_SECOND / 2; /* who waits, and is awake, hears of a failure long before */
 static const int64_t parting_time = CMO_SECOND / 4; /* for what a rank of this host sent before it closed to come */
 
 /* The collective that this rank is in, or NULL. */
@@ -79,9 +80,10 @@ static void tell_local(cmo_comm *c)
     cmo_verdict *v = &p->piece[p->local]->verdict;
     v->lost = lost_rank(c); /* as numbered in the outermost communicator, which all of them share */
     memcpy(v->text, c->failed_text, sizeof v->text);
-    v->err = as_told(c->failed);
     v->first_hand = c->word.first_hand;
     v->author = c->word.author;
+    v->at = cmo_engine_now(c->engine);
+    atomic_store_explicit(&v->err, as_told(c->failed), memory_order_release); /* whoever sees it, sees all of it */
     for (int i = 0; i < p->nlocal; i++) {
         uint64_t none = 0;
         if (i == p->local) continue;
@@ -188,6 +190,21 @@ cmo_err cmo_failure_parse(const cmo_header *h, const uint8_t *payload, cmo_told 
     return cmo_told_parse(told, payload, CMO_TOLD_BYTES);
 }
 
+/* Take note of what others say, and have said for `age`. A rank that was not there to hear it, or stood still for longer
+ * than its own deadline, is the one for which they gave up. */
+static void fail_as_told(cmo_comm *c, cmo_err err, const char *text, bool first_hand, int author, int64_t age)
+{
+    const cmo_op *op = current(c);
+    const bool was_there = op && age < lateness && cmo_engine_now(c->engine) < op->deadline + lateness;
+    if (err != CMO_ETIMEOUT || was_there) {
+        comm_fail(c, err, text, first_hand, author);
+        return;
+    }
+    char late[CMO_TEXT];
+    snprintf(late, sizeof late, "the other ranks have given up waiting for this one: %.400s", text);
+    comm_fail(c, CMO_EREVOKED, late, first_hand, author);
+}
+
 /* Another word on why the communicator broke. Everybody hears everybody's, and takes the best. */
 static void hear_of_loss(cmo_comm *c, const cmo_header *h, bool first_hand, int author, const char *cause)
 {
@@ -216,7 +233,7 @@ void cmo_failure_heard(cmo_channel *channel, const cmo_header *h, const uint8_t 
         c->doomed = true;
         memcpy(c->failed_text, cause, sizeof c->failed_text);
     } else if (!c->failed) {
-        comm_fail(c, err, cause, first_hand, author);
+        fail_as_told(c, err, cause, first_hand, author, 0);
     } else if (c->failed == CMO_EPEERLOST && err == CMO_EPEERLOST && !c->word.given) {
         hear_of_loss(c, h, first_hand, author, cause);
     }
@@ -328,7 +345,8 @@ static void take_verdict(cmo_comm *p, const cmo_piece *theirs)
     char text[CMO_TEXT];
     memcpy(text, v->text, sizeof text);
     text[sizeof text - 1] = 0;
-    cmo_err err = as_told(v->err < CMO_NERRORS ? (cmo_err)v->err : CMO_EREVOKED);
+    const uint32_t code = atomic_load_explicit(&v->err, memory_order_acquire);
+    cmo_err err = as_told(code < CMO_NERRORS ? (cmo_err)code : CMO_EREVOKED);
     if (err == CMO_EMISMATCH && !has_been_quit(p)) {
         cmo_told told;
         cmo_told_look(&told, theirs);
@@ -336,7 +354,8 @@ static void take_verdict(cmo_comm *p, const cmo_piece *theirs)
         if (c->piece ? is_ahead(c, &told) : current(c) != NULL) return;
     }
     if (err == CMO_EPEERLOST && v->lost >= 0 && v->lost < c->size) c->lost[v->lost] = 1;
-    comm_fail(c, err, text, v->first_hand, v->author >= 0 && v->author < c->size ? v->author : c->rank);
+    fail_as_told(c, err, text, v->first_hand, v->author >= 0 && v->author < c->size ? v->author : c->rank,
+                 cmo_engine_now(c->engine) - v->at);
 }
 
 /* Look into shared memory: has somebody broken the communicator, or closed it before the collective that we are in? */
