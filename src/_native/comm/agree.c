@@ -62,15 +62,17 @@ static cmo_err refusal(const cmo_agreement *a)
 {
     const cmo_comm *c = a->comm;
     char ranks[CMO_TEXT / 2] = "";
+    const char *cause = NULL;
     int left = 0;
     for (int r = 0; r < c->size; r++) {
         const size_t at = strlen(ranks);
         left += a->alive[r];
-        if (!a->alive[r] && !a->ended[r] && at + 16 < sizeof ranks)
-            snprintf(ranks + at, sizeof ranks - at, "%s%d", at ? ", " : "", r);
+        if (a->alive[r] || a->ended[r]) continue;
+        if (at + 16 < sizeof ranks) snprintf(ranks + at, sizeof ranks - at, "%s%d", at ? ", " : "", r);
+        if (!cause) cause = c->engine->cause[c->world[r]];
     }
-    return cmo_fail(CMO_EPEERLOST, "the %d ranks that are left on this side may not go on: ranks %s cannot be reached, "
-                    "and may do so elsewhere", left, ranks);
+    return cmo_fail(CMO_EPEERLOST, "of %d ranks those that are left here, %d, may not go on: ranks %s cannot be reached "
+                    "(%.100s), and may do so elsewhere", c->size, left, ranks, cause ? cause : "no answer");
 }
 
 static cmo_err agree_step(cmo_op *op)

@@ -282,7 +282,7 @@ static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
     op->timeout = timeout;
     op->deadline = CMO_NEVER;
     op->ask_at = 0;
-    op->waited = op->given = op->brief = op->endures = false;
+    op->waited = op->given = op->brief = op->endures = op->overslept = false;
     op->shared = shared;
     op->advanced = 0;
     cmo_list_init(&op->node);
@@ -365,11 +365,16 @@ cmo_err cmo_comm_usable(cmo_op *op, cmo_comm *comm, const cmo_call *call)
     /* What others have told may have waited for a driver */
     if (!comm->engine->threadless) cmo_engine_poll(comm->engine);
     while (!comm->engine->threadless && !cmo_failure_settled(comm)) {
+        struct epoll_event ends[8];
+        const int n = epoll_wait(comm->engine->epoll, ends, 8, 0);
+        if (n > 0) cmo_engine_slept(comm->engine, ends, n); /* the system says how the lost rank ended */
         cmo_engine_poll(comm->engine);
         usleep(SETTLE_US);
     }
     cmo_failure_text(comm, text, sizeof text);
-    cmo_err err = cmo_fail(comm->failed, "the communicator is broken: %s", text);
+    /* Of a lost rank all calls tell alike */
+    cmo_err err = comm->failed == CMO_EPEERLOST ? cmo_fail(comm->failed, "%s", text)
+                                                : cmo_fail(comm->failed, "the communicator is broken: %s", text);
     cmo_engine_leave(comm->engine);
     return err;
 }

@@ -134,13 +134,19 @@ static void pass_collective(cmo_engine *e, cmo_comm *comm)
 
 static void pass_point(cmo_engine *e, cmo_op *op)
 {
+    cmo_comm *c = op->comm;
     cmo_err err = op->step(op);
-    if (op->err) cmo_op_end(e, op, op->err, op->text);
-    else if (err != CMO_AGAIN) cmo_op_end(e, op, err, cmo_reason());
-    else if (op->comm->failed && !op->endures) {
+    /* Of a lost rank all calls tell alike, when the ranks have told each other */
+    const bool loss = c->failed == CMO_EPEERLOST && !op->endures && (op->err == CMO_EPEERLOST || !op->err);
+    if (op->err && !loss) {
+        cmo_op_end(e, op, op->err, op->text);
+    } else if (err != CMO_AGAIN) {
+        cmo_op_end(e, op, err, cmo_reason());
+    } else if (c->failed && !op->endures && (!loss || cmo_failure_settled(c))) {
         char text[CMO_TEXT];
-        snprintf(text, sizeof text, "%s", op->comm->failed_text);
-        cmo_op_end(e, op, op->comm->failed, text);
+        snprintf(text, sizeof text, "%s", c->failed_text);
+        op->lost = -1; /* the communicator knows */
+        cmo_op_end(e, op, c->failed, text);
     }
 }
 
@@ -166,6 +172,16 @@ static void op_expire(cmo_engine *e, cmo_op *op)
     cmo_comm_fail(op->comm, CMO_ETIMEOUT, text);
 }
 
+/* Has this process stood still until long after the deadline? Then the others may have given up, and what they say of it
+ * is still to be heard. */
+static bool op_oversleeps(cmo_op *op, int64_t now)
+{
+    if (op->overslept || now - op->deadline < CMO_LATE) return false;
+    op->overslept = true;
+    op->deadline = now + CMO_LATE;
+    return true;
+}
+
 static void pass_look(cmo_engine *e)
 {
     int64_t now = cmo_engine_now(e);
@@ -174,7 +190,7 @@ static void pass_look(cmo_engine *e)
         cmo_comm *c = CMO_ENTRY(n, cmo_comm, busy);
         cmo_failure_look(c);
         cmo_op *op = CMO_ENTRY(c->queue.next, cmo_op, node);
-        if (op->deadline <= now && !c->failed) op_expire(e, op);
+        if (op->deadline <= now && !c->failed && !op_oversleeps(op, now)) op_expire(e, op);
         else cmo_ask_look(c, now);
     }
     CMO_EACH(n, &e->points) {

@@ -16,7 +16,6 @@ static const int64_t settle_time = 3 * CMO_SECOND, settle_time_late = CMO_SECOND
 /* The same, for ranks of several hosts to say whom they have lost, and how: who only sees a connection end knows less
  * than the ranks of the lost one's host, and all are to tell the same. */
 static const int64_t settle_time_lost = CMO_SECOND / 4;
-static const int64_t lateness = CMO_SECOND / 2; /* who waits, and is awake, hears of a failure long before */
 static const int64_t parting_time = CMO_SECOND / 4; /* for what a rank of this host sent before it closed to come */
 
 /* The collective that this rank is in, or NULL. */
@@ -195,7 +194,7 @@ cmo_err cmo_failure_parse(const cmo_header *h, const uint8_t *payload, cmo_told 
 static void fail_as_told(cmo_comm *c, cmo_err err, const char *text, bool first_hand, int author, int64_t age)
 {
     const cmo_op *op = current(c);
-    const bool was_there = op && age < lateness && cmo_engine_now(c->engine) < op->deadline + lateness;
+    const bool was_there = op && !op->overslept && age < CMO_LATE && cmo_engine_now(c->engine) < op->deadline + CMO_LATE;
     if (err != CMO_ETIMEOUT || was_there) {
         comm_fail(c, err, text, first_hand, author);
         return;

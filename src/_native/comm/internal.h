@@ -139,6 +139,9 @@ void cmo_ask_point(cmo_op *op, int64_t now);          /* has its message been wa
 
 /* ------------------------------------------------------------------ failure.c */
 
+/* Who waits, and is awake, sees a deadline pass, or hears of a failure, long before so much time is over. */
+#define CMO_LATE (CMO_SECOND / 2)
+
 void cmo_peer_lost(cmo_engine *e, int world, bool ended, const char *cause); /* ended: so the system says */
 /* What a FAIL frame says of its sender; a pure function. CMO_EPROTO for what no rank sends. */
 cmo_err cmo_failure_parse(const cmo_header *h, const uint8_t *payload, cmo_told *told);

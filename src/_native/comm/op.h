@@ -53,6 +53,7 @@ struct cmo_op {
     double timeout;             /* seconds, for the message */
     int64_t ask_at;             /* point to point: when to ask the peer whether it is still there; 0: not decided */
     bool given;                 /* the role was handed to the thread that sleeps for it; under the engine's lock */
+    bool overslept;             /* its deadline had long passed when anybody looked: this process stood still */
     bool brief;                 /* in the brief half of the fast path: it copies little at a time (coll/shm_rounds.h) */
     bool waited;                /* a thread sleeps on `signal`; under the engine's lock */
     bool shared;                /* another thread than the driver may look at it: it ends under the engine's lock */

@@ -4,7 +4,10 @@
  * nothing. But a rank listens as long as it lives, at addresses that we know. Where its machine itself says that nobody
  * listens there any more (ECONNREFUSED, at every address), the rank is no more, or has closed its net for good. Any
  * other answer, and none, leave it unknown. What answers with a reset for a machine that it stands in front of, as a
- * firewall may, defeats this; it would have to be set up to do so while the job runs. */
+ * firewall may, defeats this; it would have to be set up to do so while the job runs.
+ *
+ * The system closes the sockets of a process that it ends one after the other, so we may be there before the one that
+ * listens is closed. Then our connection is reset when it is, and we ask again. */
 #include "transport/tcp_net.h"
 
 #include <errno.h>
@@ -14,6 +17,7 @@
 #include <unistd.h>
 
 static const int64_t patience = CMO_SECOND; /* for an address; a machine answers by itself, however busy its ranks */
+static const int64_t dying = CMO_SECOND / 4; /* for the sockets of a process that is being ended */
 
 static cmo_fate tcp_know(tcp_link *l, cmo_fate fate)
 {
@@ -26,7 +30,7 @@ static void tcp_probe_next(tcp_net *n, tcp_link *l)
 {
     const char *word;
     size_t length;
-    while (cmo_address_next(&l->unprobed, &word, &length)) {
+    while (l->probing = l->unprobed, cmo_address_next(&l->unprobed, &word, &length)) {
         cmo_address address;
         if (cmo_address_parse(&address, word, length)) {
             tcp_know(l, CMO_FATE_UNKNOWN);
@@ -63,13 +67,25 @@ static bool is_itself(int fd)
 void cmo_tcp_probed(tcp_net *n, tcp_socket *s)
 {
     tcp_link *l = s->link;
+    const bool late = cmo_now() >= s->deadline;
     int error = 0;
     socklen_t length = sizeof error;
     if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &error, &length)) error = errno;
     else if (!error && is_itself(s->fd)) error = ECONNREFUSED;
+    if (!error && !late && s->watched == EPOLLOUT) { /* connected: does it last? */
+        cmo_tcp_watch(n, s, EPOLLIN);
+        s->deadline = cmo_now() + dying;
+        cmo_tcp_schedule(n, s->deadline);
+        return;
+    }
+    const bool lasts = late && !error;
     cmo_tcp_discard(n, s);
-    if (error == ECONNREFUSED) tcp_probe_next(n, l);
-    else tcp_know(l, CMO_FATE_UNKNOWN); /* somebody listens, or the time is over */
+    if (lasts || (error && error != ECONNREFUSED && error != ECONNRESET && error != EPIPE)) {
+        tcp_know(l, CMO_FATE_UNKNOWN); /* somebody listens, or there is no answer */
+        return;
+    }
+    if (error != ECONNREFUSED) l->unprobed = l->probing; /* it did not: again */
+    tcp_probe_next(n, l);
 }
 
 cmo_fate cmo_tcp_fate(cmo_net *net, int peer)

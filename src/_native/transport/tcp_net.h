@@ -72,6 +72,7 @@ typedef struct tcp_link {
     enum { NOT_ASKED, IS_ASKED, IS_KNOWN } inquiry;
     cmo_fate fate;           /* IS_KNOWN */
     const char *unprobed;    /* IS_ASKED: addresses that have not been tried */
+    const char *probing;     /* from the one that is being tried on */
 
     /* UP */
     bool wants_write;
