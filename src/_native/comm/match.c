@@ -117,7 +117,8 @@ static cmo_err match_buffer(cmo_xfer *x, const cmo_header *h, const uint64_t *sh
 {
     free(x->got_shape);
     x->got_shape = NULL;
-    if (h->ndim) {
+    /* Who posts a collective's receive without `allocate` expects no shape, and would not free one. */
+    if (h->ndim && (x->allocate || h->space == CMO_POINT)) {
         x->got_shape = malloc(h->ndim * sizeof *shape);
         if (!x->got_shape) return cmo_fail(CMO_ENOMEM, "the shape of a message");
         memcpy(x->got_shape, shape, h->ndim * sizeof *shape);
