@@ -141,6 +141,7 @@ static bool frame_next(cmo_channel *c, cmo_frame *f)
         cmo_control *k = CMO_ENTRY(c->control.next, cmo_control, node);
         cmo_list_remove(&k->node);
         f->control = k;
+        f->head_at = f->head; /* of which it has nothing; but nothing is added to a pointer that is none */
         f->head_left = 0;
         f->payload = k->data;
         f->left = f->bytes = k->bytes;
@@ -221,7 +222,7 @@ static void frames_advance(cmo_channel *c, size_t sent)
         size_t payload = f->left < sent - head ? (size_t)f->left : sent - head;
         f->head_at += head;
         f->head_left -= head;
-        f->payload += payload;
+        if (payload) f->payload += payload; /* NULL where there is none */
         f->left -= payload;
         sent -= head + payload;
         if (f->head_left || f->left) return;
