@@ -7,7 +7,6 @@
 #include <string.h>
 
 enum {
-    EAGER_OVERHEAD = CMO_HEADER_BYTES,
     BATCH_BYTES = 16 << 10, /* a frame with more is the last of those that are written together */
     INLINE_BYTES = 128      /* of payload that are copied behind the header, which is less than a second buffer costs */
 };
@@ -51,9 +50,10 @@ void cmo_channel_control(cmo_channel *c, const cmo_header *h, const void *payloa
 
 void cmo_channel_credit(cmo_channel *c, const cmo_header *h)
 {
-    c->owed += h->length + EAGER_OVERHEAD;
+    c->owed += h->length + CMO_EAGER_OVERHEAD;
     if (c->owed < (uint64_t)c->engine->tunables.eager_window / 2) return;
     cmo_channel_control(c, &(cmo_header){.kind = CMO_CREDIT, .aux = c->owed}, NULL, 0);
+    c->taken -= c->owed;
     c->owed = 0;
 }
 
@@ -81,7 +81,7 @@ static bool frame_announce(cmo_channel *c, cmo_frame *f)
     CMO_EACH(n, &c->sends) {
         cmo_xfer *x = CMO_ENTRY(n, cmo_xfer, node);
         cmo_header h = x->header;
-        uint64_t cost = x->length + EAGER_OVERHEAD;
+        uint64_t cost = x->length + CMO_EAGER_OVERHEAD;
         if (!x->parts && x->length <= (uint64_t)e->tunables.eager_bytes &&
             c->window + cost <= (uint64_t)e->tunables.eager_window) {
             if (x->ready < x->length) continue;
@@ -182,7 +182,7 @@ cmo_err cmo_channel_send_now(cmo_channel *c, const cmo_header *h, const uint64_t
                              bool *rest)
 {
     const cmo_tunables *tunables = &c->engine->tunables;
-    const uint64_t cost = h->length + EAGER_OVERHEAD;
+    const uint64_t cost = h->length + CMO_EAGER_OVERHEAD;
     const unsigned first = c->first_frame;
     bool moved;
     if (c->gone || !c->link->up || c->nframes || c->tx_blocked || !cmo_list_empty(&c->control) ||

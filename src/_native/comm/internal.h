@@ -29,7 +29,10 @@
 
 /* ------------------------------------------------------------------ channel.c: frames to and from one peer */
 
-enum { CMO_FRAME_HEAD = CMO_HEADER_BYTES + 8 * CMO_MAX_DIMS };
+enum {
+    CMO_FRAME_HEAD = CMO_HEADER_BYTES + 8 * CMO_MAX_DIMS,
+    CMO_EAGER_OVERHEAD = CMO_HEADER_BYTES /* what an eager message counts for beside its bytes */
+};
 
 /* A message that came before its receive was posted. */
 typedef struct cmo_unexpected {
@@ -73,7 +76,9 @@ typedef struct cmo_channel {
     cmo_node sends;         /* transfers to be announced, in the order in which they were posted */
     cmo_node moving;        /* transfers whose bytes may go, served in turn */
     uint64_t window;        /* bytes of eager messages that the peer has not given back */
-    uint64_t owed;          /* bytes that we have not given back to the peer */
+    uint64_t taken;         /* bytes of those that the peer has sent and was not given back: its `window`, or less while
+                               something is on its way */
+    uint64_t owed;          /* of these, what is to be given back */
 
     cmo_frame frames[CMO_FRAMES]; /* being sent: a ring of nframes from first_frame on */
     unsigned first_frame, nframes;
