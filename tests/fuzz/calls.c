@@ -4,7 +4,7 @@
 
 #include "comm/internal.h"
 
-enum { MOST_BYTES = 1 << 16 };
+enum { MOST_BYTES = 1 << 16, FILL = 1 };
 
 /* How many elements a rank has for another in an alltoall; in the other kinds, of whose block (from = 0). Without
  * counts all blocks have `count`. */
@@ -25,14 +25,20 @@ static uint8_t *array_of(uint64_t elements, cmo_dtype dtype)
     const uint64_t bytes = elements * cmo_dtype_size(dtype);
     uint8_t *p = malloc(bytes ? bytes : 1);
     FUZZ_CHECK(p != NULL);
-    memset(p, 1, bytes ? bytes : 1);
+    memset(p, FILL, bytes ? bytes : 1);
     return p;
+}
+
+void calls_fill(call_arrays *a, uint64_t bytes)
+{
+    a->in = array_of(bytes, CMO_U8);
+    a->in_bytes = bytes;
 }
 
 static cmo_call reduction(call_arrays *a, cmo_call c, int rank, bool unequal)
 {
     const bool scatters = c.kind == CMO_REDUCE_SCATTER;
-    a->in = array_of(scatters ? all_blocks(unequal, c.count) : c.count, c.dtype);
+    calls_fill(a, (scatters ? all_blocks(unequal, c.count) : c.count) * cmo_dtype_size(c.dtype));
     if (scatters && unequal) c.counts = a->receives;
     if (c.kind != CMO_REDUCE || rank == c.root)
         a->out = array_of(scatters ? block_of(unequal, c.count, 0, rank) : c.count, c.dtype);
@@ -48,7 +54,8 @@ static cmo_call from_root(call_arrays *a, cmo_call c, int rank, bool unequal, bo
     const uint64_t own = scatters ? block_of(unequal, c.count, 0, rank) : c.count;
     a->shape[0] = scatters ? all_blocks(unequal, c.count) : c.count;
     if (rank == c.root) {
-        c.in = a->in = array_of(a->shape[0], c.dtype);
+        calls_fill(a, a->shape[0] * cmo_dtype_size(c.dtype));
+        c.in = a->in;
         c.out = a->out = scatters ? array_of(own, c.dtype) : a->in;
         c.ndim = 1;
         c.shape = a->shape;
@@ -74,7 +81,8 @@ static cmo_call to_all(call_arrays *a, cmo_call c, int rank, bool unequal, bool 
         gathered += a->receives[r] = block_of(unequal, c.count, r, rank);
     }
     if (!all) sends = block_of(unequal, c.count, 0, rank);
-    c.in = a->in = array_of(sends, c.dtype);
+    calls_fill(a, sends * cmo_dtype_size(c.dtype));
+    c.in = a->in;
     if (learns) {
         c.exchange = true;
         c.count = all ? 0 : sends;
@@ -124,9 +132,10 @@ cmo_call calls_make(call_arrays *a, uint8_t name, int rank)
 
 void calls_free(call_arrays *a)
 {
+    for (uint64_t i = 0; i < a->in_bytes; i++) FUZZ_CHECK(a->in[i] == FILL); /* a broadcast's root sends only, too */
     if (a->out != a->in) free(a->out);
     free(a->in);
-    a->in = a->out = NULL;
+    *a = (call_arrays){0};
 }
 
 cmo_err calls_allocate(void *arrays, const cmo_layout *layout, void **address)

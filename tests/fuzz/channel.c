@@ -134,7 +134,8 @@ static void start(machine *m, channel_record what, uint8_t argument)
         message.peer = peer_of(argument);
         message.tag = tag_of(argument);
         message.bytes = s->arrays.shape[0] = sizes[higher_of(argument)];
-        message.buffer = s->arrays.in = calloc(1, message.bytes + 1);
+        calls_fill(&s->arrays, message.bytes);
+        message.buffer = s->arrays.in;
         err = cmo_send_start(&s->op, in_use(m), &message, timeout);
     }
     if (err) slot_free(m, i);
@@ -179,7 +180,9 @@ static void frame(machine *m, int rank)
         to += 8;
     }
     if (mend & CHANNEL_MEND_ID && out[0] == CMO_CTS) cmo_wire_put(out + 40, p->announced_id, 8);
-    if (mend & CHANNEL_MEND_ID && out[0] == CMO_DATA) {
+    if (mend & CHANNEL_MEND_ID && out[0] == CMO_DATA && out[40] & CHANNEL_OFFERED) {
+        cmo_wire_put(out + 40, p->announced_id, 8);
+    } else if (mend & CHANNEL_MEND_ID && out[0] == CMO_DATA) {
         peer_transfer *t = &p->transfers[out[40] % PEER_TRANSFERS];
         cmo_wire_put(out + 40, t->id, 8);
         cmo_wire_put(out + 48, t->sent, 8);

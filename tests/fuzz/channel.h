@@ -31,10 +31,12 @@ enum {
     CHANNEL_MEND_COMM = 2,   /* to that in use */
     CHANNEL_MEND_CALL = 4,   /* seq and fingerprint: to those of the last collective */
     CHANNEL_MEND_LENGTH = 8, /* to that of the payload in the record */
-    CHANNEL_MEND_ID = 16,    /* CTS: a message that was announced; DATA: one that was asked for, and its offset */
+    CHANNEL_MEND_ID = 16,    /* CTS: a message that was announced; DATA: one that was asked for, and its offset, or
+                                where the number has CHANNEL_OFFERED in it, one that was offered */
     CHANNEL_MEND_SHAPE = 32, /* one dimension, of bytes; in the record it is not */
 };
 
+enum { CHANNEL_OFFERED = 128 };
 enum { CHANNEL_PAYLOAD = 1023 }; /* the most that a FRAME has */
 
 enum { CHANNEL_RANK = 4 }; /* of five, each on a host of its own */

@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=Path, help="make the corpus anew, with this program, and do no more")
     parser.add_argument("--seconds", type=float, default=3600.0, help="for all targets together")
     parser.add_argument("targets", nargs="*", help="some of them; all by default")
-    chosen = parser.parse_args()
+    chosen = parser.parse_intermixed_args()  # targets may follow the options
     commands = {}
     for target in chosen.targets or SHARES:
         command, reason = command_of(target, chosen.fuzzers)

@@ -110,6 +110,13 @@ static void message_seeds(void)
         record(&s, CHANNEL_END, 1);
         seed_write(&s, "channel", "send-%d", size);
     }
+    /* Bytes for a message that goes the other way */
+    seed s = {.size = 0};
+    seed_byte(&s, 1);
+    record(&s, CHANNEL_SEND, 1 | 5 << CHANNEL_HIGH);
+    frame(&s, 1, MEND_ALWAYS | CHANNEL_MEND_ID | CHANNEL_MEND_LENGTH,
+          &(cmo_header){.kind = CMO_DATA, .id = CHANNEL_OFFERED}, text, 20);
+    seed_write(&s, "channel", "bytes-for-a-sender");
 }
 
 /* The number of the first communicator that is made from that of all ranks. */

@@ -99,6 +99,7 @@ def cards(data: bytes) -> None:
         if kind == "card":
             card = Card.unpack(token, sealed, 0)
             assert Card.unpack(token, card.pack(token), 0) == card
+            assert all(type(value) is int for value in card.tunables.values())
             for other in (card, card._replace(tunables={"slots": 3}), card._replace(machine="another")):
                 text = disagreement([card, other._replace(rank=1)])
                 assert text is None or text.encode()
@@ -106,6 +107,8 @@ def cards(data: bytes) -> None:
             plan = Plan.of(Plan.fields_of(token, sealed))
             assert [card.rank for card in plan.cards] == list(range(len(plan.cards)))
             assert len(bytes.fromhex(plan.job)) == 16
+            assert all(type(nonce) is str for nonce in plan.nonces.values())
+            assert all(type(value) is int for value in plan.tunables.values())
             assert Plan.of(Plan.fields_of(token, plan.pack(token))) == plan
         else:
             str(unseal(token, kind, sealed, "somebody")).encode()

@@ -189,6 +189,7 @@ static void use_links(machine *m)
     tcp_net *n = (tcp_net *)m->net;
     uint8_t bytes[64];
     const struct iovec iov = {bytes, sizeof bytes};
+    CMO_EACH(node, &n->live) FUZZ_CHECK(socket_at(node)->link->socket == socket_at(node)); /* one is all that it has */
     for (int peer = 0; peer < SCRIPT_RANKS; peer++) {
         cmo_link *l = &n->links[peer].link;
         size_t moved;
