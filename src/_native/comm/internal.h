@@ -70,6 +70,7 @@ typedef struct cmo_channel {
     int peer;               /* world rank */
     bool gone;              /* nothing more comes or goes */
     bool parted;            /* it has closed the world communicator: its end is no failure */
+    int news;               /* kept of it: FAIL, BYE, ASK and AGREE frames, see cmo_match_keep */
     uint64_t asked;         /* the last round of questions in which it got one; see engine->asks */
 
     cmo_node control;       /* frames to be sent before any transfer's */
@@ -122,8 +123,9 @@ void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shap
                        cmo_unexpected **unexpected);
 void cmo_match_posted(cmo_comm *comm, cmo_xfer *x); /* a receive has been posted: take an unexpected message, or wait */
 void cmo_match_whole(cmo_unexpected *unexpected);             /* all of its bytes are here */
-/* A frame without a transfer (FAIL, BYE, AGREE) is for a communicator that does not exist here yet: keep it. False: it does,
- * or no longer. */
+/* A frame without a transfer (FAIL, BYE, AGREE) is for a communicator that does not exist here yet: keep it. False: it
+ * does, or no longer. Of one peer the latest are kept: others are of what is long gone, or will never be. */
+enum { CMO_MOST_NEWS = 1024 };
 bool cmo_match_keep(cmo_channel *c, const cmo_header *h, const void *payload);
 void cmo_match_orphans(cmo_engine *e, cmo_comm *comm); /* a communicator has come to be: give it what came for it */
 cmo_unexpected *cmo_match_find(cmo_comm *comm, int source, int64_t tag); /* a point-to-point message that is waiting */
