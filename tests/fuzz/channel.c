@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "coll/coll.h"
+#include "comm/agree.h"
 #include "comm/internal.h"
 
 _Static_assert((int)PEER_RANKS == (int)CALLS_RANKS, "as many peers as the calls have ranks");
@@ -123,7 +124,11 @@ static void start(machine *m, channel_record what, uint8_t argument)
                            .dtype = CMO_U8, .ndim = 1, .shape = s->arrays.shape,
                            .allocate = calls_allocate, .allocate_ctx = &s->arrays};
     cmo_err err;
-    if (what == CHANNEL_CALL) {
+    if (what == CHANNEL_CALL && argument == CHANNEL_AGREE) {
+        err = cmo_agree_start(&s->op, in_use(m), 1, timeout);
+    } else if (what == CHANNEL_CALL && argument == CHANNEL_SHRINK) {
+        err = cmo_shrink_start(&s->op, in_use(m), timeout);
+    } else if (what == CHANNEL_CALL) {
         const cmo_call call = calls_make(&s->arrays, argument, CHANNEL_RANK);
         err = cmo_call_start(&s->op, in_use(m), &call, timeout);
     } else if (what == CHANNEL_RECEIVE) {

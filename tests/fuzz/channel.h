@@ -39,6 +39,8 @@ enum {
 enum { CHANNEL_OFFERED = 128 };
 enum { CHANNEL_PAYLOAD = 1023 }; /* the most that a FRAME has */
 
+enum { CHANNEL_AGREE = 255, CHANNEL_SHRINK = 254 }; /* names of calls that are no collectives */
+
 enum { CHANNEL_RANK = 4 }; /* of five, each on a host of its own */
 
 /* An argument has the peer in its lowest three bits (5 to 7: any, where that makes sense), then three bits and two. */

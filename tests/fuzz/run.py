@@ -26,6 +26,7 @@ SHARES = {
     "tcp": 4,
     "wire": 1,
     "handshake": 1,
+    "ballot": 1,
     "store-server": 5,
     "store-frames": 1,
     "store-greetings": 1,

@@ -2,6 +2,7 @@
  * writes these bytes in earnest, so after a change of a format they can be made anew (`make fuzz-corpus`). */
 #include "seeds.h"
 
+#include "comm/ballot.h"
 #include "tcp_script.h"
 
 #include <errno.h>
@@ -38,7 +39,7 @@ void seed_write(const seed *s, const char *target, const char *format, ...)
 void seed_add(seed *s, const void *bytes, size_t n)
 {
     FUZZ_CHECK(n <= sizeof s->bytes - s->size);
-    memcpy(s->bytes + s->size, bytes, n);
+    if (n) memcpy(s->bytes + s->size, bytes, n);
     s->size += n;
 }
 
@@ -100,6 +101,29 @@ static void wire_seeds(void)
         seed_failure(failure, seq);
         seed_add(&told, failure, CMO_TOLD_BYTES);
         seed_write(&told, "wire", "told-%d", (int)seq);
+    }
+}
+
+/* ------------------------------------------------------------------ ballot */
+
+static void ballot_seeds(void)
+{
+    static uint64_t offset[3] = {4096, 0, 8192};
+    static uint8_t set[3] = {1, 0, 1};
+    uint8_t bytes[256];
+    const cmo_proposal p = {.kind = CMO_AGREE_SHRINK, .flag = 5, .member = set, .offset = offset};
+    for (int which = 0; which < 4; which++) {
+        cmo_vote v = {.kind = CMO_AGREE_FLAG, .flag = 3, .offset = 64, .accepted = which == 3 ? 2 : 0, .ended = set,
+                      .proposal = p};
+        size_t n = which == 0 ? cmo_set_bytes(3) : which == 1 ? cmo_proposal_bytes(3) : cmo_vote_bytes(3, v.accepted);
+        seed s = {.size = 0};
+        if (which == 0) cmo_set_write(bytes, set, 3);
+        else if (which == 1) cmo_proposal_write(bytes, &p, 3);
+        else cmo_vote_write(bytes, &v, 3);
+        seed_byte(&s, which < 2 ? which : 2);
+        seed_byte(&s, 3 - 1);
+        seed_add(&s, bytes, n);
+        seed_write(&s, "ballot", "said-%d", which);
     }
 }
 
@@ -227,6 +251,7 @@ int main(int argc, char **argv)
     seeds_folder = argv[1];
     make_folder(seeds_folder);
     wire_seeds();
+    ballot_seeds();
     handshake_seeds();
     tcp_seeds();
     channel_seeds();

@@ -4,6 +4,7 @@
 
 #include "calls.h"
 #include "channel.h"
+#include "comm/ballot.h"
 #include "sim_world.h"
 
 static void record(seed *s, channel_record what, int argument)
@@ -163,6 +164,41 @@ static void news_seeds(void)
         }
 }
 
+/* Agreements, of a communicator that has failed or has not: the others vote, propose and decide. */
+static void agreement_seeds(void)
+{
+    static uint64_t offset[CALLS_RANKS];
+    static uint8_t all[CALLS_RANKS] = {1, 1, 1, 1, 1}, none[CALLS_RANKS];
+    uint8_t set[8], vote[256], proposal[256];
+    for (int k = 0; k < 4; k++) {
+        const uint8_t kind = k & 1 ? CMO_AGREE_SHRINK : CMO_AGREE_FLAG;
+        const cmo_proposal p = {.kind = kind, .flag = 1, .member = all, .offset = offset};
+        const cmo_vote v = {.kind = kind, .flag = 1, .ended = none};
+        cmo_set_write(set, all, CALLS_RANKS);
+        cmo_vote_write(vote, &v, CALLS_RANKS);
+        cmo_proposal_write(proposal, &p, CALLS_RANKS);
+        const struct said {
+            int64_t what;
+            const void *bytes;
+            size_t n;
+        } said[] = {{CMO_AGREE_CALL, set, cmo_set_bytes(CALLS_RANKS)},
+                    {CMO_AGREE_VOTE, vote, cmo_vote_bytes(CALLS_RANKS, false)},
+                    {CMO_AGREE_PROPOSE, proposal, cmo_proposal_bytes(CALLS_RANKS)},
+                    {CMO_AGREE_ACCEPT, NULL, 0},
+                    {CMO_AGREE_REFUSE, NULL, 0},
+                    {CMO_AGREE_DECIDE, proposal, cmo_proposal_bytes(CALLS_RANKS)}};
+        seed s = {.size = 0};
+        seed_byte(&s, 0);
+        for (int r = 0; k & 2 && r < CALLS_RANKS - 2; r++) record(&s, CHANNEL_END, r); /* then this one coordinates */
+        record(&s, CHANNEL_CALL, k & 1 ? CHANNEL_SHRINK : CHANNEL_AGREE);
+        for (size_t i = 0; i < sizeof said / sizeof *said; i++)
+            frame(&s, k & 2 ? CALLS_RANKS - 2 : 0, MEND_ALWAYS | CHANNEL_MEND_LENGTH,
+                  &(cmo_header){.kind = CMO_AGREE, .seq = 1, .tag = said[i].what, .aux = 1}, said[i].bytes, said[i].n);
+        record(&s, CHANNEL_TIME, 120);
+        seed_write(&s, "channel", "agreement-%d", k);
+    }
+}
+
 void channel_seeds(void)
 {
     for (int settings = 0; settings < 4; settings++)
@@ -172,4 +208,5 @@ void channel_seeds(void)
     for (int settings = 0; settings < 4; settings++) record_calls(settings, several, 5);
     message_seeds();
     news_seeds();
+    agreement_seeds();
 }
