@@ -97,6 +97,17 @@ static cmo_err rx_data(cmo_channel *c, const cmo_header *h)
     return CMO_OK;
 }
 
+/* A message comes unasked. All of them together stay within what the peer was granted, so that it cannot make us keep
+ * more than that, whatever has gone wrong with it. */
+static cmo_err rx_unasked(cmo_channel *c, const cmo_header *h)
+{
+    const uint64_t window = (uint64_t)c->engine->tunables.eager_window, cost = h->length + CMO_EAGER_OVERHEAD;
+    if (cost > window || c->taken > window - cost)
+        return cmo_fail(CMO_EPROTO, "rank %d sends %llu bytes unasked", c->peer, (unsigned long long)h->length);
+    c->taken += cost;
+    return CMO_OK;
+}
+
 /* A header, with its shape, has come. */
 static cmo_err rx_begin(cmo_channel *c, const uint8_t *shape_bytes)
 {
@@ -112,8 +123,7 @@ static cmo_err rx_begin(cmo_channel *c, const uint8_t *shape_bytes)
     case CMO_EAGER:
     case CMO_RTS:
         if (h->ndim) CMO_TRY(cmo_shape_parse(shape, shape_bytes, h->ndim, cmo_dtype_size(h->dtype), h->length));
-        if (h->kind == CMO_EAGER && h->length > (uint64_t)c->engine->tunables.eager_window)
-            return cmo_fail(CMO_EPROTO, "rank %d sends %llu bytes unasked", c->peer, (unsigned long long)h->length);
+        if (h->kind == CMO_EAGER) CMO_TRY(rx_unasked(c, h));
         cmo_match_arrived(c, h, shape, &c->rx_xfer, &c->rx_unexpected);
         if (h->kind == CMO_EAGER)
             c->rx_payload = c->rx_xfer ? c->rx_xfer->buffer : c->rx_unexpected ? c->rx_unexpected->data : NULL;

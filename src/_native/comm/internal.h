@@ -29,7 +29,10 @@
 
 /* ------------------------------------------------------------------ channel.c: frames to and from one peer */
 
-enum { CMO_FRAME_HEAD = CMO_HEADER_BYTES + 8 * CMO_MAX_DIMS };
+enum {
+    CMO_FRAME_HEAD = CMO_HEADER_BYTES + 8 * CMO_MAX_DIMS,
+    CMO_EAGER_OVERHEAD = CMO_HEADER_BYTES /* what an eager message counts for beside its bytes */
+};
 
 /* A message that came before its receive was posted. */
 typedef struct cmo_unexpected {
@@ -67,13 +70,16 @@ typedef struct cmo_channel {
     int peer;               /* world rank */
     bool gone;              /* nothing more comes or goes */
     bool parted;            /* it has closed the world communicator: its end is no failure */
+    int news;               /* kept of it: FAIL, BYE, ASK and AGREE frames, see cmo_match_keep */
     uint64_t asked;         /* the last round of questions in which it got one; see engine->asks */
 
     cmo_node control;       /* frames to be sent before any transfer's */
     cmo_node sends;         /* transfers to be announced, in the order in which they were posted */
     cmo_node moving;        /* transfers whose bytes may go, served in turn */
     uint64_t window;        /* bytes of eager messages that the peer has not given back */
-    uint64_t owed;          /* bytes that we have not given back to the peer */
+    uint64_t taken;         /* bytes of those that the peer has sent and was not given back: its `window`, or less while
+                               something is on its way */
+    uint64_t owed;          /* of these, what is to be given back */
 
     cmo_frame frames[CMO_FRAMES]; /* being sent: a ring of nframes from first_frame on */
     unsigned first_frame, nframes;
@@ -117,8 +123,9 @@ void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shap
                        cmo_unexpected **unexpected);
 void cmo_match_posted(cmo_comm *comm, cmo_xfer *x); /* a receive has been posted: take an unexpected message, or wait */
 void cmo_match_whole(cmo_unexpected *unexpected);             /* all of its bytes are here */
-/* A frame without a transfer (FAIL, BYE, AGREE) is for a communicator that does not exist here yet: keep it. False: it does,
- * or no longer. */
+/* A frame without a transfer (FAIL, BYE, AGREE) is for a communicator that does not exist here yet: keep it. False: it
+ * does, or no longer. Of one peer the latest are kept: others are of what is long gone, or will never be. */
+enum { CMO_MOST_NEWS = 1024 };
 bool cmo_match_keep(cmo_channel *c, const cmo_header *h, const void *payload);
 void cmo_match_orphans(cmo_engine *e, cmo_comm *comm); /* a communicator has come to be: give it what came for it */
 cmo_unexpected *cmo_match_find(cmo_comm *comm, int source, int64_t tag); /* a point-to-point message that is waiting */

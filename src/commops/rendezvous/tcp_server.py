@@ -131,17 +131,23 @@ class StoreServer:
     def _run(self) -> None:
         try:
             while not self._closing:
-                self._open_or_shut_door()
-                for key, events in self._selector.select(self._pause()):
-                    if key.fileobj is self._listener:
-                        self._accept()
-                    elif key.fileobj is not self._wake_end:
-                        self._serve(key.data, events)
-                self._fire_timers()
-                while self._ended:
-                    self._carry_out_wills()
+                self._turn()
         finally:
             self._close_sockets()
+
+    def _turn(self, *, waits: bool = True) -> bool:
+        """Do what there is to do, having waited for it or not; say whether anyone had come."""
+        self._open_or_shut_door()
+        ready = self._selector.select(self._pause() if waits else 0)
+        for key, events in ready:
+            if key.fileobj is self._listener:
+                self._accept()
+            elif key.fileobj is not self._wake_end:
+                self._serve(key.data, events)
+        self._fire_timers()
+        while self._ended:
+            self._carry_out_wills()
+        return bool(ready)
 
     def _close_sockets(self) -> None:
         for connection in self._connections:
