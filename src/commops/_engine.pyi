@@ -38,6 +38,7 @@ class Engine:
         job: bytes,
         token: bytes,
         tunables: dict[str, int],
+        tls: bytes | None = None,
         generation: int = 0,
     ) -> Self: ...
     @property

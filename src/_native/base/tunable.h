@@ -50,7 +50,9 @@ enum { CMO_HALF_SHARED = -2, CMO_TWICE_OWN = -3, CMO_TWICE_OWN_SLOTS = -4 };
     X(user_timeout_ms, "COMMOPS_USER_TIMEOUT_MS", 20000, 0, 1 << 30,                                           \
       "milliseconds for which a host may leave data unacknowledged before it counts as lost; 0: the kernel's")   \
     X(handshake_ms, "COMMOPS_HANDSHAKE_MS", 10000, 1, 1 << 30,                                                 \
-      "milliseconds that a connection may take to authenticate")
+      "milliseconds that a connection may take to authenticate")                                               \
+    X(tls_kernel, "COMMOPS_TLS_KERNEL", 1, 0, 1,                                                               \
+      "1: with TLS, the kernel encrypts what is sent, where it can (module tls); 0: never")
 
 typedef struct cmo_tunables {
 #define CMO_X(field, env, def, least, greatest, doc) int64_t field;

@@ -116,11 +116,12 @@ cdef class Engine:
     """A rank's engine: its links, its communicators and its progress thread."""
 
     def __cinit__(self, int rank, int size, list hosts, Window window, list neighbours, *, bint share, list listeners,
-                  list addresses, bytes job, object token, dict tunables, uint32_t generation=0):
+                  list addresses, bytes job, object token, dict tunables, bytes tls=None, uint32_t generation=0):
         """`hosts`: a number per rank. `neighbours`: (window fd, doorbell fd, pidfd) of each rank of this host, in rank
         order, our own with window fd and pidfd -1; the descriptors are taken, those of windows even if this raises.
         `listeners`: listening sockets, taken; `addresses`: a string per rank; both empty where every rank is on this
-        host and memory is shared. `tunables`: what goes before the environment and the defaults."""
+        host and memory is shared. `tunables`: what goes before the environment and the defaults. `tls`: the PEM of
+        this rank's key and certificates; None: no TLS."""
         cdef cmo_world world
         cdef cmo_tcp_config tcp
         cdef cmo_net *net = NULL
@@ -153,6 +154,9 @@ cdef class Engine:
                 tcp.mac, tcp.mac_ctx = mac, <void *>self.token
                 tcp.handshake_ns = world.tunables.handshake_ms * 1000000
                 tcp.user_timeout_ms, tcp.socket_bytes = world.tunables.user_timeout_ms, world.tunables.socket_bytes
+                if tls is not None:
+                    tcp.tls.pem, tcp.tls.bytes = tls, len(tls)
+                    tcp.tls.offload = world.tunables.tls_kernel
                 check(cmo_tcp_net(&net, &tcp))
             for i in range(nlocal):
                 fd, near[i].doorbell, near[i].pidfd = neighbours[i]

@@ -63,6 +63,7 @@ def make_engine(
     job: bytes,
     token: bytes,
     tunables: dict[str, int],
+    tls: bytes | None = None,
     listeners: Sequence[socket.socket] = (),
     places: Sequence[str] = (),
 ) -> Any:
@@ -80,6 +81,7 @@ def make_engine(
             job=job,
             token=token,
             tunables=tunables,
+            tls=tls,
         )
     except BaseException:
         for _, bell, end in table:  # the windows' it has closed when it had mapped them
