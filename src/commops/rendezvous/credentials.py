@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import ssl
     from os import PathLike
 
-__all__ = ["Credentials", "credentials_file", "inherited", "load_credentials"]
+__all__ = ["Credentials", "credentials_file", "job_credentials", "load_credentials"]
 
 _LONGEST = 1 << 20
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
@@ -139,9 +139,37 @@ def load_credentials(tls: bool | str | PathLike[str] | Credentials | None = None
         raise TypeError(f"tls must be the path of a file, True, False or None, not {tls!r}")
     if path is None:
         return None
+    return _read_file(path, origin)
+
+
+def _read_file(path: str, origin: str) -> Credentials:
     return Credentials(read_private(path, origin, _LONGEST), f"the file {path!r} of {origin}")
 
 
-def inherited(environ: Mapping[str, str]) -> bool:
-    """Say whether the file that the environment names is a descriptor: of a launcher, for its own ranks."""
-    return is_descriptor(environ.get("COMMOPS_TLS_FILE", ""))
+def job_credentials(tls: bool) -> Credentials | None:
+    """Return what a launcher gives its ranks: those of the user's own file, or fresh ones; None without TLS.
+
+    Parameters
+    ----------
+    tls : bool
+        Whether the launcher was asked for TLS. So it is by ``COMMOPS_TLS=1`` and by ``COMMOPS_TLS_FILE``,
+        unless ``COMMOPS_TLS`` is 0.
+
+    Raises
+    ------
+    ImportError
+        If they are to be made and cryptography is not installed.
+    ValueError, RendezvousError, CommError
+        As `load_credentials`.
+    """
+    wanted = os.environ.get("COMMOPS_TLS", "")
+    path = os.environ.get("COMMOPS_TLS_FILE")
+    if not tls and (wanted == "0" or (not wanted and path is None)):
+        return None
+    if not tls and wanted != "1":
+        credentials_file(os.environ)  # for what it says of other values
+    if path is not None and not is_descriptor(path):  # that of a job around this one is not for its ranks
+        return _read_file(path, "COMMOPS_TLS_FILE")
+    from commops.rendezvous.certificates import new_credentials
+
+    return Credentials(new_credentials())
