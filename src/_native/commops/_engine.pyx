@@ -12,7 +12,8 @@ from commops.core cimport (
     CMO_AGAIN, CMO_EINTERRUPT, CMO_EPEERLOST, CMO_OK, cbool, cmo_coll, cmo_comm, cmo_comm_build, cmo_comm_close,
     cmo_comm_offer, cmo_engine, cmo_engine_close, cmo_engine_create, cmo_engine_destroy, cmo_engine_enter,
     cmo_engine_leave, cmo_engine_world, cmo_err, cmo_member, cmo_neighbour, cmo_net, cmo_op, cmo_op_finish, cmo_reason,
-    cmo_tcp_config, cmo_tcp_net, cmo_tunables_read, cmo_window_alloc, cmo_window_attaches, cmo_window_base,
+    cmo_tcp_config, cmo_tcp_net, cmo_tcp_offloaded, cmo_tunables_read, cmo_window_alloc, cmo_window_attaches,
+    cmo_window_base,
     cmo_window_create, cmo_window_destroy, cmo_window_fd, cmo_window_free, cmo_window_map, cmo_window_size,
     cmo_window_unmap, cmo_window_used, cmo_world, pthread_atfork
 )
@@ -170,7 +171,7 @@ cdef class Engine:
             world.share, world.remote, world.collectives = share, net, &cmo_coll
             world.interrupted, world.interrupt_ctx = interrupted, <void *>self
             check(cmo_engine_create(&self.engine, &world))
-            net = NULL
+            self.sockets, net = net, NULL
         finally:
             if net != NULL:
                 net.ops.close(net)
@@ -268,6 +269,21 @@ cdef class Comm:
         """This process's shared memory."""
         self.usable()
         return self.engine.window
+
+    @property
+    def tls_kernel(self):
+        """Whether the kernel encrypts what this rank sends with TLS, as far as it is connected."""
+        cdef cbool offloaded = False
+        self.usable()
+        cdef cmo_engine *engine = self.engine.engine
+        if self.engine.sockets != NULL:
+            self.engine.inside += 1
+            with nogil:
+                cmo_engine_enter(engine)
+                offloaded = cmo_tcp_offloaded(self.engine.sockets)
+                cmo_engine_leave(engine)
+            self.engine.inside -= 1
+        return bool(offloaded)
 
     def offer(self, int64_t color, int64_t key):
         """This rank's part in making a child communicator, as bytes for an allgather; also where memory is short."""

@@ -101,6 +101,7 @@ cdef extern from "commops.h" nogil:
         int64_t handshake_ns, user_timeout_ms, socket_bytes
         cmo_tls_config tls
     cmo_err cmo_tcp_net(cmo_net **, const cmo_tcp_config *)
+    cbool cmo_tcp_offloaded(const cmo_net *)
 
     ctypedef struct cmo_layout:
         cmo_dtype dtype

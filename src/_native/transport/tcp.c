@@ -266,6 +266,16 @@ static cmo_err tcp_take_listeners(tcp_net *n, const int *listeners, int count)
     return CMO_OK;
 }
 
+bool cmo_tcp_offloaded(const cmo_net *net)
+{
+    const tcp_net *n = (const tcp_net *)net;
+    for (const cmo_node *node = n->live.next; node != &n->live; node = node->next) {
+        const tcp_socket *s = (const tcp_socket *)node; /* its first member */
+        if (s->tls && cmo_tls_offloaded(s->tls)) return true;
+    }
+    return false;
+}
+
 cmo_err cmo_tcp_net(cmo_net **out, const cmo_tcp_config *c)
 {
     if (c->size < 1 || c->rank < 0 || c->rank >= c->size || c->nlisteners < 0 || !c->mac || c->handshake_ns < 1)

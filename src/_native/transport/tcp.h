@@ -43,4 +43,6 @@ typedef struct cmo_tcp_config {
  * - With TLS, what a rank writes is in its own memory for a moment longer, and is lost with it: cmo_link.unsent. */
 cmo_err cmo_tcp_net(cmo_net **out, const cmo_tcp_config *config);
 
+bool cmo_tcp_offloaded(const cmo_net *); /* a link of it is up, for which the kernel does the encrypting of TLS */
+
 #endif
