@@ -185,24 +185,19 @@ static void test_who_has_no_certificate_or_an_older_tls_is_sent_away(void)
         visitor v;
         cmo_hello h = {.version = CMO_HANDSHAKE_VERSION, .src = 1, .dst = 0, .size = 2, .generation = 7,
                        .job = "the job of tests"};
-        uint8_t hello[CMO_HELLO_BYTES], answer;
+        uint8_t hello[CMO_HELLO_BYTES], alert[256];
         size_t n;
-        int error = SSL_ERROR_WANT_READ;
-        bool said = false;
+        bool said = false, ended;
         cmo_hello_write(hello, &h);
         CHECK(visit(&v, &w, most));
-        const int64_t deadline = cmo_deadline(5);
-        while (error == SSL_ERROR_WANT_READ && cmo_now() < deadline) {
+        for (int i = 0; i < 1000 && !said; i++) {
             poll_world(&w);
-            v.l->ERR_clear_error();
-            const int fine = said ? v.l->SSL_read_ex(v.ssl, &answer, 1, &n)
-                                  : v.l->SSL_write_ex(v.ssl, hello, sizeof hello, &n);
-            if (fine != 1) error = v.l->SSL_get_error(v.ssl, 0);
-            else if (said) error = 0;
-            else said = true;
+            said = v.l->SSL_write_ex(v.ssl, hello, sizeof hello, &n) == 1;
         }
         CHECK(said == (most == TLS1_3_VERSION)); /* a client of TLS 1.3 may speak before it is known */
-        CHECKF(error == 1 || error == 5, "%d", error); /* SSL_ERROR_SSL, an alert; SSL_ERROR_SYSCALL, a reset */
+        n = receive_some(&w, v.fd, alert, sizeof alert, &ended);
+        CHECKF(ended && n < 100, "%zu bytes", n); /* an ANSWER would be more */
+        v.l->ERR_clear_error();
         leave(&v);
     }
     check_talk(&w, 0, 1);

@@ -13,9 +13,8 @@ from commops.core cimport (
     cmo_comm_offer, cmo_engine, cmo_engine_close, cmo_engine_create, cmo_engine_destroy, cmo_engine_enter,
     cmo_engine_leave, cmo_engine_world, cmo_err, cmo_member, cmo_neighbour, cmo_net, cmo_op, cmo_op_finish, cmo_reason,
     cmo_tcp_config, cmo_tcp_net, cmo_tcp_offloaded, cmo_tunables_read, cmo_window_alloc, cmo_window_attaches,
-    cmo_window_base,
-    cmo_window_create, cmo_window_destroy, cmo_window_fd, cmo_window_free, cmo_window_map, cmo_window_size,
-    cmo_window_unmap, cmo_window_used, cmo_world, pthread_atfork
+    cmo_window_base, cmo_window_create, cmo_window_destroy, cmo_window_fd, cmo_window_free, cmo_window_map,
+    cmo_window_size, cmo_window_unmap, cmo_window_used, cmo_world, pthread_atfork
 )
 
 import os

@@ -53,7 +53,6 @@ typedef int tls_bio_change(tls_bio *);
     X(void, SSL_set_connect_state, (tls_ssl *))                                                      \
     X(int, SSL_read_ex, (tls_ssl *, void *, size_t, size_t *))                                       \
     X(int, SSL_write_ex, (tls_ssl *, const void *, size_t, size_t *))                                \
-    X(int, SSL_get_error, (const tls_ssl *, int))                                                    \
     X(int, SSL_has_pending, (const tls_ssl *))                                                       \
     X(int, SSL_is_init_finished, (const tls_ssl *))                                                  \
     X(int, SSL_shutdown, (tls_ssl *))                                                                \
@@ -117,10 +116,10 @@ enum {
     SSL_OP_NO_RENEGOTIATION = 1 << 30,
     SSL_VERIFY_PEER = 1,
     SSL_VERIFY_FAIL_IF_NO_PEER_CERT = 2,
-    SSL_ERROR_WANT_READ = 2,
-    SSL_ERROR_ZERO_RETURN = 6,
     SSL_KEY_UPDATE_NOT_REQUESTED = 0,
+    SSL3_RT_ALERT = 21,
     SSL3_RT_HANDSHAKE = 22,
+    SSL_AD_CLOSE_NOTIFY = 0,
     SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE = 199,
     SSL_AD_REASON_OFFSET = 1000, /* of an alert's number among the reasons */
     BIO_TYPE_SOCKET = 5 | 0x100 | 0x400,

@@ -38,6 +38,7 @@ static int tls_reason(cmo_tls_session *s)
     const char *words = l->ERR_reason_error_string(code);
     const long verified = l->SSL_get_verify_result(s->ssl);
     if (!words) words = "OpenSSL does not say why";
+    l->ERR_clear_error(); /* others in this thread may use the library */
     if (!s->met && (s->cut || s->receive_errno == ECONNRESET))
         return tls_fail(s, ECONNRESET, "it closed the connection in the handshake of TLS, as a rank without TLS does");
     if (s->receive_errno > 0) return s->receive_errno;
@@ -54,8 +55,10 @@ static int tls_reason(cmo_tls_session *s)
 
 void cmo_tls_watch(int sent, int version, int type, const void *message, size_t n, tls_ssl *ssl, void *session)
 {
-    (void)version, (void)message, (void)n, (void)ssl;
-    if (!sent && type == SSL3_RT_HANDSHAKE) ((cmo_tls_session *)session)->messages++;
+    (void)version, (void)ssl;
+    cmo_tls_session *s = session;
+    if (!sent && type == SSL3_RT_HANDSHAKE) s->messages++;
+    if (!sent && type == SSL3_RT_ALERT && n == 2) s->farewell |= ((const uint8_t *)message)[1] == SSL_AD_CLOSE_NOTIFY;
 }
 
 cmo_tls_session *cmo_tls_begin(cmo_tls *t, int fd, bool server)
@@ -87,7 +90,6 @@ void cmo_tls_end(cmo_tls_session *s)
 void cmo_tls_farewell(cmo_tls_session *s)
 {
     const tls_library *l = s->tls->ssl;
-    l->ERR_clear_error();
     if (!s->send_errno && s->receive_errno <= 0 && l->SSL_is_init_finished(s->ssl)) l->SSL_shutdown(s->ssl);
     cmo_tls_push(s);
 }
@@ -103,9 +105,8 @@ const char *cmo_tls_why(const cmo_tls_session *s, int error)
 bool cmo_tls_binding(cmo_tls_session *s, uint8_t out[CMO_TLS_BINDING_BYTES])
 {
     static const char label[] = "EXPORTER-Channel-Binding";
-    const tls_library *l = s->tls->ssl;
-    return l->SSL_is_init_finished(s->ssl) &&
-           l->SSL_export_keying_material(s->ssl, out, CMO_TLS_BINDING_BYTES, label, sizeof label - 1, NULL, 0, 0) == 1;
+    return s->tls->ssl->SSL_export_keying_material(s->ssl, out, CMO_TLS_BINDING_BYTES, label, sizeof label - 1, NULL, 0,
+                                                  0) == 1;
 }
 
 /* ------------------------------------------------------------------ sending */
@@ -160,8 +161,9 @@ static ssize_t tls_encrypt(cmo_tls_session *s, place *p)
                 return -1;
             }
         }
+        s->starved = false;
         if (l->SSL_write_ex(s->ssl, from, taken, &done) != 1) {
-            if (l->SSL_get_error(s->ssl, 0) == SSL_ERROR_WANT_READ) return 0; /* only before all else */
+            if (s->starved) return 0; /* in its handshake, before all else */
             errno = s->send_errno = tls_reason(s);
             return -1;
         }
@@ -187,7 +189,6 @@ ssize_t cmo_tls_send(cmo_tls_session *s, const struct iovec *iov, int n)
     size_t total = 0;
     place_move(&p, 0); /* past what is empty */
     const bool nothing = !p.n;
-    s->tls->ssl->ERR_clear_error();
     if (s->held_bytes) cmo_tls_push(s);
     while (!s->send_errno && !s->held_bytes && p.n && total < MOST_AT_ONCE) {
         if (s->offloaded) return total ? (ssize_t)total : tls_send_offloaded(s, p.iov, p.n);
@@ -207,26 +208,26 @@ ssize_t cmo_tls_send(cmo_tls_session *s, const struct iovec *iov, int n)
 static size_t tls_decrypt(cmo_tls_session *s, void *to, size_t room)
 {
     const tls_library *l = s->tls->ssl;
+    const uint64_t before = s->messages;
     size_t got = 0;
+    if (before > FREE_MESSAGES + (s->received >> MESSAGE_SHIFT)) {
+        s->receive_errno = tls_fail(s, EPROTO, "it renews its keys all the time");
+        return 0;
+    }
     s->starved = false;
     if (l->SSL_read_ex(s->ssl, to, room, &got) == 1) {
         s->met = true;
         return got;
     }
-    switch (l->SSL_get_error(s->ssl, 0)) {
-    case SSL_ERROR_WANT_READ: break; /* nothing is there, unless a message of TLS's own was */
-    case SSL_ERROR_ZERO_RETURN: s->receive_errno = -1; break;
-    default: s->receive_errno = tls_reason(s);
-    }
-    if (!s->receive_errno && s->messages > FREE_MESSAGES + (s->received >> MESSAGE_SHIFT))
-        s->receive_errno = tls_fail(s, EPROTO, "it renews its keys all the time");
+    /* SSL_get_error would have its list of errors emptied first, which takes as long as a look at the socket. */
+    if (s->starved) return 0;
+    if (s->messages == before) s->receive_errno = s->farewell ? -1 : tls_reason(s); /* else one was all that came */
     return 0;
 }
 
 ssize_t cmo_tls_receive(cmo_tls_session *s, const struct iovec *iov, int n, bool *more)
 {
     size_t total = 0;
-    s->tls->ssl->ERR_clear_error();
     s->starved = false;
     for (int i = 0; i < n; i++) {
         for (size_t at = 0; at < iov[i].iov_len;) {

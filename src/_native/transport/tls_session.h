@@ -37,8 +37,9 @@ struct cmo_tls_session {
     bool met;           /* the peer has been heard behind the handshake of TLS */
     bool starved;       /* the last look at the socket found nothing */
     bool cut;           /* its stream has ended */
+    bool farewell;      /* the peer has said that nothing more comes */
     bool offloaded;     /* the kernel encrypts what is written to the socket */
-    int receive_errno;  /* why receiving fails from now on; 0: it does not. -1: the peer has said farewell */
+    int receive_errno;  /* why receiving fails from now on; 0: it does not. -1: after a farewell */
     int send_errno;     /* the same for sending */
     char why[TLS_WHY];  /* in words, if they are TLS's; else empty */
     uint8_t *held;      /* bytes for the socket that it had no room for; owned */
