@@ -6,10 +6,13 @@
  *   program that embeds it, or is no Python, may not, and to block it around every write costs two system calls. Here
  *   it is send(2) with MSG_NOSIGNAL.
  * - The kernel, where it can (module tls), encrypts what is sent, but does not decrypt what comes: a peer may then
- *   change its keys, which kernels before 6.14 do not follow. */
+ *   renew its keys, which kernels before 6.14 do not follow. For the same reason who sends through the kernel does not
+ *   renew its own: past 2^24.5 records, about 380 GB to one rank, AES-GCM has less of a margin than RFC 8446 wants. */
 #include "transport/tls_session.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -140,7 +143,8 @@ static long bio_ctrl(tls_bio *b, int what, long n, void *p)
         cmo_tls_push(s);
         return !s->held_bytes && !s->send_errno;
     case BIO_CTRL_SET_KTLS: /* n: for what is sent */
-        if (!n) return 0;
+        /* SSL_set_fd would have had the kernel's module put into the socket. */
+        if (!n || setsockopt(s->fd, IPPROTO_TCP, TCP_ULP, "tls", sizeof "tls")) return 0;
         done = s->tls->socket_ctrl(b, what, n, p);
         if (done > 0) s->offloaded = true;
         return done;
