@@ -58,7 +58,7 @@ $(VENV)/ready: pyproject.toml
 
 # Installed as users have it, but out of a build folder that is kept, so that only what has changed is compiled.
 $(BUILD)/installed: $(VENV)/ready $(SOURCES)
-	$(IN_VENV) pip install --quiet --no-build-isolation -Cbuild-dir="$(BUILD)/wheel" '.[train,redis,bfloat16]'
+	$(IN_VENV) pip install --quiet --no-build-isolation -Cbuild-dir="$(BUILD)/wheel" '.[train,redis,bfloat16,tls]'
 	touch $@
 
 test: test-native test-python
@@ -156,7 +156,7 @@ editable: $(VENV)/ready
 	"$(BUILD)/editable/bin/python" -m pip install --quiet --upgrade 'pip>=25.1'
 	"$(BUILD)/editable/bin/python" -m pip install --quiet --group dev
 	PATH="$(BUILD)/editable/bin:$$PATH" pip install --quiet --no-build-isolation -Cbuild-dir="$(BUILD)/editable-build" \
-	    --editable '.[train,redis,bfloat16]'
+	    --editable '.[train,redis,bfloat16,tls]'
 	@echo 'Ready: . $(BUILD)/editable/bin/activate'
 
 clean:

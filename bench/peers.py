@@ -50,6 +50,7 @@ _RUN = ("commops", "run", "-n", "{ranks}")
 OWN = {
     "commops": Contender("commops", _RUN),
     "comm.empty": Contender("commops on comm.empty", _RUN),
+    "commops, TLS": Contender("commops", (*_RUN, "--tls")),
 }
 LIMITS = {
     "memcpy": Contender("memcpy", _RUN, variables={"COMMOPS_TRANSPORT": "shm"}),

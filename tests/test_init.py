@@ -76,7 +76,9 @@ def test_the_host_has_the_name_that_it_is_given(monkeypatch: pytest.MonkeyPatch)
         ({"timeout": 0}, ValueError, "above 0"),
         ({"timeout": float("nan")}, ValueError, "nan"),
         ({"timeout": "soon"}, TypeError, "'soon'"),
-        ({"tls": object()}, NotImplementedError, "tls"),
+        ({"tls": 1.5}, TypeError, "tls must be the path of a file, True, False or None, not 1.5"),
+        ({"tls": "/nowhere"}, commops.RendezvousError, "tls: cannot read '/nowhere'"),
+        ({"tls": True, "rank": 0, "size": 2, "rendezvous": "file:///x"}, ValueError, "tls=True asks for TLS"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], words: str) -> None:

@@ -114,7 +114,8 @@ def test_extension_of_the_wheel_needs_only_the_c_library(wheel: Path, tmp_path: 
         [name] = (name for name in archive.namelist() if name.endswith(".so"))
         library = Path(archive.extract(name, tmp_path))
     needed = re.findall(r"Shared library: \[([\w-]+)\.", run("readelf", "--dynamic", library))
-    assert {name for name in needed if not name.startswith("ld-linux")} <= {"libc", "libm", "libpthread"}
+    ours = {"libc", "libdl", "libm", "libpthread"}
+    assert {name for name in needed if not name.startswith("ld-linux")} <= ours
 
 
 @built

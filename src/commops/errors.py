@@ -64,4 +64,4 @@ class RendezvousError(CommError):
 
 
 class AuthenticationError(RendezvousError):
-    """A peer or a store did not prove that it holds this job's token."""
+    """A peer or a store did not prove that it holds this job's token, or a certificate of it under TLS."""

@@ -12,6 +12,9 @@ from commops.comm import Comm
 from commops.errors import RendezvousError
 
 if TYPE_CHECKING:
+    from os import PathLike
+
+    from commops.rendezvous.credentials import Credentials
     from commops.rendezvous.store import Store
     from commops.rendezvous.token import Token
 
@@ -29,7 +32,7 @@ def init(
     transport: str = "auto",
     timeout: float = 60.0,
     token: str | bytes | None = None,
-    tls: None = None,
+    tls: bool | str | PathLike[str] | None = None,
 ) -> Comm:
     """Join the job that this process was started in, and return the communicator of all its ranks.
 
@@ -55,8 +58,14 @@ def init(
     token : str or bytes, optional
         The secret that all ranks of the job share. Also ``COMMOPS_TOKEN`` or ``COMMOPS_TOKEN_FILE``. Without
         one only loopback addresses are used.
-    tls : None
-        Reserved.
+    tls : bool, str or PathLike, optional
+        With TLS 1.3 what goes over TCP, data and ``tcp:`` store, is encrypted, and both ends of a connection
+        prove a certificate, before they prove the token. All ranks must have it, or none. It is the path of a
+        PEM file that only you may read: a private key, its certificate, then those that lead from it to the
+        authority, the authority's too. True: the file that ``COMMOPS_TLS_FILE`` names, as ``commops run
+        --tls`` sets it; None: the same if it is set; False: no TLS. Names in certificates are not looked at:
+        whoever has one from that authority, and the token, is a rank. Ranks that share memory need none
+        between them.
 
     Returns
     -------
@@ -84,16 +93,15 @@ def init(
     try:
         transport = _checked_transport(transport)
         timeout = _checked_timeout(timeout)
-        if tls is not None:
-            raise NotImplementedError("tls is not available in this version: pass None")
+        credentials = _credentials(tls, place.size)
     except Exception as error:
-        _forfeit(place, token, error)
+        _forfeit(place, token, tls, error)
         raise
     if place.size == 1:
         from commops.rendezvous.bootstrap import alone
 
         return Comm._of_world(alone(), timeout)
-    return _join(place, transport, timeout, token)
+    return _join(place, transport, timeout, token, credentials)
 
 
 class _Place(NamedTuple):
@@ -170,7 +178,19 @@ def _checked_integer(name: str, value: int) -> int:
         raise TypeError(f"{name} must be a whole number, not {value!r}") from None
 
 
-def _join(place: _Place, transport: str, timeout: float, token: str | bytes | None) -> Comm:
+def _credentials(tls: bool | str | PathLike[str] | None, size: int) -> Credentials | None:
+    if tls is None and not os.environ.keys() & {"COMMOPS_TLS", "COMMOPS_TLS_FILE"}:
+        return None
+    if size == 1 and (tls is None or tls is True):  # it connects to nobody
+        return None
+    from commops.rendezvous.credentials import load_credentials
+
+    return load_credentials(tls)
+
+
+def _join(
+    place: _Place, transport: str, timeout: float, token: str | bytes | None, tls: Credentials | None
+) -> Comm:
     from commops.rendezvous.bootstrap import meet
     from commops.rendezvous.deadline import Deadline
     from commops.rendezvous.prefix_store import PrefixStore
@@ -187,20 +207,23 @@ def _join(place: _Place, transport: str, timeout: float, token: str | bytes | No
             " all of them"
         )
     deadline = Deadline(timeout)
-    with _opened(place, place.where, secret, timeout) as store:
+    with _opened(place, place.where, secret, tls, timeout) as store:
         world = meet(
             PrefixStore("world", store),
             place.rank,
             place.size,
             transport=transport,
             token=secret,
+            tls=tls,
             interface=interface,
             deadline=deadline,
         )
     return Comm._of_world(world, timeout)
 
 
-def _forfeit(place: _Place, token: str | bytes | None, error: Exception) -> None:
+def _forfeit(
+    place: _Place, token: str | bytes | None, tls: bool | str | PathLike[str] | None, error: Exception
+) -> None:
     """Tell the other ranks why this one will not come, where that can be done in a moment."""
     # What goes wrong with rank 0 of a launcher is the launcher's to tell.
     if place.size == 1 or place.where is None or (place.rank == 0 and place.served):
@@ -212,19 +235,24 @@ def _forfeit(place: _Place, token: str | bytes | None, error: Exception) -> None
 
     with contextlib.suppress(Exception):  # the error itself is raised in any case
         secret = load_token(token)
-        with _opened(place, place.where, secret, _MOMENT) as store:
+        credentials = None  # where they are what is wrong, a file or Redis can still be told
+        with contextlib.suppress(Exception):
+            credentials = _credentials(tls, place.size)
+        with _opened(place, place.where, secret, credentials, _MOMENT) as store:
             part = PrefixStore("world", store)
             Meeting(part, place.rank, place.size, secret, Deadline(_MOMENT)).forfeit(error)
 
 
 @contextlib.contextmanager
-def _opened(place: _Place, where: str | Store, secret: Token | None, timeout: float) -> Iterator[Store]:
+def _opened(
+    place: _Place, where: str | Store, secret: Token | None, tls: Credentials | None, timeout: float
+) -> Iterator[Store]:
     """Open the store where the ranks meet; a Store of the caller's stays open."""
     from commops.rendezvous.store import Store
     from commops.rendezvous.url import open_store
 
     serves = place.rank == 0 and not place.served
-    store = open_store(where, is_server=serves, token=secret, timeout=timeout)
+    store = open_store(where, is_server=serves, token=secret, timeout=timeout, tls=tls or False)
     try:
         yield store
     finally:

@@ -30,7 +30,8 @@ def test_a_sound_machine_ends_with_0_and_shows_every_section(commops: Run) -> No
     assert result.returncode == 0, result.stdout + result.stderr
     for words in (
         "usable cores", "memory", "kernel", "unnamed shared memory", "process descriptors", "loopback IPv4",
-        "addresses", "memory of other ranks", "allreduce over shm", "allreduce over tcp", "kernels",
+        "addresses", "memory of other ranks", "allreduce over shm", "allreduce over tcp", "TLS", "OpenSSL 3",
+        "kernels",
         "launcher", "transports", "table of tunables", "COMMOPS_SLOT_BYTES", "staging",
         "Everything that ranks need works here.",
     ):  # fmt: skip
@@ -109,6 +110,8 @@ def test_a_table_that_is_not_in_force_is_named_with_the_reason(commops: Run, tmp
         ({"COMMOPS_SLOTS": "many"}, "COMMOPS_SLOTS=many"),
         ({"COMMOPS_ISA": "avx3"}, "COMMOPS_ISA=avx3"),
         ({"COMMOPS_TRANSPORT": "pigeon"}, "COMMOPS_TRANSPORT=pigeon"),
+        ({"COMMOPS_TLS": "maybe"}, "COMMOPS_TLS=maybe"),
+        ({"COMMOPS_TLS_FILE": "/nowhere"}, "COMMOPS_TLS_FILE: cannot read '/nowhere'"),
         ({"RANK": "3", "WORLD_SIZE": "2"}, "RANK=3"),
         ({"COMMOPS_TABLE": "/nowhere/table"}, "COMMOPS_TABLE=/nowhere/table cannot be read: No such file"),
     ],

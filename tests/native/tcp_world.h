@@ -21,6 +21,7 @@ typedef struct world {
     char address[WORLD_MAX][CMO_ADDRESS_TEXT];
     const char *addresses[WORLD_MAX];
     uint64_t token[WORLD_MAX];
+    const char *pem[WORLD_MAX]; /* of TLS; NULL: without */
 } world;
 
 /* FNV-1a over key, text and the number of the output byte. Of each sum the highest byte, on which all bits of the three
@@ -60,7 +61,9 @@ static inline cmo_tcp_config world_config(world *w, int rank)
     return (cmo_tcp_config){.rank = rank, .size = w->size, .generation = 7, .job = "the job of tests",
                             .listeners = &w->listener[rank], .nlisteners = 1, .addresses = w->addresses,
                             .mac = toy_mac, .mac_ctx = &w->token[rank],
-                            .handshake_ns = 5 * CMO_SECOND, .heartbeat_ms = 20000};
+                            .handshake_ns = 5 * CMO_SECOND, .heartbeat_ms = 20000,
+                            .tls = {.pem = w->pem[rank], .bytes = w->pem[rank] ? strlen(w->pem[rank]) : 0,
+                                    .offload = true}};
 }
 
 /* Listeners and addresses of `size` ranks; no nets yet. False where the family is missing. */

@@ -40,7 +40,7 @@ static void test_another_token(void)
     w.token[1] = 43;
     cmo_link *a = open_link(&w, 0, 1), *b = open_link(&w, 1, 0);
     CHECK(end_of(&w, a) == CMO_EAUTH);
-    reason_has("rank 1 did not prove that it holds the token");
+    reason_has("rank 1 did not prove that it belongs to the job");
     reason_has(w.address[1]);
     CHECK(end_of(&w, b) == CMO_EAUTH);
     reason_has("rank 0");

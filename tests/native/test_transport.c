@@ -1,5 +1,6 @@
 /* What every transport must do (transport.h), run for each of them: one row in `rows` each. All ranks are nets of this
  * one process and are polled in turn, so every interleaving is the test's own. */
+#include "certificates.h"
 #include "check.h"
 #include "tcp_world.h"
 
@@ -57,16 +58,17 @@ static void free_shm(fixture *f)
     free(m);
 }
 
-static bool make_tcp(fixture *f, int size, int family, int64_t socket_bytes)
+static bool make_tcp(fixture *f, int size, int family, int64_t socket_bytes, const char *pem)
 {
     world *w = calloc(1, sizeof *w);
     f->size = size;
     f->more = w;
-    if (!world_prepare(w, size, family)) {
+    if ((pem && !cmo_tls_version()) || !world_prepare(w, size, family)) {
         free(w);
         return false;
     }
     for (int i = 0; i < size; i++) {
+        w->pem[i] = pem;
         cmo_tcp_config c = world_config(w, i);
         c.socket_bytes = socket_bytes;
         CHECKF(cmo_tcp_net(&f->net[i], &c) == CMO_OK, "%s", cmo_reason());
@@ -74,9 +76,12 @@ static bool make_tcp(fixture *f, int size, int family, int64_t socket_bytes)
     return true;
 }
 
-static bool make_tcp4(fixture *f, int size) { return make_tcp(f, size, AF_INET, 0); }
-static bool make_tcp6(fixture *f, int size) { return make_tcp(f, size, AF_INET6, 0); }
-static bool make_tcp_tight(fixture *f, int size) { return make_tcp(f, size, AF_INET, 4096); }
+static const char pem[] = PEM_KEY PEM_CERTIFICATE PEM_AUTHORITY;
+static bool make_tcp4(fixture *f, int size) { return make_tcp(f, size, AF_INET, 0, NULL); }
+static bool make_tcp6(fixture *f, int size) { return make_tcp(f, size, AF_INET6, 0, NULL); }
+static bool make_tcp_tight(fixture *f, int size) { return make_tcp(f, size, AF_INET, 4096, NULL); }
+static bool make_tls(fixture *f, int size) { return make_tcp(f, size, AF_INET, 0, pem); }
+static bool make_tls_tight(fixture *f, int size) { return make_tcp(f, size, AF_INET, 4096, pem); }
 
 static void free_tcp(fixture *f)
 {
@@ -90,6 +95,8 @@ static const row rows[] = {
     {"tcp, IPv4", true, make_tcp4, free_tcp},
     {"tcp, IPv6", true, make_tcp6, free_tcp},
     {"tcp, small socket buffers", true, make_tcp_tight, free_tcp},
+    {"tcp, TLS", true, make_tls, free_tcp},
+    {"tcp, TLS, small socket buffers", true, make_tls_tight, free_tcp},
 };
 
 /* ------------------------------------------------------------------ tools */

@@ -14,7 +14,7 @@
     X(EPEERLOST, "a peer is gone")                                 \
     X(EMISMATCH, "ranks made different calls")                     \
     X(EREVOKED, "the communicator is closed or broken")            \
-    X(EAUTH, "a peer did not prove that it holds the token")       \
+    X(EAUTH, "a peer did not prove that it belongs to the job")    \
     X(EPROTO, "a peer broke the protocol")                         \
     X(EINTERRUPT, "interrupted by a signal")
 

@@ -51,7 +51,9 @@ enum { CMO_HALF_SHARED = -2, CMO_TWICE_OWN = -3, CMO_TWICE_OWN_SLOTS = -4 };
       "milliseconds for which another host's system may not answer before its ranks count as lost, asked in "    \
       "whole seconds; 0: as long as the kernel waits")                                                         \
     X(handshake_ms, "COMMOPS_HANDSHAKE_MS", 10000, 1, 1 << 30,                                                 \
-      "milliseconds that a connection may take to authenticate")
+      "milliseconds that a connection may take to authenticate")                                               \
+    X(tls_kernel, "COMMOPS_TLS_KERNEL", 1, 0, 1,                                                               \
+      "1: with TLS, the kernel encrypts what is sent, where it can (module tls); 0: never")
 
 typedef struct cmo_tunables {
 #define CMO_X(field, env, def, least, greatest, doc) int64_t field;

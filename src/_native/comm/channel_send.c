@@ -30,7 +30,7 @@ static cmo_frame *frame_at(cmo_channel *c, unsigned i) { return &c->frames[(c->f
 bool cmo_channel_idle(const cmo_channel *c)
 {
     return c->gone || (cmo_list_empty(&c->control) && cmo_list_empty(&c->sends) && cmo_list_empty(&c->moving) &&
-                       !c->nframes);
+                       !c->nframes && !c->link->unsent);
 }
 
 void cmo_channel_control(cmo_channel *c, const cmo_header *h, const void *payload, size_t bytes)

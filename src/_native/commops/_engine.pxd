@@ -1,4 +1,4 @@
-from commops.core cimport cmo_comm, cmo_engine, cmo_err, cmo_op, cmo_window
+from commops.core cimport cmo_comm, cmo_engine, cmo_err, cmo_net, cmo_op, cmo_window
 
 
 cdef class Window:
@@ -8,6 +8,7 @@ cdef class Window:
 
 cdef class Engine:
     cdef cmo_engine *engine
+    cdef cmo_net *sockets  # the engine's
     cdef readonly Window window
     cdef object token
     cdef object pending

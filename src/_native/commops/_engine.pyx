@@ -10,11 +10,11 @@ cimport numpy as cnp
 from commops._native cimport check, error_of, set_tunables
 from commops.core cimport (
     CMO_AGAIN, CMO_EINTERRUPT, CMO_EPEERLOST, CMO_OK, cbool, cmo_coll, cmo_comm, cmo_comm_build, cmo_comm_close,
-    cmo_comm_offer, cmo_comm_revoke, cmo_engine, cmo_engine_close, cmo_engine_create, cmo_engine_destroy, cmo_engine_enter,
-    cmo_engine_leave, cmo_engine_world, cmo_err, cmo_member, cmo_neighbour, cmo_net, cmo_op, cmo_op_finish, cmo_reason,
-    cmo_tcp_config, cmo_tcp_net, cmo_tunables_read, cmo_window_alloc, cmo_window_attaches, cmo_window_base,
-    cmo_window_create, cmo_window_destroy, cmo_window_fd, cmo_window_free, cmo_window_map, cmo_window_size,
-    cmo_window_unmap, cmo_window_used, cmo_world, pthread_atfork
+    cmo_comm_offer, cmo_comm_revoke, cmo_engine, cmo_engine_close, cmo_engine_create, cmo_engine_destroy,
+    cmo_engine_enter, cmo_engine_leave, cmo_engine_world, cmo_err, cmo_member, cmo_neighbour, cmo_net, cmo_op,
+    cmo_op_finish, cmo_reason, cmo_tcp_config, cmo_tcp_net, cmo_tcp_offloaded, cmo_tunables_read, cmo_window_alloc,
+    cmo_window_attaches, cmo_window_base, cmo_window_create, cmo_window_destroy, cmo_window_fd, cmo_window_free,
+    cmo_window_map, cmo_window_size, cmo_window_unmap, cmo_window_used, cmo_world, pthread_atfork
 )
 
 import os
@@ -116,13 +116,13 @@ cdef class Engine:
     """A rank's engine: its links, its communicators and its progress thread."""
 
     def __cinit__(self, int rank, int size, list hosts, Window window, list neighbours, *, bint share, list listeners,
-                  list addresses, bytes job, object token, dict tunables, list host_names,
+                  list addresses, bytes job, object token, dict tunables, list host_names, bytes tls=None,
                   uint32_t generation=0):
         """`hosts`: a number per rank. `neighbours`: (window fd, doorbell fd, pidfd) of each rank of this host, in rank
         order, our own with window fd and pidfd -1; the descriptors are taken, those of windows even if this raises.
         `listeners`: listening sockets, taken; `addresses`: a string per rank; both empty where every rank is on this
         host and memory is shared. `tunables`: what goes before the environment and the defaults. `host_names`: of each
-        rank's host, for people."""
+        rank's host, for people. `tls`: the PEM of this rank's key and certificates; None: no TLS."""
         cdef cmo_world world
         cdef cmo_tcp_config tcp
         cdef cmo_net *net = NULL
@@ -157,6 +157,9 @@ cdef class Engine:
                 tcp.mac, tcp.mac_ctx = mac, <void *>self.token
                 tcp.handshake_ns = world.tunables.handshake_ms * 1000000
                 tcp.heartbeat_ms, tcp.socket_bytes = world.tunables.heartbeat_ms, world.tunables.socket_bytes
+                if tls is not None:
+                    tcp.tls.pem, tcp.tls.bytes = tls, len(tls)
+                    tcp.tls.offload = world.tunables.tls_kernel
                 check(cmo_tcp_net(&net, &tcp))
             for i in range(nlocal):
                 fd, near[i].doorbell, near[i].pidfd = neighbours[i]
@@ -171,7 +174,7 @@ cdef class Engine:
             world.share, world.remote, world.collectives = share, net, &cmo_coll
             world.interrupted, world.interrupt_ctx = interrupted, <void *>self
             check(cmo_engine_create(&self.engine, &world))
-            net = NULL
+            self.sockets, net = net, NULL
         finally:
             if net != NULL:
                 net.ops.close(net)
@@ -270,6 +273,21 @@ cdef class Comm:
         """This process's shared memory."""
         self.usable()
         return self.engine.window
+
+    @property
+    def tls_kernel(self):
+        """Whether the kernel encrypts what this rank sends with TLS, as far as it is connected."""
+        cdef cbool offloaded = False
+        self.usable()
+        cdef cmo_engine *engine = self.engine.engine
+        if self.engine.sockets != NULL:
+            self.engine.inside += 1
+            with nogil:
+                cmo_engine_enter(engine)
+                offloaded = cmo_tcp_offloaded(self.engine.sockets)
+                cmo_engine_leave(engine)
+            self.engine.inside -= 1
+        return bool(offloaded)
 
     def offer(self, int64_t color, int64_t key):
         """This rank's part in making a child communicator, as bytes for an allgather; also where memory is short."""

@@ -9,7 +9,7 @@ from commops.core cimport (
     CMO_MAX_DIMS, CMO_NDTYPES, CMO_NKINDS, CMO_NOPS, CMO_OK, CMO_PAGE, COMMOPS_VERSION, cmo_dtype, cmo_dtype_name,
     cmo_err, cmo_isa_check, cmo_isa_name, cmo_kernel_for, cmo_kind, cmo_kind_name, cmo_ntunables, cmo_piece_head_bytes,
     cmo_reason, cmo_redop, cmo_redop_name, cmo_shm_pipe_bytes, cmo_tunable_default, cmo_tunable_rows, cmo_tunable_set,
-    cmo_tunables, cmo_tunables_read
+    cmo_tls, cmo_tls_close, cmo_tls_config, cmo_tls_open, cmo_tls_version, cmo_tunables, cmo_tunables_read
 )
 
 import numpy as np
@@ -102,6 +102,23 @@ def check_tunables(dict chosen):
     """ValueError if a name is not that of a tunable, or a value is out of its bounds."""
     cdef cmo_tunables values
     set_tunables(&values, chosen)
+
+
+def tls_version():
+    """Name and version of the OpenSSL that TLS would use; CommError where there is none."""
+    cdef const char *version = cmo_tls_version()
+    if version == NULL:
+        raise errors.CommError(cmo_reason().decode(errors="replace"))
+    return version.decode()
+
+
+def check_tls(bytes pem):
+    """ValueError if these are no key and certificates that TLS can use; CommError where there is no TLS."""
+    cdef cmo_tls_config config
+    cdef cmo_tls *tls
+    config.pem, config.bytes, config.offload, config.records_per_key = pem, len(pem), False, 0
+    check(cmo_tls_open(&tls, &config))
+    cmo_tls_close(tls)
 
 
 def staging(int nlocal, int64_t slots, int64_t slot_bytes, int64_t pipe_bytes):

@@ -39,7 +39,7 @@ cdef extern from "commops.h" nogil:
     cmo_kernel cmo_kernel_for(cmo_dtype, cmo_redop)
 
     ctypedef struct cmo_tunables:
-        int64_t slots, slot_bytes, pipe_bytes, handshake_ms, heartbeat_ms, socket_bytes
+        int64_t slots, slot_bytes, pipe_bytes, handshake_ms, heartbeat_ms, socket_bytes, tls_kernel
     ctypedef struct cmo_tunable_row:
         const char *name
         const char *env
@@ -79,6 +79,16 @@ cdef extern from "commops.h" nogil:
         void (*close)(cmo_net *)
     ctypedef struct cmo_net:
         const cmo_net_ops *ops
+    ctypedef struct cmo_tls_config:
+        const char *pem
+        size_t bytes
+        cbool offload
+        uint64_t records_per_key
+    ctypedef struct cmo_tls:
+        pass
+    const char *cmo_tls_version()
+    cmo_err cmo_tls_open(cmo_tls **, const cmo_tls_config *)
+    void cmo_tls_close(cmo_tls *)
     ctypedef struct cmo_tcp_config:
         int rank, size
         uint32_t generation
@@ -89,7 +99,9 @@ cdef extern from "commops.h" nogil:
         cbool (*mac)(void *, const uint8_t *, size_t, uint8_t *) noexcept
         void *mac_ctx
         int64_t handshake_ns, heartbeat_ms, socket_bytes
+        cmo_tls_config tls
     cmo_err cmo_tcp_net(cmo_net **, const cmo_tcp_config *)
+    cbool cmo_tcp_offloaded(const cmo_net *)
 
     ctypedef struct cmo_layout:
         cmo_dtype dtype

@@ -12,8 +12,9 @@
  *       |<-------------------------------------------------|
  *
  * Both codes cover the HELLO, the ANSWER's status and both nonces. Nonces are fresh, the labels differ and the HELLO
- * names both ranks, so a code is of no use on any other connection, in the other direction or to another rank. Sizes
- * are fixed, integers little-endian:
+ * names both ranks, so a code is of no use on any other connection, in the other direction or to another rank. With
+ * TLS, all of this is said inside it, and the codes cover what its session alone has, too (cmo_tls_binding). Sizes are
+ * fixed, integers little-endian:
  *
  *     HELLO    magic 8 | version 4 | src 4 | dst 4 | size 4 | generation 4 | zero 4 | job 16 | nonce_c 32
  *     ANSWER   magic 8 | version 4 | status 4 | nonce_s 32 | code 32

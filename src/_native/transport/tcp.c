@@ -36,6 +36,23 @@ static cmo_err tcp_open(cmo_net *net, int peer, cmo_link **out)
     return CMO_OK;
 }
 
+/* Have epoll tell of what a live link waits for. */
+static void tcp_watch(tcp_link *l)
+{
+    if (l->socket->tls) l->link.unsent = cmo_tls_holds(l->socket->tls);
+    cmo_tcp_watch(net_of(l), l->socket, EPOLLIN | (l->wants_write || l->link.unsent ? EPOLLOUT : 0));
+}
+
+/* Epoll has told of a live link. */
+static void tcp_told(tcp_socket *s, uint32_t events)
+{
+    tcp_link *l = s->link;
+    l->link.readable |= (events & ~(uint32_t)EPOLLOUT) != 0;
+    if (!l->link.unsent) return;
+    cmo_tls_flush(s->tls);
+    tcp_watch(l);
+}
+
 static cmo_err tcp_poll(cmo_net *net)
 {
     tcp_net *n = (tcp_net *)net;
@@ -46,7 +63,7 @@ static cmo_err tcp_poll(cmo_net *net)
     for (int i = 0; i < k; i++) {
         tcp_socket *s = events[i].data.ptr;
         if (!s) tick = true;
-        else if (s->stage == LIVE) s->link->link.readable |= (events[i].events & ~(uint32_t)EPOLLOUT) != 0;
+        else if (s->stage == LIVE) tcp_told(s, events[i].events);
         else if (s->stage == LISTENING) cmo_tcp_accept(n, s);
         else if (s->stage == PROBING) cmo_tcp_probed(n, s);
         else cmo_tcp_advance(n, s);
@@ -70,10 +87,12 @@ static cmo_err tcp_write(cmo_link *link, const struct iovec *iov, int niov, size
     if (l->state == DEAD) return tcp_lost(l);
     if (l->state != UP || l->write_errno) return CMO_OK;
     struct msghdr m = tcp_message(iov, niov);
+    cmo_tls_session *tls = l->socket->tls;
     ssize_t k;
     /* Of one buffer, the kernel need not read what `m` points to */
-    do k = niov == 1 ? send(l->socket->fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL)
-                     : sendmsg(l->socket->fd, &m, MSG_NOSIGNAL);
+    do k = tls         ? cmo_tls_send(tls, iov, (int)m.msg_iovlen)
+           : niov == 1 ? send(l->socket->fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL)
+                       : sendmsg(l->socket->fd, &m, MSG_NOSIGNAL);
     while (k < 0 && errno == EINTR);
     if (k >= 0) {
         *moved = (size_t)k;
@@ -81,6 +100,7 @@ static cmo_err tcp_write(cmo_link *link, const struct iovec *iov, int niov, size
         l->write_errno = errno;
         link->readable = true; /* reading tells, after what has arrived */
     }
+    if (tls) tcp_watch(l);
     return CMO_OK;
 }
 
@@ -96,7 +116,8 @@ static cmo_err tcp_end(tcp_link *l, int error)
     else if (error == ECONNRESET || error == EPIPE)
         cmo_tcp_break(l, CMO_EPEERLOST, "connection to rank %d (%s) was reset", peer, where);
     else
-        cmo_tcp_break(l, CMO_EPEERLOST, "connection to rank %d (%s) broke: %s", peer, where, strerror(error));
+        cmo_tcp_break(l, CMO_EPEERLOST, "connection to rank %d (%s) broke: %s", peer, where,
+                      cmo_tcp_why(l->socket, error));
     return tcp_lost(l);
 }
 
@@ -119,13 +140,20 @@ static cmo_err tcp_read(cmo_link *link, const struct iovec *iov, int niov, size_
     struct msghdr m = tcp_message(iov, niov);
     const size_t wanted = iov_bytes(iov, m.msg_iovlen);
     if (!wanted) return CMO_OK; /* for which recvmsg says what it says at the end of a stream */
+    cmo_tls_session *tls = l->socket->tls;
+    bool more = false;
     ssize_t k;
-    do k = niov == 1 ? recv(l->socket->fd, iov->iov_base, iov->iov_len, 0) : recvmsg(l->socket->fd, &m, 0);
+    do k = tls         ? cmo_tls_receive(tls, iov, (int)m.msg_iovlen, &more)
+           : niov == 1 ? recv(l->socket->fd, iov->iov_base, iov->iov_len, 0)
+                       : recvmsg(l->socket->fd, &m, 0);
     while (k < 0 && errno == EINTR);
+    if (tls) tcp_watch(l); /* it may have had to answer */
     if (k > 0) {
         *moved = (size_t)k;
+        /* What TLS has read ahead the socket does not tell of: the timer does, if the link's owner goes to sleep. */
+        if (more) cmo_tcp_schedule(net_of(l), cmo_now());
         /* A short read has emptied the socket, mostly; if not, or if the end follows, the next poll says so. */
-        if ((size_t)k < wanted && !l->write_errno) link->readable = false;
+        else if ((size_t)k < wanted && !l->write_errno) link->readable = false;
         return CMO_OK;
     }
     if (k == 0) return tcp_end(l, 0);
@@ -140,7 +168,7 @@ static void tcp_want_write(cmo_link *link, bool yes)
     tcp_link *l = (tcp_link *)link;
     if (l->wants_write == yes) return;
     l->wants_write = yes;
-    if (l->state == UP) cmo_tcp_watch(net_of(l), l->socket, EPOLLIN | (yes ? EPOLLOUT : 0));
+    if (l->state == UP) tcp_watch(l);
 }
 
 static void tcp_drop(cmo_link *link)
@@ -155,6 +183,7 @@ static void tcp_drop(cmo_link *link)
 static void tcp_finish(tcp_socket *s)
 {
     char sink[16384];
+    if (s->tls) cmo_tls_farewell(s->tls);
     shutdown(s->fd, SHUT_WR);
     for (int i = 0; i < 1024 && recv(s->fd, sink, sizeof sink, 0) > 0; i++) {}
 }
@@ -165,6 +194,7 @@ static void tcp_free_all(cmo_node *list)
         tcp_socket *s = socket_at(node);
         if (s->stage == LIVE) tcp_finish(s);
         if (s->fd >= 0) close(s->fd);
+        cmo_tls_end(s->tls);
         free(s);
     }
     cmo_list_init(list);
@@ -180,6 +210,7 @@ static void tcp_close(cmo_net *net)
     if (n->timer >= 0) close(n->timer);
     if (net->fd >= 0) close(net->fd);
     for (int i = 0; n->links && i < n->size; i++) free(n->links[i].why);
+    cmo_tls_close(n->tls);
     free(n->links);
     free(n->text);
     free(n);
@@ -237,6 +268,16 @@ static cmo_err tcp_take_listeners(tcp_net *n, const int *listeners, int count)
     return CMO_OK;
 }
 
+bool cmo_tcp_offloaded(const cmo_net *net)
+{
+    const tcp_net *n = (const tcp_net *)net;
+    for (const cmo_node *node = n->live.next; node != &n->live; node = node->next) {
+        const tcp_socket *s = (const tcp_socket *)node; /* its first member */
+        if (s->tls && cmo_tls_offloaded(s->tls)) return true;
+    }
+    return false;
+}
+
 cmo_err cmo_tcp_net(cmo_net **out, const cmo_tcp_config *c)
 {
     if (c->size < 1 || c->rank < 0 || c->rank >= c->size || c->nlisteners < 0 || !c->mac || c->handshake_ns < 1)
@@ -265,6 +306,7 @@ cmo_err cmo_tcp_net(cmo_net **out, const cmo_tcp_config *c)
         goto fail;
     }
     err = tcp_take_addresses(n, c->addresses);
+    if (!err && c->tls.pem) err = cmo_tls_open(&n->tls, &c->tls);
     if (err) goto fail;
     n->net.fd = epoll_create1(EPOLL_CLOEXEC);
     n->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);

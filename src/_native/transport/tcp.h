@@ -3,6 +3,7 @@
 #ifndef CMO_TCP_H
 #define CMO_TCP_H
 
+#include "transport/tls.h"
 #include "transport/transport.h"
 
 #include <stdint.h>
@@ -22,9 +23,12 @@ typedef struct cmo_tcp_config {
     int64_t handshake_ns;         /* how long a connection may take to authenticate, and a peer to be reached at most */
     int64_t heartbeat_ms;         /* how long a host's system may not answer; 0: as long as the kernel waits */
     int64_t socket_bytes;         /* send and receive buffers; 0: the kernel's choice */
+    cmo_tls_config tls;           /* all ranks have TLS, or none */
 } cmo_tcp_config;
 
-/* What is particular to this transport:
+/* CMO_EINVAL for a PEM that does not do, CMO_ESYS where TLS is asked for and there is no OpenSSL.
+ *
+ * What is particular to this transport:
  *
  * - cmo_net.fd is an epoll descriptor; it wakes for deadlines too, so a sleeper needs no timer for our sake.
  * - A link, once broken or dropped, stays so in this net, and the peer is told: a stream never goes on with a gap.
@@ -35,7 +39,10 @@ typedef struct cmo_tcp_config {
  * - The addresses of a peer are tried in their order, few at a time, the next one before those that do not answer have
  *   run out of time (tcp_connect.c).
  * - write never fails on a link that broke while bytes were still to be read: it moves nothing, and reading tells.
- * - on_link is called for links made by the peer, also where open had been called here too. */
+ * - on_link is called for links made by the peer, also where open had been called here too.
+ * - With TLS, what a rank writes is in its own memory for a moment longer, and is lost with it: cmo_link.unsent. */
 cmo_err cmo_tcp_net(cmo_net **out, const cmo_tcp_config *config);
+
+bool cmo_tcp_offloaded(const cmo_net *); /* a link of it is up, for which the kernel does the encrypting of TLS */
 
 #endif

@@ -50,7 +50,8 @@ void cmo_tcp_accept(tcp_net *n, const tcp_socket *listener)
             tcp_accept_more(n, false);
             cmo_tcp_schedule(n, cmo_now()); /* tcp_make_room says when */
         }
-        cmo_tcp_advance(n, s); /* mostly its HELLO is there already */
+        if (!cmo_tcp_begin_tls(n, s)) cmo_tcp_discard(n, s);
+        else cmo_tcp_advance(n, s); /* mostly its HELLO is there already */
     }
 }
 

@@ -51,7 +51,7 @@ void cmo_tcp_break(tcp_link *l, cmo_err err, const char *format, ...)
     l->socket = NULL;
     l->state = DEAD;
     l->err = err;
-    l->link.up = false;
+    l->link.up = l->link.unsent = false;
     l->link.readable = true; /* reading tells */
 }
 

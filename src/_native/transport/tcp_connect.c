@@ -86,7 +86,7 @@ static void tcp_end_round(tcp_net *n, tcp_link *l)
 {
     const int peer = l->link.peer;
     if (l->final == CMO_EAUTH) {
-        cmo_tcp_break(l, CMO_EAUTH, "rank %d did not prove that it holds the token (%s)", peer, why_of(l));
+        cmo_tcp_break(l, CMO_EAUTH, "rank %d did not prove that it belongs to the job (%s)", peer, why_of(l));
         return;
     }
     if (l->silent) {

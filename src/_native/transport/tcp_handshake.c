@@ -28,18 +28,27 @@ static bool tcp_nonce(uint8_t out[CMO_NONCE_BYTES])
     return getrandom(out, CMO_NONCE_BYTES, GRND_NONBLOCK) == CMO_NONCE_BYTES;
 }
 
+/* With TLS, codes cover what this session alone has: passed on from another one they do not fit. */
+static bool tcp_code(tcp_net *n, const tcp_socket *s, uint8_t text[CMO_SIGNED_BYTES + CMO_TLS_BINDING_BYTES],
+                     uint8_t out[CMO_MAC_BYTES])
+{
+    if (!s->tls) return n->mac(n->mac_ctx, text, CMO_SIGNED_BYTES, out);
+    return cmo_tls_binding(s->tls, text + CMO_SIGNED_BYTES) &&
+           n->mac(n->mac_ctx, text, CMO_SIGNED_BYTES + CMO_TLS_BINDING_BYTES, out);
+}
+
 static bool tcp_server_code(tcp_net *n, const tcp_socket *s, uint8_t out[CMO_MAC_BYTES])
 {
-    uint8_t text[CMO_SIGNED_BYTES];
+    uint8_t text[CMO_SIGNED_BYTES + CMO_TLS_BINDING_BYTES];
     cmo_server_signed(text, s->hello, s->answer);
-    return n->mac(n->mac_ctx, text, sizeof text, out);
+    return tcp_code(n, s, text, out);
 }
 
 static bool tcp_client_code(tcp_net *n, const tcp_socket *s, uint8_t out[CMO_MAC_BYTES])
 {
-    uint8_t text[CMO_SIGNED_BYTES];
+    uint8_t text[CMO_SIGNED_BYTES + CMO_TLS_BINDING_BYTES];
     cmo_client_signed(text, s->hello, s->answer);
-    return n->mac(n->mac_ctx, text, sizeof text, out);
+    return tcp_code(n, s, text, out);
 }
 
 static void tcp_on_connect(tcp_net *n, tcp_socket *s)
@@ -49,6 +58,10 @@ static void tcp_on_connect(tcp_net *n, tcp_socket *s)
     if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &error, &length)) error = errno;
     if (error) {
         cmo_tcp_fail(n, s, CMO_OK, strerror(error));
+        return;
+    }
+    if (!cmo_tcp_begin_tls(n, s)) {
+        cmo_tcp_fail(n, s, CMO_OK, "no memory for TLS");
         return;
     }
     cmo_hello h = n->own;
@@ -150,29 +163,46 @@ static void tcp_on_welcome(tcp_net *n, tcp_socket *s)
     s->stage = CHOSEN;
 }
 
+/* The socket has failed, or TLS in it. */
+static void tcp_broke(tcp_net *n, tcp_socket *s, int error)
+{
+    const cmo_err final = error == EKEYREJECTED ? CMO_EAUTH : error == EPROTO ? CMO_EPROTO : CMO_OK;
+    cmo_tcp_fail(n, s, final, cmo_tcp_why(s, error));
+}
+
+/* Wait for room to send, or for bytes: either may be what TLS needs for its handshake. */
+static void tcp_await(tcp_net *n, tcp_socket *s, uint32_t events)
+{
+    if (s->tls) events = EPOLLIN | (cmo_tls_holds(s->tls) ? EPOLLOUT : 0);
+    cmo_tcp_watch(n, s, events);
+}
+
 /* Send what is queued. False while that is not done, and where the socket has failed. */
 static bool tcp_flush(tcp_net *n, tcp_socket *s)
 {
     while (s->sent < s->queued) {
-        ssize_t k = send(s->fd, s->out + s->sent, s->queued - s->sent, MSG_NOSIGNAL);
+        ssize_t k = cmo_tcp_send(s, s->out + s->sent, s->queued - s->sent);
         if (k >= 0) {
             s->sent += (size_t)k;
         } else if (errno == EAGAIN) {
-            cmo_tcp_watch(n, s, EPOLLOUT);
+            tcp_await(n, s, EPOLLOUT);
             return false;
         } else if (errno != EINTR) {
-            cmo_tcp_fail(n, s, CMO_OK, strerror(errno));
+            tcp_broke(n, s, errno);
             return false;
         }
     }
-    return true;
+    if (!s->tls) return true;
+    cmo_tls_flush(s->tls);
+    if (cmo_tls_holds(s->tls)) tcp_await(n, s, EPOLLOUT);
+    return !cmo_tls_holds(s->tls);
 }
 
 /* Receive what is expected, and nothing beyond it. False while that is not done, and where the socket has failed. */
 static bool tcp_fill(tcp_net *n, tcp_socket *s)
 {
     while (s->got < s->expected) {
-        ssize_t k = recv(s->fd, s->in + s->got, s->expected - s->got, 0);
+        ssize_t k = cmo_tcp_receive(s, s->in + s->got, s->expected - s->got);
         if (k > 0) {
             s->got += (size_t)k;
             if (s->stage == AWAIT_HELLO && !cmo_hello_begins(s->in, s->got)) {
@@ -183,10 +213,10 @@ static bool tcp_fill(tcp_net *n, tcp_socket *s)
             cmo_tcp_fail(n, s, CMO_OK, "it closed the connection during the handshake");
             return false;
         } else if (errno == EAGAIN) {
-            cmo_tcp_watch(n, s, EPOLLIN);
+            tcp_await(n, s, EPOLLIN);
             return false;
         } else if (errno != EINTR) {
-            cmo_tcp_fail(n, s, CMO_OK, strerror(errno));
+            tcp_broke(n, s, errno);
             return false;
         }
     }

@@ -7,7 +7,8 @@
  *     tcp_choose.c     which connection becomes the link, and how a link ends
  *     tcp_tick.c       what the passing of time does to all of these
  *     tcp_fate.c       whether a peer whose link has ended has ended itself
- *     tcp_socket.c     sockets and the timer */
+ *     tcp_socket.c     sockets and the timer
+ *     tls.h            what goes through a socket when TLS was asked for */
 #ifndef CMO_TCP_NET_H
 #define CMO_TCP_NET_H
 
@@ -37,6 +38,7 @@ typedef struct tcp_socket {
     bool inbound;
     bool proven;            /* client: the server has shown that it holds the token, and is the peer */
     uint32_t watched;       /* epoll events asked for */
+    cmo_tls_session *tls;   /* what goes over the socket goes through this; NULL: as it is. Owned */
     struct tcp_link *link;  /* client: always; server: whom an acceptable HELLO claims to be */
     cmo_address address;    /* of the other end */
     int64_t born, deadline; /* until LIVE; CMO_NEVER: as long as it takes */
@@ -93,6 +95,7 @@ typedef struct tcp_net {
     int64_t reach_ns;       /* for which a host may leave connecting unanswered: the less of the two */
     int64_t check_ns;       /* between two of tcp_check; 0: there are none */
     int socket_bytes;
+    cmo_tls *tls;           /* NULL: there is none; owned */
     cmo_node listening, pending, live, closed; /* sockets: every one is in one of these, by its stage */
     cmo_node planned;       /* links with an attempt to be begun */
     int strangers;          /* inbound sockets in pending */
@@ -118,6 +121,12 @@ void cmo_tcp_set_buffers(const tcp_net *n, int fd);
 void cmo_tcp_set_options(const tcp_net *n, int fd);             /* what every connection has */
 void cmo_tcp_set_local(int fd);                                 /* what one between ranks of this machine has */
 void cmo_tcp_discard(tcp_net *n, tcp_socket *s);                /* close it; what is left stays until the poll ends */
+
+/* As send and recv do: bytes, or -1 with an errno, of which cmo_tcp_why says what it means. */
+ssize_t cmo_tcp_send(tcp_socket *s, const void *bytes, size_t n);
+ssize_t cmo_tcp_receive(tcp_socket *s, void *bytes, size_t n);
+const char *cmo_tcp_why(const tcp_socket *s, int error);
+bool cmo_tcp_begin_tls(tcp_net *n, tcp_socket *s); /* if the net has TLS; false: no memory */
 
 /* tcp_connect.c */
 

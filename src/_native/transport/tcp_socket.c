@@ -88,12 +88,38 @@ void cmo_tcp_set_local(int fd)
     if (same_address(&here, &there)) setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", sizeof "reno" - 1);
 }
 
+bool cmo_tcp_begin_tls(tcp_net *n, tcp_socket *s)
+{
+    if (n->tls) s->tls = cmo_tls_begin(n->tls, s->fd, s->inbound);
+    return !n->tls || s->tls;
+}
+
+ssize_t cmo_tcp_send(tcp_socket *s, const void *bytes, size_t n)
+{
+    const struct iovec iov = {(void *)(uintptr_t)bytes, n};
+    return s->tls ? cmo_tls_send(s->tls, &iov, 1) : send(s->fd, bytes, n, MSG_NOSIGNAL);
+}
+
+ssize_t cmo_tcp_receive(tcp_socket *s, void *bytes, size_t n)
+{
+    const struct iovec iov = {bytes, n};
+    bool more;
+    return s->tls ? cmo_tls_receive(s->tls, &iov, 1, &more) : recv(s->fd, bytes, n, 0);
+}
+
+const char *cmo_tcp_why(const tcp_socket *s, int error)
+{
+    return s->tls ? cmo_tls_why(s->tls, error) : strerror(error);
+}
+
 void cmo_tcp_discard(tcp_net *n, tcp_socket *s)
 {
     if (s->stage == CLOSED) return;
     /* Taken out by hand, since a child process may hold the descriptor open, and epoll would go on naming it. */
     epoll_ctl(n->net.fd, EPOLL_CTL_DEL, s->fd, NULL);
     close(s->fd);
+    cmo_tls_end(s->tls);
+    s->tls = NULL;
     if (s->inbound && s->stage != LIVE) cmo_tcp_stranger_left(n);
     if (!s->inbound && s->link) s->link->attempts--;
     s->fd = -1;

@@ -67,6 +67,7 @@ struct cmo_link {
     int peer;      /* world rank at the other end, proven by the handshake */
     bool up;       /* may be written */
     bool large_in, large_out; /* what is read, written next is too large for the caches; the link's owner says so */
+    bool unsent;   /* some of what was written is still in this process; poll sends it */
     bool readable; /* a read may find something; a hint that may be true too often, never false too long */
 };
 

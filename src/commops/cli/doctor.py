@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ _EXTRAS = {
     "bench": ("matplotlib",),
     "redis": ("redis",),
     "bfloat16": ("ml_dtypes",),
+    "tls": ("cryptography",),
 }
 
 
@@ -60,7 +61,7 @@ def _sections() -> Iterator[tuple[str, list[Fact]]]:
 
     yield "this machine", facts.system() + facts.cores() + facts.memory() + facts.container_limits()
     yield "between ranks of this host", [*facts.shared_memory(), *_transport("shm")]
-    yield "between hosts", [*facts.network(), *_transport("tcp")]
+    yield "between hosts", [*facts.network(), *_transport("tcp"), *_tls(os.environ)]
     yield "commops", _software(os.environ)
 
 
@@ -135,6 +136,55 @@ def _transport(name: str) -> list[Fact]:
     if name == "shm":
         found.insert(0, _attached(all(attached for _, attached in ends)))
     return found
+
+
+def _add_up_with_tls(comm: Comm) -> tuple[int, bool]:
+    """Add two numbers, and tell whether the kernel encrypts them."""
+    return _add_up(comm)[0], comm._core.tls_kernel
+
+
+def _tls(environ: MutableMapping[str, str]) -> list[Fact]:
+    """Which OpenSSL there is, and whether two ranks can add two numbers with it."""
+    import commops
+    from commops._core import native
+    from commops.errors import CommError
+
+    wanted = environ.get("COMMOPS_TLS")
+    if wanted not in (None, "", "0", "1"):
+        return [Fact("TLS", f"COMMOPS_TLS={wanted}", State.BAD, "it must be 0 or 1")]
+    try:
+        found = [Fact("TLS", f"{native.tls_version()}, TLS 1.3")]
+    except CommError as error:
+        return [Fact("TLS", "there is no OpenSSL 3", State.NOTE, str(error))]
+    name = "allreduce over tcp with TLS"
+    if not environ.get("COMMOPS_TLS_FILE") and find_spec("cryptography") is None:
+        advice = "to have certificates made: pip install 'commops[tls]'"
+        return [*found, Fact(name, "not tried without certificates", State.NOTE, advice)]
+    environ["COMMOPS_TLS"] = "1"
+    try:
+        ends = commops.launch(_add_up_with_tls, 2, transport="tcp", timeout=20.0)
+    except Exception as error:  # as in _transport
+        return [*found, Fact(name, f"{type(error).__name__}: {error}", State.BAD)]
+    finally:
+        if wanted is None:
+            del environ["COMMOPS_TLS"]
+        else:
+            environ["COMMOPS_TLS"] = wanted
+    if [total for total, _ in ends] != [3, 3]:
+        return [*found, Fact(name, f"1 + 2 gave {ends}", State.BAD, "report this, please")]
+    kernel = all(offloaded for _, offloaded in ends)
+    return [
+        *found,
+        Fact(name, "works (two ranks, 1 + 2 = 3)"),
+        Fact(
+            "encryption of TLS",
+            "by the kernel" if kernel else "by OpenSSL, not by the kernel",
+            advice=""
+            if kernel
+            else "the kernel does it with its module tls (`modprobe tls`), an OpenSSL that was built for "
+            "that, and COMMOPS_TLS_KERNEL=1",
+        ),
+    ]
 
 
 def _attached(works: bool) -> Fact:

@@ -8,6 +8,7 @@ import sys
 
 from commops.launch.parcel import Kind, Parcel, pack, receive, send, unpack
 from commops.launch.supervise import fork_ranks
+from commops.rendezvous.credentials import job_credentials
 
 __all__ = ["main"]
 
@@ -29,7 +30,11 @@ def main(descriptor: int) -> None:
         _, (n, transport, argv), order = received
         sys.argv[:] = argv
         outcome = fork_ranks(
-            n, lambda rank: _run(rank, sock, transport, order), speak=False, stop=sock.fileno()
+            n,
+            lambda rank: _run(rank, sock, transport, order),
+            speak=False,
+            stop=sock.fileno(),
+            tls=job_credentials(False),
         )
         order.close()
         try:

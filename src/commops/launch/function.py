@@ -20,6 +20,7 @@ from commops.launch.failure import Failure, from_status
 from commops.launch.parcel import Kind, Parcel, pack, receive, send, unpack
 from commops.launch.process import default_threads
 from commops.launch.supervise import Outcome
+from commops.rendezvous.credentials import job_credentials
 
 __all__ = ["call"]
 
@@ -43,6 +44,7 @@ def call(
 ) -> list[Any]:
     """Do what `commops.launch.launch` promises."""
     n = _checked(fn, n, transport, timeout)
+    job_credentials(False)  # the launching process would find the same mistakes, and could tell nobody
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     try:
         order = pack((fn, args, kwargs))

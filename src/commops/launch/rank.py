@@ -17,7 +17,7 @@ __all__ = ["Meeting", "become"]
 
 
 class Meeting:
-    """What all ranks of a job inherit: their token, a port, and where they meet, once that is known.
+    """What all ranks of a job inherit: their secrets, a port, and where they meet, once that is known.
 
     The store can be served only when all ranks are forked, because it needs a thread; so ranks wait at a gate
     until its address is written down. Everything here is unnamed and gone with the processes.
@@ -29,13 +29,17 @@ class Meeting:
     token : bytes
         The job's secret. Ranks read it from a file in memory that they inherit: it stands in no argument, no
         variable and no log.
+    tls : bytes, optional
+        Their key and certificates, handed over in the same way.
     """
 
-    def __init__(self, size: int, token: bytes) -> None:
+    def __init__(self, size: int, token: bytes, tls: bytes | None = None) -> None:
         self._size = size
         self._job = f"{os.uname().nodename}.{os.getpid()}"
         self._token = process.sealed_memory("commops-token", token)
-        os.set_inheritable(self._token, True)  # a program may replace itself by exec
+        self._tls = -1 if tls is None else process.sealed_memory("commops-tls", tls)
+        for descriptor in filter(lambda one: one >= 0, (self._token, self._tls)):
+            os.set_inheritable(descriptor, True)  # a program may replace itself by exec
         self._address = os.memfd_create("commops-address")
         self._gate, self._keeper = os.pipe()
         # A port for programs that want one (torch.distributed, say): bound, so that nobody else is given it;
@@ -63,8 +67,10 @@ class Meeting:
             os.close(descriptor)
         self._port.close()
         self.reports.close()
+        tls = {"COMMOPS_TLS": "1", "COMMOPS_TLS_FILE": f"/proc/self/fd/{self._tls}"}
         return {
             **process.default_threads(self._size),
+            **(tls if self._tls >= 0 else {}),
             "RANK": str(rank),
             "WORLD_SIZE": str(self._size),
             "LOCAL_RANK": str(rank),
@@ -78,7 +84,7 @@ class Meeting:
 
     def close(self) -> None:
         """Let go of everything, as the launcher."""
-        for descriptor in (self._token, self._address, self._gate, self._keeper):
+        for descriptor in (self._token, self._tls, self._address, self._gate, self._keeper):
             if descriptor >= 0:
                 os.close(descriptor)
         for held in (self._port, self.reports, self.reporters):

@@ -7,12 +7,19 @@ from collections.abc import Sequence
 
 from commops.launch.main import find_script, run_module, run_script
 from commops.launch.supervise import fork_ranks
+from commops.rendezvous.credentials import Credentials
 
 __all__ = ["run"]
 
 
 def run(
-    n: int, program: str, arguments: Sequence[str] = (), *, module: bool = False, label: bool = False
+    n: int,
+    program: str,
+    arguments: Sequence[str] = (),
+    *,
+    module: bool = False,
+    label: bool = False,
+    tls: Credentials | None = None,
 ) -> int:
     """Run a program as `n` ranks on this machine, and return the exit code of the whole.
 
@@ -31,6 +38,8 @@ def run(
         Whether `program` is a module's name, as in ``python -m``.
     label : bool
         Put ``[rank]`` before each line of output.
+    tls : Credentials, optional
+        What the ranks show each other, if they are to speak TLS over TCP.
 
     Returns
     -------
@@ -55,4 +64,4 @@ def run(
         (run_module if module else run_script)(program, arguments)
         return 0
 
-    return fork_ranks(n, child, label=label).code
+    return fork_ranks(n, child, label=label, tls=tls).code

@@ -30,6 +30,7 @@ from commops.launch.failure import Failure, cause_text, from_status, in_order, o
 from commops.launch.rank import Meeting, become
 from commops.launch.relay import Lines, Sink
 from commops.launch.signals import SignalQueue, foreground, queued
+from commops.rendezvous.credentials import Credentials
 
 __all__ = ["Outcome", "fork_ranks"]
 
@@ -58,7 +59,13 @@ class Outcome(NamedTuple):
 
 
 def fork_ranks(
-    n: int, child: Callable[[int], int], *, label: bool = False, speak: bool = True, stop: int | None = None
+    n: int,
+    child: Callable[[int], int],
+    *,
+    label: bool = False,
+    speak: bool = True,
+    stop: int | None = None,
+    tls: Credentials | None = None,
 ) -> Outcome:
     """Run ``child(rank)`` in `n` forks of this process, and return when nothing of them is left.
 
@@ -75,6 +82,8 @@ def fork_ranks(
         Whether to print failures and interruptions to standard error.
     stop : int, optional
         A descriptor (borrowed) that ends all ranks when it becomes readable.
+    tls : Credentials, optional
+        What ranks and store show each other, if they are to speak TLS.
 
     Returns
     -------
@@ -89,9 +98,10 @@ def fork_ranks(
     -----
     Each rank finds ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``LOCAL_WORLD_SIZE``, ``MASTER_ADDR``,
     ``MASTER_PORT`` (free for the program's own use), ``COMMOPS_RENDEZVOUS``, ``COMMOPS_JOB``,
-    ``COMMOPS_TOKEN_FILE`` and, unless it was set, ``OMP_NUM_THREADS`` in its environment. Rank 0 reads
-    standard input, the others read nothing. Output goes through the launcher in whole lines; a lone rank, and
-    rank 0 at a terminal, write directly, so that progress bars, prompts and debuggers work.
+    ``COMMOPS_TOKEN_FILE``, with TLS ``COMMOPS_TLS`` and ``COMMOPS_TLS_FILE``, and, unless it was set,
+    ``OMP_NUM_THREADS`` in its environment. Rank 0 reads standard input, the others read nothing. Output goes
+    through the launcher in whole lines; a lone rank, and rank 0 at a terminal, write directly, so that
+    progress bars, prompts and debuggers work.
     """
     if threading.current_thread() is not threading.main_thread() or threading.active_count() > 1:
         raise RuntimeError("ranks are forked from a process without threads; commops.launch works from any")
@@ -99,10 +109,12 @@ def fork_ranks(
     import commops.launch.environment
     import commops.rendezvous.bootstrap
     import commops.rendezvous.prefix_store
-    import commops.rendezvous.url  # noqa: F401
+    import commops.rendezvous.url
     from commops.rendezvous.tcp_store import TCPStore
     from commops.rendezvous.token import new_token
 
+    if tls:
+        import commops.rendezvous.tls_socket  # noqa: F401
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()  # or each rank would print it again
@@ -114,13 +126,13 @@ def fork_ranks(
         restore_limit = stack.enter_context(process.room_for_descriptors(4 * n + 32))
         signals = stack.enter_context(queued())
         token = new_token()
-        meeting = stack.enter_context(contextlib.closing(Meeting(n, token)))
+        meeting = stack.enter_context(contextlib.closing(Meeting(n, token, tls.pem if tls else None)))
         job = stack.enter_context(contextlib.closing(_Job(n, meeting, signals, label, speak, stop)))
         stack.callback(process.kill_children, spare)  # whatever happens below
         gc.freeze()  # or a collection in each rank would copy every page that it touches
         for rank in range(n):
             job.fork(rank, child, restore_limit)
-        with TCPStore("127.0.0.1", 0, is_server=True, token=token, timeout=60.0) as store:
+        with TCPStore("127.0.0.1", 0, is_server=True, token=token, timeout=60.0, tls=tls) as store:
             meeting.open_gate(store.address)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.numbers)
             job.watch()

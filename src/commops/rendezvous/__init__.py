@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from commops.rendezvous.certificates import new_credentials
+    from commops.rendezvous.credentials import Credentials, load_credentials
     from commops.rendezvous.file_store import FileStore
     from commops.rendezvous.hash_store import HashStore
     from commops.rendezvous.prefix_store import PrefixStore
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from commops.rendezvous.url import open_store
 
 __all__ = [
+    "Credentials",
     "FileStore",
     "HashStore",
     "PrefixStore",
@@ -27,12 +30,15 @@ __all__ = [
     "Store",
     "TCPStore",
     "UnixStore",
+    "load_credentials",
     "load_token",
+    "new_credentials",
     "new_token",
     "open_store",
 ]
 
 _HOMES = {
+    "Credentials": "credentials",
     "FileStore": "file_store",
     "HashStore": "hash_store",
     "PrefixStore": "prefix_store",
@@ -40,7 +46,9 @@ _HOMES = {
     "Store": "store",
     "TCPStore": "tcp_store",
     "UnixStore": "tcp_store",
+    "load_credentials": "credentials",
     "load_token": "token",
+    "new_credentials": "certificates",
     "new_token": "token",
     "open_store": "url",
 }

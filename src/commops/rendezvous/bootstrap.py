@@ -17,6 +17,7 @@ from commops._core import engine as core
 from commops.errors import RendezvousError
 from commops.rendezvous import addresses, handover
 from commops.rendezvous.card import Card
+from commops.rendezvous.credentials import Credentials
 from commops.rendezvous.deadline import Deadline
 from commops.rendezvous.engine import doorbell, make_engine, share
 from commops.rendezvous.meeting import Meeting, Plan
@@ -65,6 +66,7 @@ def meet(
     *,
     transport: str,
     token: Token | None,
+    tls: Credentials | None,
     interface: str,
     deadline: Deadline,
 ) -> World:
@@ -78,6 +80,8 @@ def meet(
     transport : {"auto", "shm", "tcp"}
     token : Token, optional
         None is accepted where strangers cannot reach the ranks; a key for this world is then made up.
+    tls : Credentials, optional
+        What this rank shows the others, where all speak TLS over TCP.
     interface : str
         Where to listen, as `addresses.choose` takes it.
     deadline : Deadline
@@ -95,7 +99,7 @@ def meet(
         with contextlib.closing(_Sockets()) as sockets:
             try:
                 sockets.open(transport, interface)
-                card = _card(rank, size, transport, sockets)
+                card = _card(rank, size, transport, tls is not None, sockets)
                 table = tuned.in_force()[0] if rank == 0 else None
             except Exception as error:
                 meeting.forfeit(error)
@@ -103,7 +107,7 @@ def meet(
             plan, engine = meeting.hold(
                 card,
                 lambda cards: _tunables(cards, table),
-                lambda plan, waiting, check: _engine(rank, plan, sockets, token, waiting, check),
+                lambda plan, waiting, check: _engine(rank, plan, sockets, token, tls, waiting, check),
             )
     except OSError as error:
         raise RendezvousError(f"rank {rank} cannot join: {error}") from error
@@ -153,7 +157,7 @@ class _Sockets:
             sock.close()
 
 
-def _card(rank: int, size: int, transport: str, sockets: _Sockets) -> Card:
+def _card(rank: int, size: int, transport: str, tls: bool, sockets: _Sockets) -> Card:
     from commops import __version__
 
     machine = addresses.machine_key()
@@ -168,6 +172,7 @@ def _card(rank: int, size: int, transport: str, sockets: _Sockets) -> Card:
         process=os.getpid(),
         unix=sockets.local_name,
         addresses=sockets.addresses,
+        tls=tls,
         loopback=sockets.loopback,
         tunables={
             one.name: one.value
@@ -200,6 +205,7 @@ def _engine(
     plan: Plan,
     sockets: _Sockets,
     token: Token | None,
+    tls: Credentials | None,
     deadline: Deadline,
     check: Callable[[], None],
 ) -> Any:
@@ -224,4 +230,5 @@ def _engine(
         token=key,
         tunables=plan.tunables,
         host_names=[card.host_name for card in plan.cards],
+        tls=tls.pem if tls else None,
     )

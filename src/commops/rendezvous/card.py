@@ -45,6 +45,8 @@ class Card(NamedTuple):
         Abstract socket name at which it hands over descriptors.
     addresses : str
         Where it listens, ``address:port`` separated by blanks; empty where it does not.
+    tls : bool
+        Whether it speaks TLS over TCP.
     loopback : bool
         Whether only its own machine reaches those.
     tunables : dict
@@ -63,6 +65,7 @@ class Card(NamedTuple):
     process: int
     unix: str
     addresses: str
+    tls: bool
     loopback: bool
     tunables: dict[str, int]
     nonce: str
@@ -122,7 +125,7 @@ class Card(NamedTuple):
 
 
 # What is no text.
-_KINDS = {"rank": int, "size": int, "process": int, "loopback": bool, "tunables": dict}
+_KINDS = {"rank": int, "size": int, "process": int, "loopback": bool, "tls": bool, "tunables": dict}
 
 
 def forfeit(token: Token | None, reason: str) -> bytes:
@@ -170,6 +173,7 @@ _MUST_AGREE = (
     ("size", "every rank must be given the same size"),
     ("version", "install the same version of commops everywhere"),
     ("transport", "every rank must ask for the same transport"),
+    ("tls", "every rank must have TLS, or none: give all of them tls= or COMMOPS_TLS_FILE"),
     ("tunables", "set the COMMOPS_… variables alike on all ranks"),
 )
 

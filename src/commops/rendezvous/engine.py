@@ -64,6 +64,7 @@ def make_engine(
     token: bytes,
     tunables: dict[str, int],
     host_names: list[str],
+    tls: bytes | None = None,
     listeners: Sequence[socket.socket] = (),
     places: Sequence[str] = (),
 ) -> Any:
@@ -82,6 +83,7 @@ def make_engine(
             token=token,
             tunables=tunables,
             host_names=host_names,
+            tls=tls,
         )
     except BaseException:
         for _, bell, end in table:  # the windows' it has closed when it had mapped them

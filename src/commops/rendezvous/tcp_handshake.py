@@ -23,6 +23,9 @@ proof of a role ("client" or "server") is
 so neither a proof heard earlier nor the other side's own proof sent back will do. The client proves itself
 first: a stranger who can reach the port learns nothing that depends on the token. Without a token on
 both sides the key is empty, and the exchange shows only that both speak this protocol.
+
+With TLS all of this is said inside it, and the key is not the token itself but `tls_socket.bound` to the
+connection.
 """
 
 from __future__ import annotations
@@ -67,6 +70,7 @@ class Refusal(enum.IntEnum):
     NONE = 0
     TOKEN = 1
     USER = 2
+    PLAIN = 3
 
 
 def new_nonce() -> bytes:
@@ -149,6 +153,8 @@ def read_verdict(token: bytes | None, server_nonce: bytes, client_nonce: bytes, 
 _REFUSALS = {
     Refusal.TOKEN.value: "the store holds another token, or none: give every rank of the job the same one",
     Refusal.USER.value: "the store belongs to another user than this process runs as",
+    Refusal.PLAIN.value: "the store speaks TLS and this process does not: give every rank tls= or "
+    "COMMOPS_TLS_FILE, or none",
 }
 
 

@@ -11,11 +11,15 @@ import socket
 import threading
 import time
 import weakref
+from typing import TYPE_CHECKING
 
 from commops.rendezvous import tcp_handshake as handshake
 from commops.rendezvous.endpoint import Endpoint
 from commops.rendezvous.table import Table
 from commops.rendezvous.tcp_protocol import Kind, Message, ProtocolError, encode, parse
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["StoreServer"]
 
@@ -33,20 +37,33 @@ _LONGEST_PAUSE = 3600.0
 _MOST_NAMES = 16  # of refused strangers that are kept; the others count as one
 _ACCEPT_PAUSE = 0.1  # seconds to wait before accepting again when the process has no descriptor left
 
-# What a connection is doing. It owes us bytes in STRANGER and IDLE, and must be silent in the other two.
-_STRANGER, _IDLE, _WAITING, _ANSWERING = range(4)
+# What a connection is doing. It owes us bytes in the first three, and must be silent in the other two.
+_SECURING, _STRANGER, _IDLE, _WAITING, _ANSWERING = range(5)
 
 
 class _Connection:
     """One client, as the server sees it."""
 
-    __slots__ = ("inbox", "keys", "missing", "nonce", "outbox", "request", "since", "sock", "state", "timer")
+    __slots__ = (
+        "inbox",
+        "keys",
+        "missing",
+        "nonce",
+        "outbox",
+        "request",
+        "since",
+        "sock",
+        "state",
+        "timer",
+        "token",
+    )
 
     def __init__(self, sock: socket.socket, now: float) -> None:
         self.sock = sock
         self.state = _STRANGER
         self.since = now
         self.nonce = handshake.new_nonce()
+        self.token: bytes | None = None  # what it must prove
         self.inbox = bytearray()
         self.outbox = memoryview(b"")
         self.timer = 0  # the number of the timer that counts; earlier ones in the heap are void
@@ -59,7 +76,8 @@ class StoreServer:
     """Serves a table at an endpoint until closed.
 
     Everything happens in one daemon thread around a selector. Of a peer that has not proved the token, 76
-    bytes are read at most, and it is dropped after `HANDSHAKE_TIMEOUT`; whoever sends what is no frame, or
+    bytes are read at most (and before them what TLS needs, if there is TLS), and it is dropped after
+    `HANDSHAKE_TIMEOUT`; whoever sends what is no frame, or
     speaks out of turn, is dropped at once. A request that must wait costs nothing while it does. What a
     client has bequeathed is stored when its connection ends, however that comes about.
 
@@ -69,6 +87,8 @@ class StoreServer:
         Where to listen.
     token : bytes or None
         What clients must prove.
+    tls : SSLContext, optional
+        For TLS.
 
     Raises
     ------
@@ -76,8 +96,9 @@ class StoreServer:
         If the server cannot listen there, or may not without a token.
     """
 
-    def __init__(self, endpoint: Endpoint, token: bytes | None) -> None:
+    def __init__(self, endpoint: Endpoint, token: bytes | None, tls: ssl.SSLContext | None = None) -> None:
         self._token = token
+        self._tls = tls
         self._listener = endpoint.listen(authenticated=token is not None)
         self._listener.setblocking(False)
         self.endpoint = endpoint.bound(self._listener)
@@ -161,11 +182,13 @@ class StoreServer:
         if connection not in self._connections:  # dropped earlier in this round
             return
         try:
-            if events & selectors.EVENT_WRITE:
+            if events & selectors.EVENT_WRITE and connection.state != _SECURING:
                 self._flush(connection)
                 if not connection.outbox:
                     self._selector.modify(connection.sock, selectors.EVENT_READ, connection)
-            if events & selectors.EVENT_READ:
+            if connection.state == _SECURING:
+                self._secure(connection)
+            elif events & selectors.EVENT_READ:
                 self._receive(connection)
         except BlockingIOError:
             pass
@@ -210,6 +233,13 @@ class StoreServer:
         if len(self._strangers) >= MAX_STRANGERS:
             self._drop(next(iter(self._strangers)))
         now = time.monotonic()
+        if self._tls:
+            sock.setblocking(False)
+            try:
+                sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            except OSError:  # it is gone
+                sock.close()
+                return
         connection = _Connection(sock, now)
         self._connections.add(connection)
         self._strangers[connection] = None
@@ -220,11 +250,42 @@ class StoreServer:
             if not self.endpoint.trusts(sock):
                 self._send_away(connection, handshake.Refusal.USER)
                 return
-            sock.send(handshake.greet(self._token, connection.nonce))
+            if self._tls:
+                connection.state = _SECURING
+            else:
+                self._greet(connection)
         except OSError:
             self._drop(connection)
             return
         self._set_timer(connection, now + HANDSHAKE_TIMEOUT)
+
+    def _secure(self, connection: _Connection) -> None:
+        """Go on with the handshake of TLS; greet the client where it is done."""
+        import ssl
+
+        assert isinstance(connection.sock, ssl.SSLSocket)
+        events = selectors.EVENT_READ
+        try:
+            connection.sock.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLWantWriteError:
+            events |= selectors.EVENT_WRITE
+        except OSError:
+            self._note_refusal(connection)
+            raise
+        else:
+            self._greet(connection)
+        self._selector.modify(connection.sock, events, connection)
+
+    def _greet(self, connection: _Connection) -> None:
+        connection.state = _STRANGER
+        connection.token = self._token
+        if self._tls:
+            from commops.rendezvous.tls_socket import bound
+
+            connection.token = bound(self._token, connection.sock)
+        connection.sock.send(handshake.greet(self._token, connection.nonce))
 
     def _authenticate(self, connection: _Connection) -> None:
         if len(connection.inbox) < handshake.RESPONSE_SIZE:
@@ -232,14 +293,14 @@ class StoreServer:
         response = bytes(connection.inbox)
         if len(response) > handshake.RESPONSE_SIZE:
             raise ProtocolError("a client must wait for the verdict")
-        if not handshake.accepts_response(self._token, connection.nonce, response):
+        if not handshake.accepts_response(connection.token, connection.nonce, response):
             self._note_refusal(connection)
             self._send_away(connection, handshake.Refusal.TOKEN)
             return
         connection.inbox.clear()
         connection.timer = 0
         del self._strangers[connection]
-        self._answer(connection, handshake.verdict(self._token, connection.nonce, response))
+        self._answer(connection, handshake.verdict(connection.token, connection.nonce, response))
 
     def _note_refusal(self, connection: _Connection) -> None:
         with contextlib.suppress(OSError):  # it may be gone
@@ -411,8 +472,13 @@ class StoreServer:
                 continue
             if connection.state == _WAITING:
                 self._end_wait(connection)
-            else:
-                self._drop(connection)
+                continue
+            if connection.state == _SECURING:  # who knows no TLS waits for us to speak
+                self._note_refusal(connection)
+                refusal = handshake.greet(self._token, bytes(32), handshake.Refusal.PLAIN)
+                with contextlib.suppress(OSError):
+                    socket.socket.send(connection.sock, refusal)
+            self._drop(connection)
 
     def _pause(self) -> float:
         """Return the seconds until something is due by the clock alone, as the selector can take them."""

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 
 from commops.errors import RendezvousError
+from commops.rendezvous.credentials import Credentials
 from commops.rendezvous.deadline import DEFAULT_TIMEOUT, Deadline
 from commops.rendezvous.endpoint import Endpoint, TCPEndpoint, UnixEndpoint
 from commops.rendezvous.store import Store, decode_key, encode_key
@@ -36,17 +37,26 @@ class SocketStore(Store):
         The job's secret; both sides prove it before anything else is read.
     timeout : float
         Default time-out of each call, and the time that the server has to appear, in seconds.
+    tls : Credentials, optional
+        With them, both sides speak TLS 1.3 and prove their certificates before the token.
 
     Raises
     ------
     AuthenticationError
-        If client and server have different tokens, or one has none, or they belong to different users.
+        If client and server have different tokens, or one has none, or they belong to different users; if a
+        certificate is not accepted, or one side has TLS and the other has not.
     RendezvousError
         If the address is taken (server), or no store has answered there within the time-out (client).
     """
 
     def __init__(
-        self, endpoint: Endpoint, *, is_server: bool, token: bytes | None, timeout: float = DEFAULT_TIMEOUT
+        self,
+        endpoint: Endpoint,
+        *,
+        is_server: bool,
+        token: bytes | None,
+        timeout: float = DEFAULT_TIMEOUT,
+        tls: Credentials | None = None,
     ) -> None:
         super().__init__(timeout=timeout)
         if token is not None and not token:
@@ -55,10 +65,12 @@ class SocketStore(Store):
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
-        self._server = StoreServer(endpoint, token) if is_server else None
+        context = tls.context(server=True) if tls and is_server else None
+        self._server = StoreServer(endpoint, token, context) if is_server else None
         self._endpoint = self._server.endpoint if self._server else endpoint
+        self._tls = tls.context(server=False) if tls else None
         if not is_server:
-            self._idle.append(connect(endpoint, token, Deadline(timeout)))
+            self._idle.append(connect(endpoint, token, Deadline(timeout), tls=self._tls))
         _stores.add(self)
 
     def __repr__(self) -> str:
@@ -163,7 +175,7 @@ class SocketStore(Store):
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         if connection is None:
-            connection = connect(self._endpoint, self._token, deadline, self._check_open)
+            connection = connect(self._endpoint, self._token, deadline, self._check_open, tls=self._tls)
         with self._lock:
             self._busy.add(connection)
         try:
@@ -199,8 +211,8 @@ class SocketStore(Store):
 class TCPStore(SocketStore):
     """A store that one process serves over TCP, on IPv4 or IPv6.
 
-    Without a token it serves loopback addresses only. The handshake shows who is there; what is stored
-    travels in clear, so keep secrets out of it.
+    Without a token it serves loopback addresses only. The handshake shows who is there; without TLS, what is
+    stored travels in clear, so keep secrets out of it.
 
     Parameters
     ----------
@@ -209,7 +221,7 @@ class TCPStore(SocketStore):
         ``::`` for every interface.
     port : int
         Port; 0 lets the server take a free one, which `port` and `address` then tell.
-    is_server, token, timeout
+    is_server, token, timeout, tls
         As `SocketStore` has them.
     """
 
@@ -221,10 +233,11 @@ class TCPStore(SocketStore):
         is_server: bool,
         token: bytes | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        tls: Credentials | None = None,
     ) -> None:
         if port == 0 and not is_server:
             raise ValueError("port 0 lets a server choose; a client needs the port that the server got")
-        super().__init__(TCPEndpoint(host, port), is_server=is_server, token=token, timeout=timeout)
+        super().__init__(TCPEndpoint(host, port), is_server=is_server, token=token, timeout=timeout, tls=tls)
 
     @property
     def _tcp(self) -> TCPEndpoint:

@@ -10,7 +10,7 @@ import stat
 from commops.errors import RendezvousError
 from commops.rendezvous.deadline import Deadline
 
-__all__ = ["Token", "load_token", "new_token"]
+__all__ = ["Token", "is_descriptor", "load_token", "new_token", "read_private"]
 
 _LONGEST = 4096
 _READ_TIMEOUT = 5.0  # a pipe whose writer never finishes must not hang the rank
@@ -61,11 +61,7 @@ def load_token(explicit: str | bytes | None = None) -> Token | None:
     path = os.environ.get("COMMOPS_TOKEN_FILE")
     if path is None:
         return None
-    try:
-        content = _read(path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise RendezvousError(f"COMMOPS_TOKEN_FILE: cannot read {path!r}: {reason}") from error
+    content = read_private(path, "COMMOPS_TOKEN_FILE", _LONGEST)
     return _clean(content, f"the file {path!r} of COMMOPS_TOKEN_FILE")
 
 
@@ -80,38 +76,63 @@ def _clean(raw: bytes, origin: str) -> Token:
     return token
 
 
-def _read(path: str) -> bytes:
-    """Return at most one byte more than a token may have."""
+def is_descriptor(path: str) -> bool:
+    """Say whether `path` names a descriptor of a process, as ``/proc/self/fd/3`` does."""
+    return bool(_DESCRIPTOR_PATH.fullmatch(path))
+
+
+def read_private(path: str, origin: str, longest: int) -> bytes:
+    """Read a file that only its owner may read, or one that was handed to this process as a descriptor.
+
+    Parameters
+    ----------
+    path : str
+    origin : str
+        Who names the file, for messages.
+    longest : int
+        Bytes; of a longer file, one more is returned.
+
+    Raises
+    ------
+    RendezvousError
+        If it cannot be read, is of another kind, or may be read by its group or by others.
+    """
+    try:
+        return _read(path, origin, longest)
+    except OSError as error:
+        raise RendezvousError(f"{origin}: cannot read {path!r}: {error.strerror or error}") from error
+
+
+def _read(path: str, origin: str, longest: int) -> bytes:
     # Non-blocking, so that neither opening nor reading a FIFO can hang.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
         # A descriptor was handed to this process and is nobody else's to open, whatever its mode bits are
         # (a memfd has all of them set).
-        if not _DESCRIPTOR_PATH.fullmatch(path):
+        if not is_descriptor(path):
             if not stat.S_ISREG(status.st_mode):
                 raise RendezvousError(
-                    f"COMMOPS_TOKEN_FILE: {path!r} is neither a regular file nor a descriptor such as "
-                    "/proc/self/fd/3"
+                    f"{origin}: {path!r} is neither a regular file nor a descriptor such as /proc/self/fd/3"
                 )
             if status.st_mode & 0o077:
                 raise RendezvousError(
-                    f"COMMOPS_TOKEN_FILE: {path!r} is open to its group or to others "
+                    f"{origin}: {path!r} is open to its group or to others "
                     f"(mode {stat.S_IMODE(status.st_mode):04o}); run: chmod 600 {path}"
                 )
-        return _read_all(descriptor, Deadline(_READ_TIMEOUT))
+        return _read_all(descriptor, Deadline(_READ_TIMEOUT), longest)
     finally:
         os.close(descriptor)
 
 
-def _read_all(descriptor: int, deadline: Deadline) -> bytes:
+def _read_all(descriptor: int, deadline: Deadline, longest: int) -> bytes:
     content = b""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    while len(content) <= _LONGEST:
+    while len(content) <= longest:
         if not poll.poll(deadline.remaining() * 1000):
             raise TimeoutError(f"its writer did not finish within {deadline.timeout:g} s")
-        part = os.read(descriptor, _LONGEST + 1 - len(content))
+        part = os.read(descriptor, longest + 1 - len(content))
         if not part:
             break
         content += part

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from commops.rendezvous.deadline import DEFAULT_TIMEOUT
 from commops.rendezvous.store import Store
 from commops.rendezvous.token import load_token
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from commops.rendezvous.credentials import Credentials
 
 __all__ = ["open_store"]
 
@@ -25,6 +31,7 @@ def open_store(
     is_server: bool,
     token: str | bytes | None = None,
     timeout: float = DEFAULT_TIMEOUT,
+    tls: bool | str | PathLike[str] | Credentials | None = None,
 ) -> Store:
     """Return the store that `rendezvous` names.
 
@@ -39,6 +46,9 @@ def open_store(
         The job's secret for those kinds; otherwise what `load_token` finds in the environment.
     timeout : float
         Default time-out of the store's calls, and of opening it, in seconds.
+    tls : bool, str, PathLike or Credentials, optional
+        Whether and with what a tcp store speaks TLS, as `load_credentials` takes it; by default what that
+        finds in the environment.
 
     Raises
     ------
@@ -65,7 +75,7 @@ def open_store(
         raise _bad(rendezvous, str(error)) from None
     match parts.scheme:
         case "tcp":
-            return _open_tcp(rendezvous, parts, port, is_server, token, timeout)
+            return _open_tcp(rendezvous, parts, port, is_server, token, timeout, tls)
         case "file":
             return _open_file(rendezvous, parts, timeout)
         case "redis":
@@ -81,6 +91,7 @@ def _open_tcp(
     is_server: bool,
     token: str | bytes | None,
     timeout: float,
+    tls: bool | str | PathLike[str] | Credentials | None,
 ) -> Store:
     if not parts.hostname:
         raise _bad(url, "the host is missing")
@@ -90,9 +101,17 @@ def _open_tcp(
         raise _bad(url, "only a host and a port belong in it")
     if port == 0 and not is_server:
         raise _bad(url, "port 0 lets a server choose; a client needs the port that the server got")
+    from commops.rendezvous.credentials import load_credentials
     from commops.rendezvous.tcp_store import TCPStore
 
-    return TCPStore(parts.hostname, port, is_server=is_server, token=load_token(token), timeout=timeout)
+    return TCPStore(
+        parts.hostname,
+        port,
+        is_server=is_server,
+        token=load_token(token),
+        timeout=timeout,
+        tls=load_credentials(tls),
+    )
 
 
 def _open_file(url: str, parts: SplitResult, timeout: float) -> Store:
