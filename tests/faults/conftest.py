@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from comm.conftest import nursery
 from comm.layouts import Layout
 from comm.world import TIMEOUT, Nursery, World
@@ -14,7 +15,7 @@ __all__ = ["fresh", "nursery"]
 
 
 def remains(nursery: Nursery) -> dict[str, object]:
-    """Tell what processes of these tests could leave: themselves, descriptors here, files in memory, names."""
+    """Tell what these tests could leave: processes, descriptors here, files in memory, names."""
     with open("/proc/net/unix", encoding="utf-8") as file:
         names = sorted(line.split()[-1] for line in file if "@commops" in line)
     return {
