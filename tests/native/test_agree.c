@@ -81,7 +81,8 @@ static void add_faults(plan *p, uint64_t polls)
     }
     /* A partition, which separates all links between its sides */
     const uint64_t at = draw(p, polls);
-    const int first = !draw(p, 4) && p->size > 1 && p->size <= SMALL ? 1 + (int)draw(p, (uint64_t)p->size - 1) : p->size;
+    const bool parts = !draw(p, 4) && p->size > 1 && p->size <= SMALL;
+    const int first = parts ? 1 + (int)draw(p, (uint64_t)p->size - 1) : p->size;
     for (int a = 0; a < first; a++)
         for (int b = first; b < p->size; b++) {
             p->cuts = true;
@@ -94,22 +95,27 @@ static void add_faults(plan *p, uint64_t polls)
     }
 }
 
+static const char *const step_names[] = {"sum", "agree", "shrink"};
+
+static void show(plan *p, int r, int round, int step)
+{
+    const world_task *t = p->task[r][round][step];
+    fprintf(stderr, "    rank %d%s, round %d, %s: %s, flag %llx of %llx, sum %llu, ended at %g s %s\n", r,
+            world_is_dead(p->w, r) ? " (dead)" : "", round, step_names[step], cmo_err_name(t->err),
+            (unsigned long long)t->flag, round < ROUNDS ? (unsigned long long)p->flag[r][round] : 0,
+            (unsigned long long)p->out[r][round], (double)t->ended_at * 1e-9, t->err ? t->op.text : "");
+}
+
 static void complain(plan *p, int r, int round, int step, const char *what)
 {
     const world_task *t = p->task[r][round][step];
     fprintf(stderr, "SEED=%llu: rank %d of %d, round %d, %s: %s: %s (%s)\n", (unsigned long long)p->seed, r, p->size,
-            round, (const char *[]){"sum", "agree", "shrink"}[step], what, cmo_err_name(t->err), t->op.text);
+            round, step_names[step], what, cmo_err_name(t->err), t->op.text);
     world_describe(p->w, stderr);
     for (int i = 0; i < p->size; i++)
         for (int k = 0; k <= ROUNDS; k++)
-            for (int s = 0; s < STEPS; s++) {
-                t = p->task[i][k][s];
-                if (t)
-                    fprintf(stderr, "    rank %d%s, round %d, %s: %s, flag %llx of %llx, sum %llu, ended at %g s %s\n", i,
-                            world_is_dead(p->w, i) ? " (dead)" : "", k, (const char *[]){"sum", "agree", "shrink"}[s],
-                            cmo_err_name(t->err), (unsigned long long)t->flag, k < ROUNDS ? (unsigned long long)p->flag[i][k] : 0,
-                            (unsigned long long)p->out[i][k], (double)t->ended_at * 1e-9, t->err ? t->op.text : "");
-            }
+            for (int s = 0; s < STEPS; s++)
+                if (p->task[i][k][s]) show(p, i, k, s);
 }
 
 static bool went_well(plan *p, int r, int round, int step)

@@ -44,19 +44,12 @@ _SECURING, _STRANGER, _IDLE, _WAITING, _ANSWERING = range(5)
 class _Connection:
     """One client, as the server sees it."""
 
+    # fmt: off
     __slots__ = (
-        "inbox",
-        "keys",
-        "missing",
-        "nonce",
-        "outbox",
-        "request",
-        "since",
-        "sock",
-        "state",
-        "timer",
-        "token",
+        "inbox", "keys", "missing", "nonce", "outbox", "request",
+        "since", "sock", "state", "timer", "token",
     )
+    # fmt: on
 
     def __init__(self, sock: socket.socket, now: float) -> None:
         self.sock = sock
