@@ -103,6 +103,10 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
         self._core.close()
         if self._engine is not None:
             _open_worlds.remove(self)
+            if strangers := self._engine.refused():
+                from commops.rendezvous.strangers import tell_of_strangers
+
+                tell_of_strangers(f"rank {self.rank}", *strangers)
             self._engine.close()
 
     def __enter__(self) -> Self:
