@@ -1,4 +1,4 @@
-"""Strangers at every port of a running job: they get nothing, harm nothing, and are counted; ranks still join."""
+"""Strangers at every port of a running job get nothing, harm nothing, and are counted; ranks still join."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from commops.rendezvous import TCPStore, tcp_handshake
 
 SECRET = b"the job's own secret"
 
-# Ranks that add until they are told to end, so that all of their connections are in use; one of them starts late.
+# Ranks that add until they are told to end, so that all of their connections are in use.
 PROGRAM = """
 import os, sys, time
 import numpy as np
