@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from rendezvous.ranks import JOIN, Ranks, Told
 
 from .networks import Switch, needs_root, switch
@@ -70,7 +71,9 @@ def told_of(ranks: Ranks, net: Switch, places: str, break_it: str, tmp_path: Pat
         net.heal(last)
     for one in told:
         assert not one.error, one.traceback
-        assert one.result[0] - start < HEARTBEAT + 1.5  # a second, and half of one for the ranks to tell each other
+        assert (
+            one.result[0] - start < HEARTBEAT + 1.5
+        )  # a second, and half of one for the ranks to tell each other
     return told
 
 
