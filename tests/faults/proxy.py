@@ -40,7 +40,7 @@ def bytewise(to: socket.socket, data: bytes) -> bool:
 
 
 def resetting(after: int) -> Spoil:
-    """Pass so many bytes of a connection, in either direction, then reset it: in the middle of whatever comes."""
+    """Pass so many bytes of a connection, in either direction, then reset it, whatever is under way."""
     passed: dict[int, int] = {}
 
     def spoil(to: socket.socket, data: bytes) -> bool:

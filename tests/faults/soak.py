@@ -1,7 +1,7 @@
-"""Hours of everything, for `make soak`; some seconds of it in the tests: `commops run -n 3 soak.py SECONDS CALLS`.
+"""Hours of everything, for `make soak`; tests have some seconds: `commops run -n 3 soak.py SECONDS CALLS`.
 
-First so many small allreduces; then, for so many seconds, random calls on random communicators, which come and go,
-with revocations and shrinks. Results are checked; memory and descriptors must not grow.
+First so many small allreduces; then, for so many seconds, random calls on random communicators, which come
+and go, with revocations and shrinks. Results are checked; memory and descriptors must not grow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Networks that part, fall silent, crawl or break: both sides say so, one at most goes on, no byte is wrong."""
+"""Networks that part, fall silent, crawl or break: both sides say so, and one at most goes on."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_what_comes_byte_by_byte_is_right(ranks: Ranks, tmp_path: Path) -> None:
 def test_a_connection_that_is_reset_in_the_middle_of_a_frame(
     ranks: Ranks, tmp_path: Path, after: int
 ) -> None:
-    """Before the handshake is over it is tried again, and again; later, it is a lost peer: never wrong bytes."""
+    """In the handshake it is tried again; later, it is a lost peer: never wrong bytes."""
     source = SPOILT.format(spoil=f"resetting({after})", n=3000, calls=6)
     told = ranks.run(3, source, hosts(3), url=f"file://{tmp_path}/store", timeout=15.0)
     for one in told:
