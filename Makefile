@@ -17,7 +17,7 @@ IN_VENV := PATH="$(VENV)/bin:$$PATH"
 SOURCES := $(shell find src meson.build meson.options pyproject.toml -name __pycache__ -prune -o ! -name '*.pyc' -print)
 
 .PHONY: help demo test test-native test-python lint sanitize warnings aarch64-check dist bench bench-quick \
-    editable clean
+    fuzz fuzz-corpus fuzzers editable clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo 'make test            every test: C (test-native), then Python (test-python PYTEST_ARGS="-k words")'
 	@echo 'make lint            ruff, mypy --strict, the stubs of the compiled modules against these, widths and lengths'
 	@echo 'make sanitize        C tests under AddressSanitizer + UndefinedBehaviorSanitizer, then ThreadSanitizer'
+	@echo 'make fuzz            look for inputs that break what reads bytes of others, for an hour (FUZZ_SECONDS=120)'
 	@echo 'make warnings        a build in which warnings are errors (CC=gcc, CC=clang)'
 	@echo 'make aarch64-check   compile the C core for aarch64'
 	@echo 'make dist            sdist and wheel into dist/, and what must be true of them'
@@ -96,6 +97,30 @@ $(BUILD)/address/build.ninja: | $(VENV)/ready
 
 $(BUILD)/thread/build.ninja: | $(VENV)/ready
 	$(IN_VENV) meson setup "$(BUILD)/thread" -Dtests=true -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false
+
+# Needs clang with libFuzzer for the targets in C; those in Python need atheris, which not every Python has. What is
+# missing is skipped, and said. FUZZ_TARGETS="channel tcp" chooses. See CONTRIBUTING.md.
+FUZZ_SECONDS ?= 3600
+FUZZ_CC ?= clang
+FUZZ_BUILD := $(BUILD)/fuzz
+HAS_FUZZER = echo 'int LLVMFuzzerTestOneInput(void); int LLVMFuzzerTestOneInput(void) { return 0; }' | \
+    $(FUZZ_CC) -fsanitize=fuzzer,address,undefined -x c - -o "$(BUILD)/has-fuzzer" >/dev/null 2>&1
+FUZZ = $(IN_VENV) python tests/fuzz/run.py "$(BUILD)/fuzzing" --fuzzers "$(FUZZ_BUILD)/tests/fuzz"
+
+fuzz: $(BUILD)/installed fuzzers
+	$(FUZZ) --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+# The corpus in the tree, from the code that writes such bytes in earnest: for a format that has changed.
+fuzz-corpus: $(BUILD)/installed $(BUILD)/native/build.ninja fuzzers
+	$(IN_VENV) ninja -C "$(BUILD)/native" tests/fuzz/seeds
+	$(FUZZ) --seeds "$(BUILD)/native/tests/fuzz/seeds" $(FUZZ_TARGETS)
+
+fuzzers: $(VENV)/ready
+	@$(IN_VENV) pip install --quiet --group fuzz || echo 'atheris cannot be installed for this Python'
+	@$(HAS_FUZZER) || exit 0; \
+	test -d "$(FUZZ_BUILD)" || $(IN_VENV) CC="$(FUZZ_CC)" meson setup "$(FUZZ_BUILD)" -Dfuzz=true \
+	    -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false || exit 1; \
+	$(IN_VENV) ninja -C "$(FUZZ_BUILD)" fuzzers
 
 warnings: $(VENV)/ready
 	test -d "$(BUILD)/warnings-$(CC)" || \

@@ -3,6 +3,7 @@
 #define COMMOPS_H
 
 #include "coll/coll.h"
+#include "comm/agree.h"
 #include "comm/engine.h"
 #include "comm/piece.h"
 #include "transport/shm.h"

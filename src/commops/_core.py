@@ -13,7 +13,7 @@ except ImportError as error:
         " checkout needs a C compiler), and do not import it from the source folder."
     ) from error
 
-__all__ = ["collectives", "engine", "messages", "native", "work"]
+__all__ = ["collectives", "engine", "messages", "native", "recovery", "work"]
 
 
 def _load(name: str) -> None:
@@ -28,10 +28,11 @@ def _load(name: str) -> None:
     loader.exec_module(module)
 
 
-for _name in ("_engine", "_work", "_collectives", "_messages"):  # each uses those before it
+for _name in ("_engine", "_work", "_collectives", "_messages", "_recovery"):  # each uses those before it
     _load(f"commops.{_name}")
 
 from commops import _collectives as collectives  # noqa: E402
 from commops import _engine as engine  # noqa: E402
 from commops import _messages as messages  # noqa: E402
+from commops import _recovery as recovery  # noqa: E402
 from commops import _work as work  # noqa: E402

@@ -18,6 +18,7 @@ from commops.dtypes import Array, code_of
 from commops.errors import CommError
 from commops.messages import Messages, Status
 from commops.objects import Objects
+from commops.recovery import Recovery
 from commops.reductions import Reductions
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["ANY", "Comm", "Status"]
 
 
-class Comm(Collectives, Reductions, Objects, Messages):
+class Comm(Collectives, Reductions, Objects, Messages, Recovery):
     """A group of ranks, numbered from 0, that call collectives together and send each other messages.
 
     `commops.init` and `commops.launch` make the first one, `split` and `dup` others. It is a context manager
@@ -45,7 +46,9 @@ class Comm(Collectives, Reductions, Objects, Messages):
     - `MismatchError` on all ranks, if they called different things: another call, dtype, op, root, size;
     - `PeerLostError` on all ranks, if one is gone;
     - `CommTimeoutError`, if `timeout` seconds have passed;
-    - `RevokedError`, if the communicator was closed here or broken before.
+    - `RevokedError`, if the communicator was closed here, or revoked.
+
+    After that the ranks that are left may `agree`, and make a new communicator of themselves by `shrink`.
 
     Arrays may have any NumPy bool or numeric dtype, or bfloat16, any shape and any memory layout. An
     `out` must have the right shape and dtype, and may overlap `x`; nothing is cast.
@@ -66,15 +69,22 @@ class Comm(Collectives, Reductions, Objects, Messages):
 
     __slots__ = ("_closed", "_engine")
 
-    def __init__(self, core: Any, world_hosts: tuple[str, ...], timeout: float, engine: Any = None) -> None:
+    def __init__(
+        self,
+        core: Any,
+        world_hosts: tuple[str, ...],
+        timeout: float,
+        generation: int = 0,
+        engine: Any = None,
+    ) -> None:
         # `engine` is given to the communicator of all ranks only, which owns it.
-        super().__init__(core, world_hosts, timeout)
+        super().__init__(core, world_hosts, timeout, generation)
         self._engine = engine
         self._closed = False
 
     @classmethod
     def _of_world(cls, world: World, timeout: float) -> Comm:
-        comm = cls(world.engine.world(), world.hosts, timeout, world.engine)
+        comm = cls(world.engine.world(), world.hosts, timeout, engine=world.engine)
         _open_worlds.append(comm)
         return comm
 
@@ -93,6 +103,10 @@ class Comm(Collectives, Reductions, Objects, Messages):
         self._core.close()
         if self._engine is not None:
             _open_worlds.remove(self)
+            if strangers := self._engine.refused():
+                from commops.rendezvous.strangers import tell_of_strangers
+
+                tell_of_strangers(f"rank {self.rank}", *strangers)
             self._engine.close()
 
     def __enter__(self) -> Self:
@@ -142,7 +156,7 @@ class Comm(Collectives, Reductions, Objects, Messages):
             raise ValueError(f"key must be between -2**62 and 2**62, not {order}")
         members = self.allgather(np.frombuffer(self._core.offer(chosen, order), np.uint8))
         core = self._core.build(members)
-        return None if core is None else Comm(core, self._world_hosts, self.timeout)
+        return None if core is None else Comm(core, self._world_hosts, self.timeout, self.generation)
 
     def dup(self) -> Comm:
         """Make a communicator of the same ranks whose calls and messages do not mix with this one's.

@@ -16,10 +16,11 @@ __all__ = ["Group"]
 class Group:
     """The ranks of a communicator, and the core's side of it: what all the parts of `Comm` stand on."""
 
-    __slots__ = ("__weakref__", "_at", "_core", "_hosts", "_local", "_timeout", "_world_hosts")
+    __slots__ = ("__weakref__", "_at", "_core", "_generation", "_hosts", "_local", "_timeout", "_world_hosts")
 
-    def __init__(self, core: Any, world_hosts: tuple[str, ...], timeout: float) -> None:
+    def __init__(self, core: Any, world_hosts: tuple[str, ...], timeout: float, generation: int = 0) -> None:
         self._core = core
+        self._generation = generation
         rank, size, local_rank, local_size, _, world = core.describe()
         self._at = Place(rank, size)
         self._local = Place(local_rank, local_size)
@@ -55,7 +56,7 @@ class Group:
     @property
     def generation(self) -> int:
         """How often the group of ranks has been rebuilt after a failure."""
-        return 0
+        return self._generation
 
     @property
     def timeout(self) -> float:

@@ -57,6 +57,19 @@ class Nursery:
         pids: list[int] = json.loads(self._sock.recv(1 << 16))
         return pids
 
+    def ranks(self) -> list[int]:
+        """Return the process ids of all ranks that live, and of what they have started."""
+        children: dict[int, list[int]] = {}
+        for name in filter(str.isdecimal, os.listdir("/proc")):
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", encoding="utf-8") as file:
+                children.setdefault(int(file.read().rpartition(")")[2].split()[1]), []).append(int(name))
+        found, todo = [], [self._process.pid]
+        while todo:
+            more = children.get(todo.pop(), [])
+            found += more
+            todo += more
+        return sorted(found)
+
     def close(self) -> None:
         self._sock.close()
         self._process.wait(30)

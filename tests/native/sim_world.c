@@ -2,6 +2,8 @@
 
 #include "base/clock.h"
 #include "coll/coll.h"
+#include "comm/agree.h"
+#include "comm/internal.h"
 #include "world_payload.h"
 
 #include <inttypes.h>
@@ -21,6 +23,9 @@ typedef struct world_rank {
     int64_t look_at;             /* when its alarm goes off that makes it look at the clock */
     bool drawn;                  /* start_at is set */
     bool dead;
+    int64_t noticed_at;          /* dead: when the ranks of its host are told of the end of its process */
+    uint8_t *told;               /* [size] of whose end it has been told; NULL: of nobody's */
+    int64_t paused_till;
     bool host_stirred;           /* of the host with this number: somebody there has moved */
 } world_rank;
 
@@ -32,9 +37,10 @@ struct world {
     cmo_sim *sim;
     world_rank *ranks;
     int unfinished;              /* tasks */
-    uint64_t polls, kill_after;
+    uint64_t polls;
     int64_t moved_at;            /* when anything last did */
-    int victim;                  /* -1: nobody */
+    world_fault faults[WORLD_FAULTS];
+    int nfaults, ndead;
     world_payload *payload;
 };
 
@@ -42,6 +48,9 @@ enum { LAST_SWEEPS = 20 }; /* how often all engines must be found idle, one afte
 
 /* In a world with deadlines, who waits looks at the clock every so often, as in the one wait. */
 static const int64_t slice = CMO_SECOND / 10;
+
+/* Within this time the system tells the ranks of a host that the process of one has ended. */
+static const int64_t notice = CMO_SECOND / 1000;
 
 /* A deadlock there is what outlasts every deadline several times over: failures take a few rounds to be settled. */
 static const int64_t most_timeouts = 16;
@@ -132,13 +141,13 @@ static cmo_err rank_window(world *w, int r)
     int nlocal = 0;
     for (int i = 0; i < w->settings.size; i++) nlocal += w->host[i] == w->host[r];
     const cmo_tunables *t = &w->settings.tunables;
-    /* For its piece and, in case it talks to all of them, a pipe to every rank of its host. */
-    size_t bytes = CMO_PAGE * 8 + cmo_piece_head_bytes(nlocal) + (size_t)(t->slots * t->slot_bytes) +
-                   (size_t)nlocal * ((size_t)t->pipe_bytes + 2 * CMO_PAGE);
+    /* For its pieces and, in case it talks to all of them, a pipe to every rank of its host. */
+    const size_t piece = cmo_piece_head_bytes(nlocal) + (size_t)(t->slots * t->slot_bytes) + CMO_PAGE;
+    const size_t pipes = (size_t)nlocal * ((size_t)t->pipe_bytes + 2 * CMO_PAGE);
+    size_t bytes = CMO_PAGE * 8 + piece * (size_t)(1 + w->settings.children) + pipes;
     world_rank *rank = &w->ranks[r];
-    bool alone = nlocal == 1;
-    CMO_TRY(cmo_window_create(&rank->window, nlocal, bytes, alone));
-    if (!alone) return cmo_window_map(cmo_window_fd(rank->window), nlocal, &rank->head, &rank->head_bytes);
+    CMO_TRY(cmo_window_create(&rank->window, nlocal, bytes, nlocal == 1));
+    if (nlocal > 1) return cmo_window_map(cmo_window_fd(rank->window), nlocal, &rank->head, &rank->head_bytes);
     rank->head = cmo_window_base(rank->window);
     return CMO_OK;
 }
@@ -172,7 +181,6 @@ world *world_create(const world_settings *settings)
     cmo_err err = CMO_ENOMEM;
     if (!w) return NULL;
     w->settings = *settings;
-    w->victim = -1;
     w->host = calloc((size_t)settings->size, sizeof *w->host);
     w->ranks = calloc((size_t)settings->size, sizeof *w->ranks);
     if (!w->host || !w->ranks) goto fail;
@@ -199,6 +207,7 @@ void world_destroy(world *w)
     for (int r = 0; w->ranks && r < w->settings.size; r++) {
         world_rank *rank = &w->ranks[r];
         if (rank->head_bytes) cmo_window_unmap(rank->head, rank->head_bytes);
+        free(rank->told);
         for (world_task *t = rank->first, *next; t; t = next) {
             next = t->next;
             free(t);
@@ -235,10 +244,11 @@ cmo_sim *world_sim(world *w) { return w->sim; }
 const int *world_hosts(const world *w) { return w->host; }
 uint64_t world_polls(const world *w) { return w->polls; }
 
-void world_kill_after(world *w, int rank, uint64_t polls)
+bool world_is_dead(const world *w, int r) { return w->ranks[r].dead; }
+void world_add_fault(world *w, world_fault fault)
 {
-    w->victim = rank;
-    w->kill_after = polls;
+    if (w->nfaults == WORLD_FAULTS) abort();
+    w->faults[w->nfaults++] = fault;
 }
 
 /* ------------------------------------------------------------------ running */
@@ -260,6 +270,8 @@ static cmo_err task_start(world *w, world_rank *rank, world_task *t)
     switch (t->what) {
     case TASK_CALL: return cmo_call_start(&t->op, rank->comm, &t->call, timeout);
     case TASK_SEND: return cmo_send_start(&t->op, rank->comm, &t->message, timeout);
+    case TASK_AGREE: return cmo_agree_start(&t->op, rank->comm, t->flag, timeout);
+    case TASK_SHRINK: return cmo_shrink_start(&t->op, rank->comm, timeout);
     case TASK_RECV: return cmo_recv_start(&t->op, rank->comm, &t->message, timeout, &t->status);
     default: return cmo_probe_start(&t->op, rank->comm, t->message.peer, t->message.tag, timeout, &t->status);
     }
@@ -288,13 +300,19 @@ static void rank_start(world *w, int r)
     }
 }
 
+static cmo_err task_result(world_rank *rank, world_task *t)
+{
+    if (!t->op.err && t->what == TASK_AGREE) t->flag = cmo_agree_flag(rank->comm);
+    return !t->op.err && t->what == TASK_SHRINK ? cmo_agree_build(rank->comm, &rank->comm) : t->op.err;
+}
+
 /* Note what has ended here. */
 static void rank_collect(world *w, int r)
 {
     world_rank *rank = &w->ranks[r];
     for (world_task *t = rank->running; t != rank->start; t = t->next)
         if (!t->ended && atomic_load_explicit(&t->op.signal, memory_order_acquire) == CMO_OP_ENDED)
-            task_end(w, t, t->op.err);
+            task_end(w, t, task_result(rank, t));
     while (rank->running != rank->start && rank->running->ended) rank->running = rank->running->next;
 }
 
@@ -305,7 +323,35 @@ static void world_kill(world *w, int r)
     for (world_task *t = rank->running; t; t = t->next)
         if (!t->ended) task_end(w, t, CMO_EPEERLOST);
     rank->start = rank->running = NULL;
+    rank->noticed_at = cmo_sim_now(w->sim) + (int64_t)cmo_sim_random(w->sim, (uint64_t)notice + 1);
+    w->ndead++;
     if (cmo_sim_kill(w->sim, r)) abort();
+    for (int i = 0; i < w->settings.size; i++)
+        if (w->host[i] == w->host[r] && cmo_sim_alarm(w->sim, i, rank->noticed_at)) abort();
+}
+
+static void happen(world *w, world_fault *f)
+{
+    const bool linked = w->host[f->rank] != w->host[f->other];
+    f->done = true;
+    if (f->what == FAULT_KILL && !w->ranks[f->rank].dead) world_kill(w, f->rank);
+    if (f->what == FAULT_CUT && linked && cmo_sim_cut(w->sim, f->rank, f->other)) abort();
+    if (f->what == FAULT_PAUSE) w->ranks[f->rank].paused_till = cmo_sim_now(w->sim) + f->pause;
+}
+
+/* The ranks of a host learn of each other's ends from the system. */
+static void notice_ends(world *w, int r)
+{
+    world_rank *rank = &w->ranks[r];
+    int place = -1;
+    if (!rank->told && !(rank->told = calloc((size_t)w->settings.size, 1))) abort();
+    for (int i = 0; i < w->settings.size; i++) {
+        if (w->host[i] != w->host[r]) continue;
+        place++;
+        if (!w->ranks[i].dead || rank->told[i] || cmo_sim_now(w->sim) < w->ranks[i].noticed_at) continue;
+        cmo_engine_neighbour_ended(rank->engine, place);
+        rank->told[i] = 1;
+    }
 }
 
 /* A number that changes when a rank tells its neighbours something through memory. */
@@ -320,7 +366,7 @@ static uint64_t memory_mark(const world_rank *rank)
            atomic_load_explicit(&p->finished, memory_order_relaxed);
 }
 
-/* Who waits will look again before long, whether anything has happened or not. */
+/* Who waits looks again before long, whatever happens. */
 static void rank_sleep(world *w, int r)
 {
     world_rank *rank = &w->ranks[r];
@@ -333,12 +379,18 @@ static void rank_sleep(world *w, int r)
 static bool rank_poll(world *w, int r)
 {
     world_rank *rank = &w->ranks[r];
-    if (w->victim >= 0 && w->polls >= w->kill_after && !w->ranks[w->victim].dead) world_kill(w, w->victim);
+    for (int i = 0; i < w->nfaults; i++)
+        if (!w->faults[i].done && w->polls >= w->faults[i].polls) happen(w, &w->faults[i]);
     if (rank->dead) return false;
+    if (rank->paused_till > cmo_sim_now(w->sim)) {
+        if (cmo_sim_alarm(w->sim, r, rank->paused_till)) abort();
+        return false;
+    }
+    if (w->ndead) notice_ends(w, r);
     rank_start(w, r);
     w->polls++;
-    int before = w->unfinished;
-    uint64_t mark = memory_mark(rank);
+    const int before = w->unfinished;
+    const uint64_t mark = memory_mark(rank);
     bool moved = cmo_engine_poll(rank->engine);
     rank_collect(w, r);
     if (w->unfinished < before) rank_start(w, r); /* what waited for the end of others */
@@ -414,7 +466,9 @@ bool world_run(world *w)
         poll_woken(w);
         if (!w->unfinished) break;
         if (wake_neighbours(w)) continue;
-        if (!outlasted(w) && (cmo_sim_advance(w->sim) || sweeps(w, LAST_SWEEPS))) continue;
+        /* Who is asked once more may only set itself an alarm */
+        if (!outlasted(w) && (cmo_sim_advance(w->sim) || sweeps(w, LAST_SWEEPS) || cmo_sim_advance(w->sim))) continue;
+        if (!w->unfinished) break;
         report(w);
         return false;
     }

@@ -37,17 +37,20 @@ typedef struct world_settings {
     cmo_sim_settings net;
     int64_t stagger_ns;     /* greatest time between a rank's starts of two tasks */
     double timeout;         /* of every task, in virtual seconds; negative: never */
+    int children;           /* communicators beside the first for which there is memory */
 } world_settings;
 
 typedef struct world world;
 
-typedef enum { TASK_CALL, TASK_SEND, TASK_RECV, TASK_PROBE } task_what;
+typedef enum { TASK_CALL, TASK_SEND, TASK_RECV, TASK_PROBE, TASK_AGREE, TASK_SHRINK } task_what;
 
 typedef struct world_task {
     /* Set by the test before the run. Everything that they point at must live until the world is destroyed. */
     task_what what;
     cmo_call call;
     cmo_message message; /* SEND, RECV; PROBE: its peer and tag */
+    uint64_t flag;       /* AGREE: ours, then what was agreed. After a SHRINK that ended well, later tasks of the rank
+                            are on the new communicator */
     bool waits;          /* start when all earlier tasks of this rank have ended */
     int64_t delay;       /* nanoseconds to start after it otherwise would */
     int number;          /* for the test */
@@ -82,8 +85,19 @@ cmo_window *world_window(world *w, int rank);
 cmo_sim *world_sim(world *w);
 const int *world_hosts(const world *w);    /* [size] */
 
-/* The rank dies after the engines have been polled so many times in all. Its tasks count as ended. */
-void world_kill_after(world *w, int rank, uint64_t polls);
+/* What goes wrong, after the engines have been polled so many times in all. */
+typedef struct world_fault {
+    enum { FAULT_KILL, FAULT_CUT, FAULT_PAUSE } what;
+    int rank;            /* KILL: it dies, and its tasks count as ended. PAUSE: it is not polled for a while */
+    int other;           /* CUT: the link between the two breaks */
+    uint64_t polls;
+    int64_t pause;       /* nanoseconds */
+    bool done;
+} world_fault;
+
+enum { WORLD_FAULTS = 256 };
+void world_add_fault(world *w, world_fault fault);
+bool world_is_dead(const world *w, int rank);
 uint64_t world_polls(const world *w);
 
 /* Ask for payload to be counted apart from frame headers. Before the run; small worlds only. */

@@ -61,7 +61,7 @@ static inline cmo_tcp_config world_config(world *w, int rank)
     return (cmo_tcp_config){.rank = rank, .size = w->size, .generation = 7, .job = "the job of tests",
                             .listeners = &w->listener[rank], .nlisteners = 1, .addresses = w->addresses,
                             .mac = toy_mac, .mac_ctx = &w->token[rank],
-                            .handshake_ns = 5 * CMO_SECOND, .user_timeout_ms = 20000,
+                            .handshake_ns = 5 * CMO_SECOND, .heartbeat_ms = 20000,
                             .tls = {.pem = w->pem[rank], .bytes = w->pem[rank] ? strlen(w->pem[rank]) : 0,
                                     .offload = true}};
 }

@@ -291,7 +291,8 @@ static void test_death(uint64_t seed, int moment, uint64_t *polls)
         coll_case c = plain_case(&state, i == CALLS - 1 ? last_kind : kind, size);
         runs[i] = coll_add(w, &c, i, coll_random(&state, 0));
     }
-    if (*polls) world_kill_after(w, victim, coll_random(&when, *polls));
+    if (*polls)
+        world_add_fault(w, (world_fault){.what = FAULT_KILL, .rank = victim, .polls = coll_random(&when, *polls)});
     bool ran = world_run(w);
     CHECKF(ran, "SEED=%llu", (unsigned long long)seed);
     /* Before it took part in the last call */

@@ -197,6 +197,50 @@ static void test_who_is_late_is_waited_for(void)
     }
 }
 
+/* Of communicators that never come to be, no more than the latest news are kept. */
+static void test_news_of_no_communicator_do_not_pile_up(void)
+{
+    pair p = make_pair();
+    cmo_engine *e = world_comm(p.w, 1)->engine;
+    cmo_channel *c = e->channel[0];
+    const cmo_frame_kind kinds[] = {CMO_BYE, CMO_FAIL, CMO_ASK};
+    uint64_t last = 0;
+    for (int i = 0; i < 3 * CMO_MOST_NEWS; i++) {
+        cmo_xfer *x;
+        cmo_unexpected *m;
+        const uint8_t word = 0;
+        cmo_header h = {.kind = (uint8_t)kinds[i % 3], .space = CMO_COLLECTIVE, .comm = last = 1000 + (uint64_t)i,
+                        .tag = CMO_ASK_TAG, .length = kinds[i % 3] == CMO_FAIL};
+        if (h.kind == CMO_ASK) cmo_match_arrived(c, &h, NULL, &x, &m);
+        else CHECK(cmo_match_keep(c, &h, &word));
+    }
+    int kept = 0;
+    bool has_last = false;
+    CMO_EACH(n, &e->orphans) {
+        kept++;
+        has_last |= CMO_ENTRY(n, cmo_unexpected, node)->header.comm == last;
+    }
+    CHECK(kept == CMO_MOST_NEWS && c->news == kept && has_last);
+    world_destroy(p.w);
+}
+
+static void test_who_asks_again_and_again_is_answered_once(void)
+{
+    pair p = make_pair();
+    close_unheard(&p);
+    cmo_channel *c = world_comm(p.w, 1)->engine->channel[0];
+    const cmo_header ask = {.kind = CMO_ASK, .space = CMO_COLLECTIVE, .comm = p.child[0]->id, .tag = CMO_ASK_TAG};
+    int answers = 0;
+    for (int i = 0; i < 10; i++) {
+        cmo_xfer *x;
+        cmo_unexpected *m;
+        cmo_match_arrived(c, &ask, NULL, &x, &m);
+    }
+    CMO_EACH(n, &c->control) answers++;
+    CHECK(answers == 1);
+    world_destroy(p.w);
+}
+
 /* ------------------------------------------------------------------ what a rank tells */
 
 static cmo_told some_position(uint64_t seq)
@@ -272,6 +316,8 @@ int main(void)
     test_a_question_to_who_has_closed_is_answered();
     test_who_waits_for_a_message_of_who_has_closed_hears_of_it();
     test_who_is_late_is_waited_for();
+    test_news_of_no_communicator_do_not_pile_up();
+    test_who_asks_again_and_again_is_answered_once();
     test_what_is_told_is_read_back();
     test_what_nobody_tells_is_refused();
     test_what_is_read_of_any_bytes_can_be_used();

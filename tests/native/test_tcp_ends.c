@@ -61,8 +61,10 @@ static void test_a_dropped_link_stays_dropped_at_both_ends(void)
     }
 }
 
+typedef enum { SENDING, IDLE, CLOSED_WINDOW, HOW_MANY } vanishing;
+
 /* In a network of its own, loopback is taken away under a connection: nothing is acknowledged any more. */
-static int host_vanishes(bool closed_window)
+static int host_vanishes(vanishing how)
 {
     struct ifreq lo = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
     static char bytes[1 << 16];
@@ -74,12 +76,12 @@ static int host_vanishes(bool closed_window)
     CHECK(world_prepare(&w, 2, AF_INET));
     for (int i = 0; i < 2; i++) {
         cmo_tcp_config c = world_config(&w, i);
-        c.user_timeout_ms = 400;
+        c.heartbeat_ms = 400;
         CHECK(cmo_tcp_net(&w.net[i], &c) == CMO_OK);
     }
     check_talk(&w, 0, 1);
     cmo_link *l = open_link(&w, 0, 1);
-    if (closed_window) { /* a peer that does not read for long, whose host lives, is not lost */
+    if (how == CLOSED_WINDOW) { /* a peer that does not read for long, whose host lives, is not lost */
         for (int quiet = 0; quiet < 100; quiet++)
             if (write_bytes(l, bytes, sizeof bytes)) quiet = 0;
         const int64_t until = cmo_now() + 2 * CMO_SECOND;
@@ -92,7 +94,7 @@ static int host_vanishes(bool closed_window)
     } else {
         lo.ifr_flags = 0;
         CHECK(ioctl(control, SIOCSIFFLAGS, &lo) == 0);
-        write_bytes(l, "x", 1);
+        if (how == SENDING) write_bytes(l, "x", 1);
         const int64_t start = cmo_now();
         CHECK(end_of(&w, l) == CMO_EPEERLOST);
         CHECKF(cmo_now() - start < 3 * CMO_SECOND, "%s", cmo_reason());
@@ -105,10 +107,10 @@ static int host_vanishes(bool closed_window)
 
 static void test_a_host_that_vanishes_and_one_that_is_slow(void)
 {
-    for (int closed_window = 0; closed_window < 2; closed_window++) {
+    for (vanishing how = SENDING; how < HOW_MANY; how++) {
         fflush(NULL);
         pid_t child = fork(); /* the new network is the child's alone */
-        if (child == 0) _exit(host_vanishes(closed_window));
+        if (child == 0) _exit(host_vanishes(how));
         int status = 0;
         CHECK(child > 0 && waitpid(child, &status, 0) == child);
         if (WIFEXITED(status) && WEXITSTATUS(status) == 77)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commops.errors import AuthenticationError, RendezvousError
-from commops.rendezvous.card import Card, disagreement, seal, unseal
+from commops.rendezvous.card import Card, _proof, disagreement, seal, unseal
 from commops.rendezvous.token import Token
 
 TOKEN = Token(b"secret")
@@ -66,6 +66,22 @@ def test_nonsense_is_refused(data: bytes) -> None:
 def test_sealed_nonsense_is_refused_too(content: Any) -> None:
     with pytest.raises(RendezvousError):
         Card.unpack(TOKEN, seal(TOKEN, "card", content), 0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[" * 100_000, b'{"a":' * 100_000, b'"\\ud800"', b'{"\\udfff": 1}', b"1" * 5000],
+    ids=["deep list", "deep dict", "half a character", "half a character as key", "long number"],
+)
+def test_json_that_cannot_be_handed_on_is_refused(body: bytes) -> None:
+    with pytest.raises(RendezvousError, match="what rank 0 has written makes no sense"):
+        unseal(None, "card", _proof(None, "card", body) + body, "rank 0")
+
+
+def test_tunables_are_numbers() -> None:
+    for value in (None, "4", 4.0, True, [4]):
+        with pytest.raises(RendezvousError, match="the card of rank 0 makes no sense: tunables"):
+            Card.of(CARD.fields() | {"tunables": {"slots": value}}, 0)
 
 
 @pytest.mark.parametrize("field", Card._fields)

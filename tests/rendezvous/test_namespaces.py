@@ -164,7 +164,7 @@ def test_a_cable_that_breaks(ranks: Ranks, hosts: tuple[str, str]) -> None:
     except commops.CommError as error:
         result = type(error).__name__
     """
-    each = [{"namespace": name, "env": {"COMMOPS_USER_TIMEOUT_MS": "1000"}} for name in hosts]
+    each = [{"namespace": name, "env": {"COMMOPS_HEARTBEAT_MS": "1000"}} for name in hosts]
     job = ranks.job(
         2, JOIN + textwrap.dedent(source), each, url="tcp://10.77.0.1:4077", token="t", timeout=6.0
     )

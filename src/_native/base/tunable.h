@@ -47,8 +47,9 @@ enum { CMO_HALF_SHARED = -2, CMO_TWICE_OWN = -3, CMO_TWICE_OWN_SLOTS = -4 };
       "between hosts, reductions and allgathers up to this size take few steps, larger ones little traffic")    \
     X(socket_bytes, "COMMOPS_SOCKET_BYTES", 0, 0, 1 << 30,                                                     \
       "send and receive buffer of a socket; 0 leaves them to the kernel")                                      \
-    X(user_timeout_ms, "COMMOPS_USER_TIMEOUT_MS", 20000, 0, 1 << 30,                                           \
-      "milliseconds for which a host may leave data unacknowledged before it counts as lost; 0: the kernel's")   \
+    X(heartbeat_ms, "COMMOPS_HEARTBEAT_MS", 10000, 0, 1 << 30,                                                  \
+      "milliseconds for which another host's system may not answer before its ranks count as lost, asked in "    \
+      "whole seconds; 0: as long as the kernel waits")                                                         \
     X(handshake_ms, "COMMOPS_HANDSHAKE_MS", 10000, 1, 1 << 30,                                                 \
       "milliseconds that a connection may take to authenticate")                                               \
     X(tls_kernel, "COMMOPS_TLS_KERNEL", 1, 0, 1,                                                               \

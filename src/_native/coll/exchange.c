@@ -31,18 +31,19 @@ static cmo_err exchange_counts(cmo_op *op)
                                                      .dtype = CMO_U64, .in = s->sends, .out = s->counts, .count = 1});
 }
 
-/* Ask for out, for as many elements as the counts say. They come from other ranks: their sum is not to be trusted. */
+/* Ask for out, for as many elements as the counts say. They come from other ranks: their sum is not to be trusted, by
+ * those either who will only pass blocks on, in memory as large as that sum. */
 static cmo_err exchange_allocate(cmo_op *op)
 {
     exchange *s = op->state;
     cmo_call *c = &op->call;
-    if (c->kind == CMO_GATHER && op->comm->rank != c->root) return CMO_OK;
     uint64_t total = 0, elements;
     for (int i = 0; i < op->comm->size; i++)
         if (__builtin_add_overflow(total, s->counts[i], &total))
             return cmo_fail(CMO_EPROTO, "%s: more than 2^64 elements are announced", cmo_kind_name(c->kind));
     cmo_layout layout = {.dtype = c->dtype, .ndim = 1, .shape = &total, .counts = s->counts, .ncounts = op->comm->size};
     CMO_TRY(cmo_layout_elements(&layout, &elements));
+    if (c->kind == CMO_GATHER && op->comm->rank != c->root) return CMO_OK;
     return c->allocate(c->allocate_ctx, &layout, &c->out);
 }
 

@@ -13,7 +13,8 @@ cmo_err cmo_layout_elements(const cmo_layout *layout, uint64_t *elements)
         *elements *= layout->shape[i];
     }
     if (empty) *elements = 0;
-    else if (overflow) return cmo_fail(CMO_EPROTO, "an array of more than 2^64 bytes is announced");
+    else if (overflow || bytes > INT64_MAX) /* the most that a frame can announce */
+        return cmo_fail(CMO_EPROTO, "an array of more than 2^63 bytes is announced");
     return CMO_OK;
 }
 

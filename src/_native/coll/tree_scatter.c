@@ -101,8 +101,8 @@ static cmo_err scatter_prepare(cmo_op *op)
     CMO_TRY(cmo_row_elements(dtype, manifest_ndim(s), manifest_shape(s), &row));
     for (int i = 0; i < width; i++)
         if (__builtin_mul_overflow(manifest_rows(s)[i], row * cmo_dtype_size(dtype), &bytes) ||
-            __builtin_add_overflow(s->starts[i], bytes, &s->starts[i + 1]))
-            return cmo_fail(CMO_EPROTO, "scatter: blocks of more than 2^64 bytes are announced");
+            __builtin_add_overflow(s->starts[i], bytes, &s->starts[i + 1]) || s->starts[i + 1] > INT64_MAX)
+            return cmo_fail(CMO_EPROTO, "scatter: blocks of more than 2^63 bytes are announced");
     return CMO_OK;
 }
 

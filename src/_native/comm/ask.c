@@ -24,7 +24,8 @@
  *
  * A message between two ranks may be waited for in vain too: from or to a rank that has closed the communicator, and
  * had no connection by which to say so. It is asked once, in an ASK frame of space POINT, which has no call to compare.
- * Who has closed answers with BYE; who closes later says BYE over the connection that there is now. */
+ * Who has closed answers with BYE; who closes later says BYE over the connection that there is now, and who dies ends
+ * it. For a message from anybody, everybody is asked. */
 #include "comm/internal.h"
 
 static const int64_t patience = CMO_SECOND / 4; /* how long a collective stands still before it is asked about */
@@ -61,20 +62,27 @@ static void ask_peers(const cmo_comm *c, const cmo_op *op)
         }
 }
 
-void cmo_ask_point(cmo_op *op, int64_t now)
+static void ask_whether_there(const cmo_comm *c, int rank)
 {
-    const cmo_comm *c = op->comm;
-    const cmo_xfer *x = cmo_point_transfer(op);
     /* Whose memory we share says there that it has closed */
-    if (x->peer < 0 || x->state >= CMO_X_MOVING || c->failed || c->host[x->peer] == c->host[c->rank]) return;
-    if (!op->ask_at) op->ask_at = now + patience;
-    if (now < op->ask_at) return;
-    op->ask_at = CMO_NEVER;
-    cmo_channel *channel = cmo_channel_to(c->engine, c->world[x->peer]);
+    if (rank == c->rank || c->host[rank] == c->host[c->rank] || c->lost[rank] || c->left[rank]) return;
+    cmo_channel *channel = cmo_channel_to(c->engine, c->world[rank]);
     if (!channel || channel->gone) return;
     cmo_channel_control(channel, &(cmo_header){.kind = CMO_ASK, .space = CMO_POINT, .comm = c->id, .tag = CMO_ASK_TAG},
                         NULL, 0);
     c->engine->moved = true;
+}
+
+void cmo_ask_point(cmo_op *op, int64_t now)
+{
+    const cmo_comm *c = op->comm;
+    const cmo_xfer *x = cmo_point_transfer(op);
+    if (x->state >= CMO_X_MOVING || c->failed) return;
+    if (!op->ask_at) op->ask_at = now + patience;
+    if (now < op->ask_at) return;
+    op->ask_at = CMO_NEVER;
+    for (int r = 0; r < c->size; r++)
+        if (x->peer < 0 || x->peer == r) ask_whether_there(c, r);
 }
 
 /* ------------------------------------------------------------------ in shared memory */

@@ -1,6 +1,7 @@
 /* Frames from one peer, and the channel that they come over; those to the peer are in channel_send.c. Bytes are read
  * ahead into a small buffer for headers and small messages; the payload of a large one is read straight to where it
  * belongs. Whatever a peer says is checked against what was agreed with it. */
+#include "comm/agree.h"
 #include "comm/internal.h"
 
 #include <stdlib.h>
@@ -14,7 +15,7 @@ cmo_err cmo_channel_broken(cmo_channel *c, cmo_err err)
     char cause[CMO_TEXT];
     memcpy(cause, cmo_reason(), sizeof cause);
     c->gone = true;
-    if (!c->parted) cmo_peer_lost(c->engine, c->peer, cause);
+    if (!c->parted) cmo_peer_lost(c->engine, c->peer, false, cause);
     return err;
 }
 
@@ -96,6 +97,17 @@ static cmo_err rx_data(cmo_channel *c, const cmo_header *h)
     return CMO_OK;
 }
 
+/* A message comes unasked. All of them together stay within what the peer was granted, so that it cannot make us keep
+ * more than that, whatever has gone wrong with it. */
+static cmo_err rx_unasked(cmo_channel *c, const cmo_header *h)
+{
+    const uint64_t window = (uint64_t)c->engine->tunables.eager_window, cost = h->length + CMO_EAGER_OVERHEAD;
+    if (cost > window || c->taken > window - cost)
+        return cmo_fail(CMO_EPROTO, "rank %d sends %llu bytes unasked", c->peer, (unsigned long long)h->length);
+    c->taken += cost;
+    return CMO_OK;
+}
+
 /* A header, with its shape, has come. */
 static cmo_err rx_begin(cmo_channel *c, const uint8_t *shape_bytes)
 {
@@ -111,8 +123,7 @@ static cmo_err rx_begin(cmo_channel *c, const uint8_t *shape_bytes)
     case CMO_EAGER:
     case CMO_RTS:
         if (h->ndim) CMO_TRY(cmo_shape_parse(shape, shape_bytes, h->ndim, cmo_dtype_size(h->dtype), h->length));
-        if (h->kind == CMO_EAGER && h->length > (uint64_t)c->engine->tunables.eager_window)
-            return cmo_fail(CMO_EPROTO, "rank %d sends %llu bytes unasked", c->peer, (unsigned long long)h->length);
+        if (h->kind == CMO_EAGER) CMO_TRY(rx_unasked(c, h));
         cmo_match_arrived(c, h, shape, &c->rx_xfer, &c->rx_unexpected);
         if (h->kind == CMO_EAGER)
             c->rx_payload = c->rx_xfer ? c->rx_xfer->buffer : c->rx_unexpected ? c->rx_unexpected->data : NULL;
@@ -128,6 +139,12 @@ static cmo_err rx_begin(cmo_channel *c, const uint8_t *shape_bytes)
         free(c->rx_news);
         c->rx_news = c->rx_payload = malloc(CMO_MAX_FAIL_BYTES);
         if (!c->rx_news) return cmo_fail(CMO_ENOMEM, "what rank %d tells of a failure", c->peer);
+        break;
+    case CMO_AGREE:
+        CMO_TRY(cmo_agree_check(h, c->engine->size));
+        free(c->rx_news);
+        c->rx_news = c->rx_payload = malloc(h->length + 1);
+        if (!c->rx_news) return cmo_fail(CMO_ENOMEM, "what rank %d says in an agreement", c->peer);
         break;
     case CMO_BYE:
         if (!cmo_match_keep(c, h, NULL)) cmo_bye_heard(c, h);
@@ -168,6 +185,11 @@ static cmo_err rx_whole(cmo_channel *c)
         cmo_told told;
         CMO_TRY(cmo_failure_parse(h, c->rx_news, &told));
         if (!cmo_match_keep(c, h, c->rx_news)) cmo_failure_heard(c, h, c->rx_news);
+        free(c->rx_news);
+        c->rx_news = NULL;
+    }
+    if (h->kind == CMO_AGREE) {
+        if (!cmo_match_keep(c, h, c->rx_news)) cmo_agree_heard(c, h, c->rx_news);
         free(c->rx_news);
         c->rx_news = NULL;
     }

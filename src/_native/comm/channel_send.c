@@ -7,7 +7,6 @@
 #include <string.h>
 
 enum {
-    EAGER_OVERHEAD = CMO_HEADER_BYTES,
     BATCH_BYTES = 16 << 10, /* a frame with more is the last of those that are written together */
     INLINE_BYTES = 128      /* of payload that are copied behind the header, which is less than a second buffer costs */
 };
@@ -51,9 +50,10 @@ void cmo_channel_control(cmo_channel *c, const cmo_header *h, const void *payloa
 
 void cmo_channel_credit(cmo_channel *c, const cmo_header *h)
 {
-    c->owed += h->length + EAGER_OVERHEAD;
+    c->owed += h->length + CMO_EAGER_OVERHEAD;
     if (c->owed < (uint64_t)c->engine->tunables.eager_window / 2) return;
     cmo_channel_control(c, &(cmo_header){.kind = CMO_CREDIT, .aux = c->owed}, NULL, 0);
+    c->taken -= c->owed;
     c->owed = 0;
 }
 
@@ -81,7 +81,7 @@ static bool frame_announce(cmo_channel *c, cmo_frame *f)
     CMO_EACH(n, &c->sends) {
         cmo_xfer *x = CMO_ENTRY(n, cmo_xfer, node);
         cmo_header h = x->header;
-        uint64_t cost = x->length + EAGER_OVERHEAD;
+        uint64_t cost = x->length + CMO_EAGER_OVERHEAD;
         if (!x->parts && x->length <= (uint64_t)e->tunables.eager_bytes &&
             c->window + cost <= (uint64_t)e->tunables.eager_window) {
             if (x->ready < x->length) continue;
@@ -141,6 +141,7 @@ static bool frame_next(cmo_channel *c, cmo_frame *f)
         cmo_control *k = CMO_ENTRY(c->control.next, cmo_control, node);
         cmo_list_remove(&k->node);
         f->control = k;
+        f->head_at = f->head; /* of which it has nothing; but nothing is added to a pointer that is none */
         f->head_left = 0;
         f->payload = k->data;
         f->left = f->bytes = k->bytes;
@@ -181,7 +182,7 @@ cmo_err cmo_channel_send_now(cmo_channel *c, const cmo_header *h, const uint64_t
                              bool *rest)
 {
     const cmo_tunables *tunables = &c->engine->tunables;
-    const uint64_t cost = h->length + EAGER_OVERHEAD;
+    const uint64_t cost = h->length + CMO_EAGER_OVERHEAD;
     const unsigned first = c->first_frame;
     bool moved;
     if (c->gone || !c->link->up || c->nframes || c->tx_blocked || !cmo_list_empty(&c->control) ||
@@ -221,7 +222,7 @@ static void frames_advance(cmo_channel *c, size_t sent)
         size_t payload = f->left < sent - head ? (size_t)f->left : sent - head;
         f->head_at += head;
         f->head_left -= head;
-        f->payload += payload;
+        if (payload) f->payload += payload; /* NULL where there is none */
         f->left -= payload;
         sent -= head + payload;
         if (f->head_left || f->left) return;

@@ -1,4 +1,5 @@
 /* Communicators: their members, hosts and shared memory; how children come to be and how they end. */
+#include "comm/agree.h"
 #include "comm/internal.h"
 
 #include <stdlib.h>
@@ -168,8 +169,15 @@ cmo_err cmo_comm_create(cmo_comm **out, cmo_engine *e, uint64_t id, const int *w
         if (err) goto fail;
     }
     cmo_engine_attach(e, c);
-    for (int r = 0; r < size; r++)
-        if (e->dead[c->world[r]]) c->lost[r] = 1;
+    int lost = -1;
+    for (int r = 0; r < size; r++) {
+        if (!e->dead[c->world[r]]) continue;
+        c->lost[r] = 1;
+        if (lost < 0) lost = r;
+    }
+    /* It was lost after it had agreed to this communicator: nothing would tell again */
+    const char *cause = lost < 0 ? NULL : e->cause[c->world[lost]];
+    if (lost >= 0 && !outer) cmo_comm_fail(c, CMO_EPEERLOST, cause ? cause : "it was lost before the first call");
     *out = c;
     return CMO_OK;
 fail:
@@ -182,6 +190,7 @@ void cmo_comm_free(cmo_comm *c)
     if (!c) return;
     cmo_comm_free(c->local_comm);
     cmo_comm_free(c->cross_comm);
+    cmo_agree_free(c);
     CMO_EACH(n, &c->unexpected) cmo_unexpected_free(CMO_ENTRY(n, cmo_unexpected, node));
     cmo_list_remove(&c->node);
     free(c->world);
@@ -219,7 +228,7 @@ static int child_compare(const void *a, const void *b)
     return x->rank - y->rank;
 }
 
-cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **out)
+static cmo_err child_build(cmo_comm *parent, const cmo_member *members, uint64_t id, cmo_comm **out)
 {
     cmo_engine *e = parent->engine;
     const cmo_member *own = &members[parent->rank];
@@ -228,8 +237,7 @@ cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **o
     cmo_err err = CMO_OK;
     child_place *place = malloc(n * sizeof *place);
     int *world = malloc(n * sizeof *world), *host = malloc(n * sizeof *host);
-    /* 1 and 2 are its parts */
-    uint64_t *offset = malloc(n * sizeof *offset), id = derived_id(parent->id, 2 + ++parent->children);
+    uint64_t *offset = malloc(n * sizeof *offset);
     *out = NULL;
     if (!place || !world || !host || !offset) {
         err = cmo_fail(CMO_ENOMEM, "a child of a communicator of %d ranks", parent->size);
@@ -266,6 +274,17 @@ done:
     free(host);
     free(offset);
     return err;
+}
+
+cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **out)
+{
+    return child_build(parent, members, derived_id(parent->id, 2 + ++parent->children), out); /* 1, 2: its parts */
+}
+
+/* Ranks whose calls failed in the middle of others may have counted different numbers of children. */
+cmo_err cmo_comm_build_agreed(cmo_comm *parent, const cmo_member *members, uint64_t number, cmo_comm **out)
+{
+    return child_build(parent, members, derived_id(parent->id, number | UINT64_C(1) << 63), out);
 }
 
 /* ------------------------------------------------------------------ the end */

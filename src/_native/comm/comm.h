@@ -8,6 +8,7 @@
 
 typedef struct cmo_engine cmo_engine;
 typedef struct cmo_comm cmo_comm;
+struct cmo_agreement;
 
 /* Staging slots that are used in turn, and how many of them the largest round has. */
 typedef struct cmo_rotation {
@@ -70,6 +71,11 @@ struct cmo_comm {
 
     cmo_err failed;             /* CMO_OK, or why nothing works any more */
     char failed_text[CMO_TEXT];
+    struct {                    /* of a lost rank: whose word failed_text is; all choose the same */
+        bool first_hand;        /* of a rank of the lost one's host, which the system has told of its end */
+        int author;
+        bool given;             /* to a caller: it stays as it is */
+    } word;
     uint64_t failed_seq;        /* the collective in which, or before which, it broke for this rank */
     uint8_t *lost;              /* [size] 1: gone; owned */
     uint8_t *left;              /* [size] 1: has closed the communicator; owned */
@@ -79,6 +85,7 @@ struct cmo_comm {
     bool has_told;              /* the others know where this rank stood */
     bool has_called;            /* what this rank wanted to call when the others had disagreed has been said */
     int64_t settle;             /* after a failure: no longer wait for ranks to tell */
+    struct cmo_agreement *agreement; /* agree.c; owned; NULL: there has been none */
     bool closed;
     cmo_comm *outer;            /* of a local_comm or cross_comm: the communicator whose part it is; else NULL */
 };
@@ -107,6 +114,9 @@ cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **o
 /* No more calls from this rank; those in progress end with CMO_EREVOKED. Peers that still wait for it are told. The
  * struct is freed by the engine. */
 void cmo_comm_close(cmo_comm *comm);
+
+/* Break it for all members, at the wish of this one: their calls, in progress and later, fail with CMO_EREVOKED. */
+void cmo_comm_revoke(cmo_comm *comm);
 
 /* Break the communicator: every call of every member in it fails with this error. For the driver. */
 void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text);

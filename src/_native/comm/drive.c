@@ -187,11 +187,7 @@ void cmo_engine_slept(void *engine, const struct epoll_event *events, int n)
             continue;
         }
         epoll_ctl(e->epoll, EPOLL_CTL_DEL, neighbour->pidfd, NULL);
-        int world = e->neighbour_world[which];
-        char text[CMO_TEXT];
-        cmo_engine_poll(e); /* what it did before it died still counts */
-        snprintf(text, sizeof text, "its process has ended");
-        cmo_peer_lost(e, world, text);
+        cmo_engine_neighbour_ended(e, (int)which);
     }
 }
 
@@ -277,7 +273,7 @@ static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
     op->timeout = timeout;
     op->deadline = CMO_NEVER;
     op->ask_at = 0;
-    op->waited = op->given = op->brief = false;
+    op->waited = op->given = op->brief = op->endures = op->overslept = false;
     op->shared = shared;
     op->advanced = 0;
     cmo_list_init(&op->node);
@@ -360,11 +356,16 @@ cmo_err cmo_comm_usable(cmo_op *op, cmo_comm *comm, const cmo_call *call)
     /* What others have told may have waited for a driver */
     if (!comm->engine->threadless) cmo_engine_poll(comm->engine);
     while (!comm->engine->threadless && !cmo_failure_settled(comm)) {
+        struct epoll_event ends[8];
+        const int n = epoll_wait(comm->engine->epoll, ends, 8, 0);
+        if (n > 0) cmo_engine_slept(comm->engine, ends, n); /* the system says how the lost rank ended */
         cmo_engine_poll(comm->engine);
         usleep(SETTLE_US);
     }
     cmo_failure_text(comm, text, sizeof text);
-    cmo_err err = cmo_fail(comm->failed, "the communicator is broken: %s", text);
+    /* Of a lost rank all calls tell alike */
+    cmo_err err = comm->failed == CMO_EPEERLOST ? cmo_fail(comm->failed, "%s", text)
+                                                : cmo_fail(comm->failed, "the communicator is broken: %s", text);
     cmo_engine_leave(comm->engine);
     return err;
 }

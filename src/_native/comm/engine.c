@@ -1,5 +1,6 @@
 /* A rank's engine: what it is made of, and one pass over all that is in progress. Who makes the passes is in
  * drive.c. */
+#include "comm/agree.h"
 #include "comm/internal.h"
 #include "transport/attach.h"
 #include "transport/shm.h"
@@ -25,6 +26,13 @@ cmo_comm *cmo_engine_find(cmo_engine *e, uint64_t id)
         if (c->id == id) return c;
     }
     return NULL;
+}
+
+cmo_fate cmo_engine_fate(cmo_engine *e, int world)
+{
+    if (e->dead[world] == CMO_ENDED) return CMO_FATE_ENDED;
+    if (e->neighbour_of[world] >= 0) return CMO_FATE_UNKNOWN;
+    return e->remote && e->remote->ops->fate ? e->remote->ops->fate(e->remote, world) : CMO_FATE_UNKNOWN;
 }
 
 /* ------------------------------------------------------------------ one pass */
@@ -126,13 +134,19 @@ static void pass_collective(cmo_engine *e, cmo_comm *comm)
 
 static void pass_point(cmo_engine *e, cmo_op *op)
 {
+    cmo_comm *c = op->comm;
     cmo_err err = op->step(op);
-    if (op->err) cmo_op_end(e, op, op->err, op->text);
-    else if (err != CMO_AGAIN) cmo_op_end(e, op, err, cmo_reason());
-    else if (op->comm->failed) {
+    /* Of a lost rank all calls tell alike, when the ranks have told each other */
+    const bool loss = c->failed == CMO_EPEERLOST && !op->endures && (op->err == CMO_EPEERLOST || !op->err);
+    if (op->err && !loss) {
+        cmo_op_end(e, op, op->err, op->text);
+    } else if (err != CMO_AGAIN) {
+        cmo_op_end(e, op, err, cmo_reason());
+    } else if (c->failed && !op->endures && (!loss || cmo_failure_settled(c))) {
         char text[CMO_TEXT];
-        snprintf(text, sizeof text, "%s", op->comm->failed_text);
-        cmo_op_end(e, op, op->comm->failed, text);
+        snprintf(text, sizeof text, "%s", c->failed_text);
+        op->lost = -1; /* the communicator knows */
+        cmo_op_end(e, op, c->failed, text);
     }
 }
 
@@ -140,7 +154,7 @@ void cmo_point_start(cmo_engine *e, cmo_op *op)
 {
     pass_point(e, op);
     cmo_xfer *x = cmo_point_transfer(op);
-    if (!cmo_op_ended(op) && x->sends && x->channel && cmo_channel_pump(x->channel)) pass_point(e, op);
+    if (!cmo_op_ended(op) && !op->endures && x->sends && x->channel && cmo_channel_pump(x->channel)) pass_point(e, op);
     if (e->has_control) cmo_flush_control(e);
 }
 
@@ -149,12 +163,23 @@ static void op_expire(cmo_engine *e, cmo_op *op)
 {
     char text[CMO_TEXT];
     if (op->point) {
-        cmo_point_describe(op, text, sizeof text);
+        if (op->endures) cmo_agree_describe(op, text, sizeof text);
+        else cmo_point_describe(op, text, sizeof text);
         cmo_op_end(e, op, CMO_ETIMEOUT, text);
         return;
     }
     snprintf(text, sizeof text, "%s passed its deadline of %g s", cmo_kind_name(op->call.kind), op->timeout);
     cmo_comm_fail(op->comm, CMO_ETIMEOUT, text);
+}
+
+/* Has this process stood still until long after the deadline? Then the others may have given up, and what they say of
+ * it is still to be heard. */
+static bool op_oversleeps(cmo_op *op, int64_t now)
+{
+    if (op->overslept || now - op->deadline < CMO_LATE) return false;
+    op->overslept = true;
+    op->deadline = now + CMO_LATE;
+    return true;
 }
 
 static void pass_look(cmo_engine *e)
@@ -165,14 +190,14 @@ static void pass_look(cmo_engine *e)
         cmo_comm *c = CMO_ENTRY(n, cmo_comm, busy);
         cmo_failure_look(c);
         cmo_op *op = CMO_ENTRY(c->queue.next, cmo_op, node);
-        if (op->deadline <= now && !c->failed) op_expire(e, op);
+        if (op->deadline <= now && !c->failed && !op_oversleeps(op, now)) op_expire(e, op);
         else cmo_ask_look(c, now);
     }
     CMO_EACH(n, &e->points) {
         cmo_op *op = CMO_ENTRY(n, cmo_op, node);
         cmo_failure_look(op->comm);
         if (op->deadline <= now) op_expire(e, op);
-        else cmo_ask_point(op, now);
+        else if (!op->endures) cmo_ask_point(op, now);
     }
 }
 
@@ -294,9 +319,15 @@ static cmo_err engine_tables(cmo_engine *e, const cmo_world *w)
     e->neighbour_of = malloc(n * sizeof *e->neighbour_of);
     e->channel = calloc(n, sizeof *e->channel);
     e->dead = calloc(n, 1);
-    if (!e->neighbours || !e->neighbour_world || !e->neighbour_of || !e->channel || !e->dead)
+    e->cause = calloc(n, sizeof *e->cause);
+    if (!e->neighbours || !e->neighbour_world || !e->neighbour_of || !e->channel || !e->dead || !e->cause)
         return cmo_fail(CMO_ENOMEM, "an engine for %d ranks", w->size);
     memcpy(e->neighbours, w->neighbours, local * sizeof *e->neighbours);
+    if (w->host_names && !(e->host_names = calloc(n, sizeof *e->host_names)))
+        return cmo_fail(CMO_ENOMEM, "the names of the hosts of %d ranks", w->size);
+    for (size_t r = 0; w->host_names && r < n; r++)
+        if (!(e->host_names[r] = strdup(w->host_names[r])))
+            return cmo_fail(CMO_ENOMEM, "the names of the hosts of %d ranks", w->size);
     int i = 0;
     for (int r = 0; r < w->size; r++) {
         e->neighbour_of[r] = -1;
@@ -338,6 +369,10 @@ static void engine_free(cmo_engine *e)
     free(e->neighbour_of);
     free(e->channel);
     free(e->dead);
+    for (int r = 0; e->cause && r < e->size; r++) free(e->cause[r]);
+    for (int r = 0; e->host_names && r < e->size; r++) free(e->host_names[r]);
+    free(e->host_names);
+    free(e->cause);
     free(e->xfers);
     free(e->xfer_generation);
     pthread_mutex_destroy(&e->lock);

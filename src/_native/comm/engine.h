@@ -16,6 +16,7 @@ typedef struct cmo_world {
     int rank, size;
     uint32_t generation;
     const int *host;             /* [size] host of each rank, any numbers; borrowed */
+    const char *const *host_names; /* [size] for people; copied; NULL: none */
     cmo_window *window;          /* our own; borrowed until the engine is destroyed */
     const cmo_neighbour *neighbours; /* [nlocal] the ranks with our host number, in rank order, ourselves included;
                                         copied, descriptors taken on success */

@@ -27,12 +27,21 @@ static void describe(char *out, size_t n, const cmo_recent_call *call)
     snprintf(out, n, "%s%s(%s%s)", cmo_kind_name(kind), of, what, at);
 }
 
+/* Has a rank that shares our memory taken note of the failure, if it is in a call and so must? */
+static bool answers(const cmo_comm *c, int r)
+{
+    cmo_told told;
+    cmo_told_look(&told, c->piece[r]);
+    return r == c->rank || !told.in_call || atomic_load_explicit(&c->piece[r]->verdict.err, memory_order_acquire);
+}
+
 /* Is it known where this rank stands, for a failure of collective `seq`? */
 static bool position_known(const cmo_comm *c, int r, uint64_t seq)
 {
     cmo_told told;
-    if (r == c->rank || c->lost[r] || c->left[r]) return true;
+    if (r == c->rank || c->lost[r] || c->left[r] || c->engine->dead[c->world[r]]) return true;
     if (!c->piece) return c->told[r].heard;
+    if (c->failed == CMO_ETIMEOUT) return answers(c, r);
     cmo_told_look(&told, c->piece[r]);
     return told.seq >= seq;
 }
@@ -78,10 +87,21 @@ static void reconsider_deadline(cmo_comm *c)
     if (c->cross_comm) c->cross_comm->failed = c->failed;
 }
 
+/* Is there somebody on the host of the lost rank, whom the system tells how it ended? */
+static bool has_witness(const cmo_comm *c)
+{
+    int lost = 0;
+    while (lost < c->size && !c->lost[lost]) lost++;
+    for (int r = 0; r < c->size && lost < c->size; r++)
+        if (c->host[r] == c->host[lost] && !c->lost[r] && !c->left[r] && !c->engine->dead[c->world[r]]) return true;
+    return false;
+}
+
 static bool all_have_told(cmo_comm *c)
 {
-    bool asks = c->failed == CMO_EMISMATCH || (c->failed == CMO_ETIMEOUT && !c->piece);
+    bool asks = c->failed == CMO_EMISMATCH || c->failed == CMO_ETIMEOUT || (!c->piece && c->failed == CMO_EPEERLOST);
     if (!asks || !c->told || cmo_engine_now(c->engine) >= c->settle) return true;
+    if (c->failed == CMO_EPEERLOST && !c->word.first_hand && has_witness(c)) return false;
     uint64_t seq = c->failed == CMO_EMISMATCH ? first_difference(c, c->failed_seq) : c->failed_seq;
     for (int r = 0; r < c->size; r++)
         if (!position_known(c, r, seq)) return false;
@@ -92,6 +112,7 @@ bool cmo_failure_settled(cmo_comm *comm)
 {
     cmo_comm *c = cmo_comm_outermost(comm);
     if (!all_have_told(c)) return false;
+    c->word.given = true;
     reconsider_deadline(c);
     return true;
 }
@@ -110,16 +131,23 @@ static void list_calls(const cmo_comm *c, uint64_t seq, char *out, size_t n)
     }
 }
 
-static void list_ranks(const cmo_comm *c, uint64_t seq, bool arrived, char *out, size_t n)
+typedef enum { ARRIVED, MISSING, SILENT } standing;
+
+/* Silent: it has come, and says nothing now that the call has failed. */
+static standing standing_of(const cmo_comm *c, int r, uint64_t seq)
+{
+    cmo_told told = position(c, r);
+    if (!told.heard || told.seq < seq) return MISSING;
+    return c->piece && !answers(c, r) ? SILENT : ARRIVED;
+}
+
+static void list_ranks(const cmo_comm *c, uint64_t seq, standing which, char *out, size_t n)
 {
     size_t at = 0;
     out[0] = 0;
-    for (int r = 0; r < c->size && at + 1 < n; r++) {
-        cmo_told told = position(c, r);
-        if ((told.heard && told.seq >= seq) != arrived) continue;
-        at += (size_t)snprintf(out + at, n - at, "%s%d", at ? ", " : "", r);
-    }
-    if (!at) snprintf(out, n, "none");
+    for (int r = 0; r < c->size && at + 1 < n; r++)
+        if (standing_of(c, r, seq) == which) at += (size_t)snprintf(out + at, n - at, "%s%d", at ? ", " : "", r);
+    if (!at && which != SILENT) snprintf(out, n, "none");
 }
 
 void cmo_failure_text(cmo_comm *comm, char *out, size_t n)
@@ -133,9 +161,12 @@ void cmo_failure_text(cmo_comm *comm, char *out, size_t n)
         snprintf(out, n, "ranks made different calls as number %llu of this communicator: %s",
                  (unsigned long long)seq, a);
     } else if (c->failed == CMO_ETIMEOUT && c->told) {
-        list_ranks(c, c->failed_seq, true, a, sizeof a);
-        list_ranks(c, c->failed_seq, false, b, sizeof b);
-        snprintf(out, n, "%.200s; arrived: %.120s; missing: %.120s", c->failed_text, a, b);
+        char silent[CMO_TEXT];
+        list_ranks(c, c->failed_seq, ARRIVED, a, sizeof a);
+        list_ranks(c, c->failed_seq, MISSING, b, sizeof b);
+        list_ranks(c, c->failed_seq, SILENT, silent, sizeof silent);
+        snprintf(out, n, "%.150s; arrived: %.100s; missing: %.100s%s%.100s", c->failed_text, a, b,
+                 silent[0] ? "; arrived, but does not move: " : "", silent);
     } else {
         snprintf(out, n, "%s", c->failed_text);
     }

@@ -4,6 +4,7 @@
  * tells all the others where it stands itself, so that each can say who had made which call. Where all ranks share
  * memory that is a verdict in shared memory and a look at the others' records; elsewhere a FAIL frame from each to
  * each. A broken communicator stays broken. */
+#include "base/process.h"
 #include "comm/internal.h"
 
 #include <stdio.h>
@@ -13,6 +14,9 @@
 /* How long a failure waits, at most, for the others to say where they stand. Those who make different calls are all
  * there, and on a busy machine their word may take a while; of a passed deadline an absence is the likely cause. */
 static const int64_t settle_time = 3 * CMO_SECOND, settle_time_late = CMO_SECOND;
+/* The same, for ranks of several hosts to say whom they have lost, and how: who only sees a connection end knows less
+ * than the ranks of the lost one's host, and all are to tell the same. */
+static const int64_t settle_time_lost = CMO_SECOND / 4;
 static const int64_t parting_time = CMO_SECOND / 4; /* for what a rank of this host sent before it closed to come */
 
 /* The collective that this rank is in, or NULL. */
@@ -60,6 +64,7 @@ static void tell_remote(cmo_comm *c)
     cmo_told_write(payload, &c->told[c->rank]);
     memcpy(payload + CMO_TOLD_BYTES, c->failed_text, CMO_TEXT);
     cmo_header h = {.kind = CMO_FAIL, .comm = c->id, .id = as_told(c->failed), .aux = (uint64_t)(lost_rank(c) + 1),
+                    .fingerprint = (uint64_t)c->word.first_hand << 32 | (uint32_t)c->word.author,
                     .length = sizeof payload};
     for (int r = 0; r < c->size; r++) {
         if (r == c->rank || c->lost[r] || c->left[r]) continue;
@@ -75,7 +80,10 @@ static void tell_local(cmo_comm *c)
     cmo_verdict *v = &p->piece[p->local]->verdict;
     v->lost = lost_rank(c); /* as numbered in the outermost communicator, which all of them share */
     memcpy(v->text, c->failed_text, sizeof v->text);
-    v->err = as_told(c->failed);
+    v->first_hand = c->word.first_hand;
+    v->author = c->word.author;
+    v->at = cmo_engine_now(c->engine);
+    atomic_store_explicit(&v->err, as_told(c->failed), memory_order_release); /* whoever sees it, sees all of it */
     for (int i = 0; i < p->nlocal; i++) {
         uint64_t none = 0;
         if (i == p->local) continue;
@@ -86,11 +94,13 @@ static void tell_local(cmo_comm *c)
     }
 }
 
-void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text)
+static void comm_fail(cmo_comm *comm, cmo_err err, const char *text, bool first_hand, int author)
 {
     cmo_comm *c = cmo_comm_outermost(comm);
     cmo_engine *e = c->engine;
     if (c->failed || c->closed) return;
+    c->word.first_hand = first_hand;
+    c->word.author = author;
     cmo_op *op = current(c);
     c->failed = err;
     c->failed_seq = op ? op->seq : c->seq + 1;
@@ -101,12 +111,26 @@ void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text)
         c->told[c->rank] = (cmo_told){.heard = true, .in_call = op != NULL, .seq = c->seq};
         memcpy(c->told[c->rank].recent, c->recent, sizeof c->recent);
     }
-    int64_t settle = err == CMO_EMISMATCH ? settle_time : err == CMO_ETIMEOUT ? settle_time_late : 0;
+    int64_t settle = err == CMO_EMISMATCH ? settle_time : err == CMO_ETIMEOUT ? settle_time_late
+                     : err == CMO_EPEERLOST ? settle_time_lost : 0;
     c->settle = cmo_engine_now(e) + (c->told ? settle : 0);
     tell_local(c);
     /* A rank that is not there yet, when others disagree, speaks when it is: they want to know what it calls. */
     if (op || err != CMO_EMISMATCH) tell_remote(c);
     e->moved = e->look = true;
+}
+
+void cmo_comm_fail(cmo_comm *comm, cmo_err err, const char *text)
+{
+    comm_fail(comm, err, text, false, cmo_comm_outermost(comm)->rank);
+}
+
+void cmo_comm_revoke(cmo_comm *c)
+{
+    char text[CMO_TEXT];
+    snprintf(text, sizeof text, "rank %d has revoked it", c->rank);
+    cmo_comm_fail(c, CMO_EREVOKED, text);
+    if (!c->engine->threadless) cmo_engine_poll(c->engine); /* the news goes out now */
 }
 
 void cmo_failure_differs(cmo_comm *comm, int rank, uint64_t seq)
@@ -166,6 +190,32 @@ cmo_err cmo_failure_parse(const cmo_header *h, const uint8_t *payload, cmo_told 
     return cmo_told_parse(told, payload, CMO_TOLD_BYTES);
 }
 
+/* Take note of what others say, and have said for `age`. A rank that was not there to hear it, or stood still for
+ * longer than its own deadline, is the one for which they gave up. */
+static void fail_as_told(cmo_comm *c, cmo_err err, const char *text, bool first_hand, int author, int64_t age)
+{
+    const cmo_op *op = current(c);
+    const int64_t now = cmo_engine_now(c->engine);
+    const bool was_there = op && !op->overslept && age < CMO_LATE && now < op->deadline + CMO_LATE;
+    if (err != CMO_ETIMEOUT || was_there) {
+        comm_fail(c, err, text, first_hand, author);
+        return;
+    }
+    char late[CMO_TEXT];
+    snprintf(late, sizeof late, "the other ranks have given up waiting for this one: %.400s", text);
+    comm_fail(c, CMO_EREVOKED, late, first_hand, author);
+}
+
+/* Another word on why the communicator broke. Everybody hears everybody's, and takes the best. */
+static void hear_of_loss(cmo_comm *c, const cmo_header *h, bool first_hand, int author, const char *cause)
+{
+    if (h->aux && h->aux <= (uint64_t)c->size) c->lost[h->aux - 1] = 1;
+    if (first_hand != c->word.first_hand ? !first_hand : author >= c->word.author) return;
+    c->word.first_hand = first_hand;
+    c->word.author = author;
+    snprintf(c->failed_text, sizeof c->failed_text, "%s", cause);
+}
+
 void cmo_failure_heard(cmo_channel *channel, const cmo_header *h, const uint8_t *payload)
 {
     cmo_comm *c = cmo_engine_find(channel->engine, h->comm);
@@ -176,13 +226,17 @@ void cmo_failure_heard(cmo_channel *channel, const cmo_header *h, const uint8_t 
     memcpy(cause, payload + CMO_TOLD_BYTES, sizeof cause);
     cause[sizeof cause - 1] = 0;
     cmo_err err = as_told(h->id < CMO_NERRORS ? (cmo_err)h->id : CMO_EREVOKED);
+    const bool first_hand = h->fingerprint >> 32;
+    const int author = (uint32_t)h->fingerprint < (uint32_t)c->size ? (int)(uint32_t)h->fingerprint : rank;
     if (!c->failed && h->aux && h->aux <= (uint64_t)c->size && err == CMO_EPEERLOST) c->lost[h->aux - 1] = 1;
     if (!c->failed && err == CMO_EMISMATCH && is_ahead(c, &told) &&
         (c->told || (c->told = calloc((size_t)c->size, sizeof *c->told)))) {
         c->doomed = true;
         memcpy(c->failed_text, cause, sizeof c->failed_text);
-    } else {
-        cmo_comm_fail(c, err, cause);
+    } else if (!c->failed) {
+        fail_as_told(c, err, cause, first_hand, author, 0);
+    } else if (c->failed == CMO_EPEERLOST && err == CMO_EPEERLOST && !c->word.given) {
+        hear_of_loss(c, h, first_hand, author, cause);
     }
     if (!c->told) return;
     c->told[rank] = told;
@@ -292,7 +346,8 @@ static void take_verdict(cmo_comm *p, const cmo_piece *theirs)
     char text[CMO_TEXT];
     memcpy(text, v->text, sizeof text);
     text[sizeof text - 1] = 0;
-    cmo_err err = as_told(v->err < CMO_NERRORS ? (cmo_err)v->err : CMO_EREVOKED);
+    const uint32_t code = atomic_load_explicit(&v->err, memory_order_acquire);
+    cmo_err err = as_told(code < CMO_NERRORS ? (cmo_err)code : CMO_EREVOKED);
     if (err == CMO_EMISMATCH && !has_been_quit(p)) {
         cmo_told told;
         cmo_told_look(&told, theirs);
@@ -300,7 +355,8 @@ static void take_verdict(cmo_comm *p, const cmo_piece *theirs)
         if (c->piece ? is_ahead(c, &told) : current(c) != NULL) return;
     }
     if (err == CMO_EPEERLOST && v->lost >= 0 && v->lost < c->size) c->lost[v->lost] = 1;
-    cmo_comm_fail(c, err, text);
+    fail_as_told(c, err, text, v->first_hand, v->author >= 0 && v->author < c->size ? v->author : c->rank,
+                 cmo_engine_now(c->engine) - v->at);
 }
 
 /* Look into shared memory: has somebody broken the communicator, or closed it before the collective that we are in? */
@@ -338,15 +394,39 @@ void cmo_failure_look(cmo_comm *comm)
     }
 }
 
-void cmo_peer_lost(cmo_engine *e, int world, const char *cause)
+void cmo_failure_look_left(cmo_comm *c)
 {
-    if (e->dead[world]) return;
-    e->dead[world] = 1;
+    cmo_comm *p = cmo_comm_with_pieces(c);
+    if (p->piece) look_who_closed(c, p);
+}
+
+/* Others had it from the end of a connection that this rank was lost; we have it from the system. */
+static void know_better(cmo_comm *c, int rank, const char *text)
+{
+    if (c->outer || c->failed != CMO_EPEERLOST || !c->lost[rank] || c->word.first_hand || c->word.given) return;
+    c->word.first_hand = true;
+    c->word.author = c->rank;
+    snprintf(c->failed_text, sizeof c->failed_text, "%s", text);
+    c->has_told = false;
+    tell_remote(c);
+}
+
+void cmo_peer_lost(cmo_engine *e, int world, bool ended, const char *cause)
+{
+    const bool again = e->dead[world] == CMO_LOST && ended;
+    if (e->dead[world] && !again) return;
+    e->dead[world] = ended ? CMO_ENDED : CMO_LOST;
     e->look = e->moved = true;
     if (e->channel[world] && e->neighbour_of[world] < 0) e->channel[world]->gone = true;
+    char text[CMO_TEXT];
+    const char *host = e->host_names ? e->host_names[world] : NULL;
+    snprintf(text, sizeof text, "%.400s%s%.64s", cause, host ? " on " : "", host ? host : "");
+    free(e->cause[world]);
+    e->cause[world] = strdup(text);
     CMO_EACH(n, &e->comms) {
         cmo_comm *c = CMO_ENTRY(n, cmo_comm, node);
         int rank = cmo_comm_rank_of(c, world);
+        if (rank >= 0 && c->failed && ended) know_better(c, rank, text);
         if (rank < 0 || c->failed) continue; /* failed: its list of the lost is of the time when it broke */
         bool shares = c->piece && c->host[rank] == c->host[c->rank];
         int place = 0;
@@ -355,6 +435,14 @@ void cmo_peer_lost(cmo_engine *e, int world, const char *cause)
         if (left) continue; /* it had closed this one: it is not missed */
         c->lost[rank] = 1;
         if (c->outer) c->outer->lost[cmo_comm_rank_of(c->outer, world)] = 1;
-        cmo_comm_fail(c, CMO_EPEERLOST, cause);
+        comm_fail(c, CMO_EPEERLOST, text, ended, cmo_comm_outermost(c)->rank);
     }
+}
+
+void cmo_engine_neighbour_ended(cmo_engine *e, int which)
+{
+    cmo_engine_poll(e); /* what it did before it died still counts */
+    char how[64];
+    cmo_process_end(e->neighbours[which].pidfd, how, sizeof how);
+    cmo_peer_lost(e, e->neighbour_world[which], true, how);
 }

@@ -1,18 +1,21 @@
 /* What the files of this room share and nobody else sees.
  *
- *     engine.c   a rank's engine, and one pass over all that is in progress
- *     drive.c    who makes the passes; calls that are made, handed over, waited for; the fast path
- *     thread.c   the progress thread, and the engine's end
- *     comm.c     communicators: members, hosts, pieces, children, their end
- *     point.c    point-to-point calls
- *     channel.c  frames to and from one peer
- *     match.c    messages meet receives
- *     ask.c      who waits too long asks
- *     failure.c  what happens when something goes wrong between ranks
- *     explain.c  what is said of it
- *     told.c     where a rank stands, as it tells the others then
- *     call.c     names of calls
- *     op.c       the first error of a call */
+ *     engine.c     a rank's engine, and one pass over all that is in progress
+ *     drive.c      who makes the passes; calls that are made, handed over, waited for; the fast path
+ *     thread.c     the progress thread, and the engine's end
+ *     comm.c       communicators: members, hosts, pieces, children, their end
+ *     point.c      point-to-point calls
+ *     channel.c    frames to and from one peer
+ *     match.c      messages meet receives
+ *     ask.c        who waits too long asks
+ *     failure.c    what happens when something goes wrong between ranks
+ *     explain.c    what is said of it
+ *     told.c       where a rank stands, as it tells the others then
+ *     agree.c      what the ranks that are left agree on: the calls
+ *     agreement.c  how they come to it
+ *     ballot.c     how they say it
+ *     call.c       names of calls
+ *     op.c         the first error of a call */
 #ifndef CMO_INTERNAL_H
 #define CMO_INTERNAL_H
 
@@ -26,7 +29,10 @@
 
 /* ------------------------------------------------------------------ channel.c: frames to and from one peer */
 
-enum { CMO_FRAME_HEAD = CMO_HEADER_BYTES + 8 * CMO_MAX_DIMS };
+enum {
+    CMO_FRAME_HEAD = CMO_HEADER_BYTES + 8 * CMO_MAX_DIMS,
+    CMO_EAGER_OVERHEAD = CMO_HEADER_BYTES /* what an eager message counts for beside its bytes */
+};
 
 /* A message that came before its receive was posted. */
 typedef struct cmo_unexpected {
@@ -64,13 +70,16 @@ typedef struct cmo_channel {
     int peer;               /* world rank */
     bool gone;              /* nothing more comes or goes */
     bool parted;            /* it has closed the world communicator: its end is no failure */
+    int news;               /* kept of it: FAIL, BYE, ASK and AGREE frames, see cmo_match_keep */
     uint64_t asked;         /* the last round of questions in which it got one; see engine->asks */
 
     cmo_node control;       /* frames to be sent before any transfer's */
     cmo_node sends;         /* transfers to be announced, in the order in which they were posted */
     cmo_node moving;        /* transfers whose bytes may go, served in turn */
     uint64_t window;        /* bytes of eager messages that the peer has not given back */
-    uint64_t owed;          /* bytes that we have not given back to the peer */
+    uint64_t taken;         /* bytes of those that the peer has sent and was not given back: its `window`, or less while
+                               something is on its way */
+    uint64_t owed;          /* of these, what is to be given back */
 
     cmo_frame frames[CMO_FRAMES]; /* being sent: a ring of nframes from first_frame on */
     unsigned first_frame, nframes;
@@ -86,7 +95,7 @@ typedef struct cmo_channel {
     uint64_t rx_left;
     cmo_xfer *rx_xfer;
     cmo_unexpected *rx_unexpected;
-    uint8_t *rx_news;       /* the payload of a FAIL frame while it comes; owned */
+    uint8_t *rx_news;       /* the payload of a FAIL or AGREE frame while it comes; owned */
 } cmo_channel;
 
 /* The channel to a world rank, its link opened if it was not. NULL with a reason on failure. */
@@ -114,8 +123,9 @@ void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shap
                        cmo_unexpected **unexpected);
 void cmo_match_posted(cmo_comm *comm, cmo_xfer *x); /* a receive has been posted: take an unexpected message, or wait */
 void cmo_match_whole(cmo_unexpected *unexpected);             /* all of its bytes are here */
-/* A frame without a transfer (FAIL, BYE) is for a communicator that does not exist here yet: keep it. False: it does,
- * or no longer. */
+/* A frame without a transfer (FAIL, BYE, AGREE) is for a communicator that does not exist here yet: keep it. False: it
+ * does, or no longer. Of one peer the latest are kept: others are of what is long gone, or will never be. */
+enum { CMO_MOST_NEWS = 1024 };
 bool cmo_match_keep(cmo_channel *c, const cmo_header *h, const void *payload);
 void cmo_match_orphans(cmo_engine *e, cmo_comm *comm); /* a communicator has come to be: give it what came for it */
 cmo_unexpected *cmo_match_find(cmo_comm *comm, int source, int64_t tag); /* a point-to-point message that is waiting */
@@ -136,7 +146,10 @@ void cmo_ask_point(cmo_op *op, int64_t now);          /* has its message been wa
 
 /* ------------------------------------------------------------------ failure.c */
 
-void cmo_peer_lost(cmo_engine *e, int world, const char *cause);
+/* Who waits, and is awake, sees a deadline pass, or hears of a failure, long before so much time is over. */
+#define CMO_LATE (CMO_SECOND / 2)
+
+void cmo_peer_lost(cmo_engine *e, int world, bool ended, const char *cause); /* ended: so the system says */
 /* What a FAIL frame says of its sender; a pure function. CMO_EPROTO for what no rank sends. */
 cmo_err cmo_failure_parse(const cmo_header *h, const uint8_t *payload, cmo_told *told);
 void cmo_failure_heard(cmo_channel *c, const cmo_header *h, const uint8_t *payload); /* a FAIL frame has come */
@@ -149,6 +162,7 @@ void cmo_failure_late(cmo_comm *comm, const cmo_call *call);
 void cmo_xfer_expect(cmo_xfer *x); /* a transfer has been posted: fail it if its peer has left */
 void cmo_bye_heard(cmo_channel *c, const cmo_header *h);
 void cmo_failure_look(cmo_comm *comm);                /* abort words, members that have closed */
+void cmo_failure_look_left(cmo_comm *comm);           /* members that have closed; also after a failure */
 
 /* ------------------------------------------------------------------ explain.c */
 
@@ -158,6 +172,8 @@ void cmo_failure_text(cmo_comm *comm, char *out, size_t n); /* the explanation f
 /* ------------------------------------------------------------------ engine.c, drive.c, thread.c, point.c */
 
 enum { CMO_CLOSED_IDS = 256, CMO_WORLD_ID = 1 /* of the communicator of all ranks */ };
+
+enum { CMO_LIVES, CMO_LOST, CMO_ENDED };
 
 struct cmo_engine {
     int rank, size;
@@ -177,7 +193,9 @@ struct cmo_engine {
     cmo_net *shm, *remote;
     cmo_channel **channel;       /* [size]; owned */
     cmo_node channels;
-    uint8_t *dead;               /* [size] 1: known to be gone */
+    uint8_t *dead;               /* [size] CMO_LIVES, as far as is known; CMO_LOST: no way to it; CMO_ENDED; owned */
+    char **host_names;           /* [size]; owned; NULL: there are none */
+    char **cause;                /* [size] of who is not CMO_LIVES: how it was lost; NULL: that is not known; owned */
 
     const cmo_collectives *collectives;
     cmo_node comms, busy;
@@ -240,6 +258,8 @@ static inline void cmo_bell_silence(int fd)
 static inline int64_t cmo_engine_now(cmo_engine *e) { return e->now ? e->now(e->now_ctx) : cmo_now(); }
 cmo_comm *cmo_engine_find(cmo_engine *e, uint64_t id);
 void cmo_engine_attach(cmo_engine *e, cmo_comm *comm); /* into the list */
+cmo_fate cmo_engine_fate(cmo_engine *e, int world);    /* of a rank that is lost; see transport/transport.h */
+void cmo_engine_neighbour_ended(cmo_engine *e, int which); /* the process of that neighbour has */
 /* For the driver: queue a call, behind all that were handed over before. */
 void cmo_engine_submit(cmo_engine *e, cmo_op *op);
 void cmo_engine_take_submitted(cmo_engine *e);
@@ -294,5 +314,7 @@ int cmo_comm_rank_of(const cmo_comm *comm, int world); /* -1: not a member */
 /* The communicator that its user knows, of which it may be a part. */
 static inline cmo_comm *cmo_comm_outermost(cmo_comm *comm) { return comm->outer ? comm->outer : comm; }
 size_t cmo_comm_piece_bytes(const cmo_engine *e);
+/* The child that the members have agreed on in their agreement of this number; otherwise as cmo_comm_build. */
+cmo_err cmo_comm_build_agreed(cmo_comm *parent, const cmo_member *members, uint64_t number, cmo_comm **out);
 
 #endif

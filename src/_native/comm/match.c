@@ -2,6 +2,7 @@
  * source, step); a point-to-point message goes to the first posted receive, in order of posting, whose source and tag
  * fit, and a receive takes the first fitting message in order of arrival. Links keep the order of one sender, so order
  * per (source, tag) holds. */
+#include "comm/agree.h"
 #include "comm/internal.h"
 
 #include <inttypes.h>
@@ -9,9 +10,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+static bool is_news(const cmo_header *h)
+{
+    return h->kind == CMO_FAIL || h->kind == CMO_BYE || h->kind == CMO_ASK || h->kind == CMO_AGREE;
+}
+
 void cmo_unexpected_free(cmo_unexpected *m)
 {
     cmo_channel *c = m->channel;
+    c->news -= is_news(&m->header);
     if (c->rx_unexpected == m) { /* the rest of it goes nowhere */
         c->rx_unexpected = NULL;
         c->rx_payload = NULL;
@@ -116,7 +123,8 @@ static cmo_err match_buffer(cmo_xfer *x, const cmo_header *h, const uint64_t *sh
 {
     free(x->got_shape);
     x->got_shape = NULL;
-    if (h->ndim) {
+    /* Who posts a collective's receive without `allocate` expects no shape, and would not free one. */
+    if (h->ndim && (x->allocate || h->space == CMO_POINT)) {
         x->got_shape = malloc(h->ndim * sizeof *shape);
         if (!x->got_shape) return cmo_fail(CMO_ENOMEM, "the shape of a message");
         memcpy(x->got_shape, shape, h->ndim * sizeof *shape);
@@ -179,8 +187,19 @@ void cmo_match_whole(cmo_unexpected *m)
     if (m->claimed) unexpected_copy(m, m->claimed);
 }
 
+static void match_forget_oldest_news(cmo_channel *c)
+{
+    CMO_EACH(n, &c->engine->orphans) {
+        cmo_unexpected *m = CMO_ENTRY(n, cmo_unexpected, node);
+        if (m->channel != c || !is_news(&m->header)) continue;
+        cmo_unexpected_free(m);
+        return;
+    }
+}
+
 static cmo_unexpected *unexpected_new(cmo_channel *c, const cmo_header *h, const uint64_t *shape)
 {
+    if (is_news(h) && c->news >= CMO_MOST_NEWS) match_forget_oldest_news(c);
     cmo_unexpected *m = calloc(1, sizeof *m);
     if (!m) return NULL;
     if (h->kind == CMO_EAGER && h->length && !(m->data = malloc(h->length))) {
@@ -189,6 +208,7 @@ static cmo_unexpected *unexpected_new(cmo_channel *c, const cmo_header *h, const
     }
     m->channel = c;
     m->header = *h;
+    c->news += is_news(h);
     if (shape) memcpy(m->shape, shape, h->ndim * sizeof *shape);
     return m;
 }
@@ -213,6 +233,16 @@ static bool is_closed(const cmo_engine *e, uint64_t id)
     for (int i = 0; i < CMO_CLOSED_IDS; i++)
         if (e->closed_ids[i] == id) return true;
     return false;
+}
+
+/* Who asks again before the answer has gone gets it once: it may ask without end, and read nothing. */
+static void match_answer_bye(cmo_channel *c, uint64_t comm)
+{
+    CMO_EACH(n, &c->control) {
+        const cmo_control *k = CMO_ENTRY(n, cmo_control, node);
+        if (k->data[0] == CMO_BYE && cmo_wire_get(k->data + 8, 8) == comm) return;
+    }
+    cmo_channel_control(c, &(cmo_header){.kind = CMO_BYE, .comm = comm}, NULL, 0);
 }
 
 void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shape, cmo_xfer **x,
@@ -243,7 +273,7 @@ void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shap
         where = &comm->unexpected;
     } else if (is_closed(e, h->comm)) {
         /* It waits for what will never come, and may have had no connection by which to hear that we have left. */
-        if (h->kind == CMO_ASK) cmo_channel_control(c, &(cmo_header){.kind = CMO_BYE, .comm = h->comm}, NULL, 0);
+        if (h->kind == CMO_ASK) match_answer_bye(c, h->comm);
         return;
     }
     if (h->kind == CMO_ASK) match_forget_ask(where, c, h->comm);
@@ -312,8 +342,9 @@ void cmo_match_orphans(cmo_engine *e, cmo_comm *comm)
         cmo_unexpected *m = CMO_ENTRY(n, cmo_unexpected, node);
         if (m->header.comm != comm->id || cmo_comm_rank_of(comm, m->channel->peer) < 0) continue;
         cmo_list_remove(n);
-        if (m->header.kind == CMO_FAIL || m->header.kind == CMO_BYE) {
+        if (m->header.kind == CMO_FAIL || m->header.kind == CMO_BYE || m->header.kind == CMO_AGREE) {
             if (m->header.kind == CMO_BYE) cmo_bye_heard(m->channel, &m->header);
+            else if (m->header.kind == CMO_AGREE) cmo_agree_heard(m->channel, &m->header, m->data);
             else if (m->data) cmo_failure_heard(m->channel, &m->header, m->data);
             cmo_unexpected_free(m);
         } else {

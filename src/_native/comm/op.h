@@ -53,6 +53,7 @@ struct cmo_op {
     double timeout;             /* seconds, for the message */
     int64_t ask_at;             /* point to point: when to ask the peer whether it is still there; 0: not decided */
     bool given;                 /* the role was handed to the thread that sleeps for it; under the engine's lock */
+    bool overslept;             /* its deadline had long passed when anybody looked: this process stood still */
     bool brief;                 /* in the brief half of the fast path: it copies little at a time (coll/shm_rounds.h) */
     bool waited;                /* a thread sleeps on `signal`; under the engine's lock */
     bool shared;                /* another thread than the driver may look at it: it ends under the engine's lock */
@@ -61,6 +62,8 @@ struct cmo_op {
     uint8_t way;                /* CMO_WAY_… : whether it may be made on the fast path */
     uint8_t begun;              /* CMO_BEGUN_… : how far cmo_op_begin has come */
     bool point;                 /* point to point: in the engine's list, not in a communicator's queue */
+    bool endures;               /* goes on though its communicator has failed: an agreement (agree.h). It is in the list
+                                   of `point`, and has no transfer */
     void (*on_done)(void *);    /* called once by whoever ends it, after signal; NULL: none */
     void *on_done_ctx;
     _Alignas(16) unsigned char inline_state[CMO_OP_INLINE_STATE];

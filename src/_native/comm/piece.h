@@ -57,8 +57,11 @@ enum { CMO_RECORD_COUNTS = 1 }; /* the blocks differ; in a scatter, their counts
 
 /* Why the owner found the communicator broken. Written once, before any `abort` word that points here. */
 typedef struct cmo_verdict {
-    uint32_t err;
+    _Atomic uint32_t err;
     int32_t lost; /* rank that is gone, -1: none */
+    int32_t author;      /* whose word it is; see comm.h */
+    uint32_t first_hand;
+    int64_t at;          /* when */
     char text[CMO_TEXT];
 } cmo_verdict;
 

@@ -1,4 +1,5 @@
 /* Point to point: an op with one transfer, which lives in its inline state. */
+#include "comm/agree.h"
 #include "comm/internal.h"
 
 #include <stdio.h>
@@ -69,6 +70,10 @@ static cmo_err probe(cmo_op *op)
 
 void cmo_point_end(cmo_op *op)
 {
+    if (op->endures) {
+        cmo_agree_ended(op);
+        return;
+    }
     CMO_EACH(n, &op->xfers) cmo_xfer_cancel(CMO_ENTRY(n, cmo_xfer, of_op));
     cmo_xfer_cancel(cmo_point_transfer(op));
 }

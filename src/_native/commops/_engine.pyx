@@ -10,11 +10,11 @@ cimport numpy as cnp
 from commops._native cimport check, error_of, set_tunables
 from commops.core cimport (
     CMO_AGAIN, CMO_EINTERRUPT, CMO_EPEERLOST, CMO_OK, cbool, cmo_coll, cmo_comm, cmo_comm_build, cmo_comm_close,
-    cmo_comm_offer, cmo_engine, cmo_engine_close, cmo_engine_create, cmo_engine_destroy, cmo_engine_enter,
-    cmo_engine_leave, cmo_engine_world, cmo_err, cmo_member, cmo_neighbour, cmo_net, cmo_op, cmo_op_finish, cmo_reason,
-    cmo_tcp_config, cmo_tcp_net, cmo_tcp_offloaded, cmo_tunables_read, cmo_window_alloc, cmo_window_attaches,
-    cmo_window_base, cmo_window_create, cmo_window_destroy, cmo_window_fd, cmo_window_free, cmo_window_map,
-    cmo_window_size, cmo_window_unmap, cmo_window_used, cmo_world, pthread_atfork
+    cmo_comm_offer, cmo_comm_revoke, cmo_engine, cmo_engine_close, cmo_engine_create, cmo_engine_destroy,
+    cmo_engine_enter, cmo_engine_leave, cmo_engine_world, cmo_err, cmo_member, cmo_neighbour, cmo_net, cmo_op,
+    cmo_op_finish, cmo_reason, cmo_tcp_config, cmo_tcp_net, cmo_tcp_offloaded, cmo_tcp_refused, cmo_tunables_read,
+    cmo_window_alloc, cmo_window_attaches, cmo_window_base, cmo_window_create, cmo_window_destroy, cmo_window_fd,
+    cmo_window_free, cmo_window_map, cmo_window_size, cmo_window_unmap, cmo_window_used, cmo_world, pthread_atfork
 )
 
 import os
@@ -116,12 +116,13 @@ cdef class Engine:
     """A rank's engine: its links, its communicators and its progress thread."""
 
     def __cinit__(self, int rank, int size, list hosts, Window window, list neighbours, *, bint share, list listeners,
-                  list addresses, bytes job, object token, dict tunables, bytes tls=None, uint32_t generation=0):
+                  list addresses, bytes job, object token, dict tunables, list host_names, bytes tls=None,
+                  uint32_t generation=0):
         """`hosts`: a number per rank. `neighbours`: (window fd, doorbell fd, pidfd) of each rank of this host, in rank
         order, our own with window fd and pidfd -1; the descriptors are taken, those of windows even if this raises.
         `listeners`: listening sockets, taken; `addresses`: a string per rank; both empty where every rank is on this
-        host and memory is shared. `tunables`: what goes before the environment and the defaults. `tls`: the PEM of
-        this rank's key and certificates; None: no TLS."""
+        host and memory is shared. `tunables`: what goes before the environment and the defaults. `host_names`: of each
+        rank's host, for people. `tls`: the PEM of this rank's key and certificates; None: no TLS."""
         cdef cmo_world world
         cdef cmo_tcp_config tcp
         cdef cmo_net *net = NULL
@@ -129,6 +130,7 @@ cdef class Engine:
         cdef int *host = <int *>calloc(size, sizeof(int))
         cdef int *fds = <int *>calloc(len(listeners) + 1, sizeof(int))
         cdef const char **names = <const char **>calloc(size, sizeof(char *))
+        cdef const char **known_as = <const char **>calloc(size, sizeof(char *))
         cdef cmo_neighbour *near = <cmo_neighbour *>calloc(nlocal, sizeof(cmo_neighbour))
         memset(&world, 0, sizeof(world))
         memset(&tcp, 0, sizeof(tcp))
@@ -136,11 +138,12 @@ cdef class Engine:
         self.token = token
         self.forks = forks
         encoded = [a.encode() for a in addresses]
+        hosts_encoded = [name.encode(errors="replace") for name in host_names]
         try:
-            if not (host and fds and names and near):
+            if not (host and fds and names and known_as and near):
                 raise MemoryError
             for i in range(size):
-                host[i] = hosts[i]
+                host[i], known_as[i] = hosts[i], hosts_encoded[i]
             check(cmo_tunables_read(&world.tunables))
             set_tunables(&world.tunables, tunables)
             if listeners:
@@ -153,7 +156,7 @@ cdef class Engine:
                 tcp.listeners, tcp.nlisteners, tcp.addresses = fds, len(listeners), names
                 tcp.mac, tcp.mac_ctx = mac, <void *>self.token
                 tcp.handshake_ns = world.tunables.handshake_ms * 1000000
-                tcp.user_timeout_ms, tcp.socket_bytes = world.tunables.user_timeout_ms, world.tunables.socket_bytes
+                tcp.heartbeat_ms, tcp.socket_bytes = world.tunables.heartbeat_ms, world.tunables.socket_bytes
                 if tls is not None:
                     tcp.tls.pem, tcp.tls.bytes = tls, len(tls)
                     tcp.tls.offload = world.tunables.tls_kernel
@@ -166,6 +169,7 @@ cdef class Engine:
                     check(cmo_window_map(fd, nlocal, &near[i].head, &near[i].size))
                     os.close(fd)
             world.rank, world.size, world.generation = rank, size, generation
+            world.host_names = known_as
             world.host, world.window, world.neighbours, world.nlocal = host, window.window, near, nlocal
             world.share, world.remote, world.collectives = share, net, &cmo_coll
             world.interrupted, world.interrupt_ctx = interrupted, <void *>self
@@ -183,6 +187,7 @@ cdef class Engine:
             free(host)
             free(fds)
             free(names)
+            free(known_as)
             free(near)
 
     def __dealloc__(self):
@@ -207,6 +212,20 @@ cdef class Engine:
         with nogil:
             cmo_engine_destroy(engine)
 
+    def refused(self):
+        """How many connections from strangers were refused, and from where the last came; None: there were none."""
+        cdef char last[128]
+        cdef uint64_t count
+        if self.engine == NULL or self.sockets == NULL or self.forks != forks:
+            return None
+        self.inside += 1
+        with nogil:
+            cmo_engine_enter(self.engine)
+            count = cmo_tcp_refused(self.sockets, last)
+            cmo_engine_leave(self.engine)
+        self.inside -= 1
+        return (count, last.decode()) if count else None
+
     cdef int alive(self) except -1:
         if self.engine == NULL:
             raise errors.RevokedError("the communicator is closed")
@@ -229,7 +248,7 @@ cdef class Engine:
 
 
 cdef class Comm:
-    """A communicator of the core. Its calls are functions of the modules _collectives and _messages."""
+    """A communicator of the core. Its calls are functions of the modules _collectives, _messages and _recovery."""
 
     cdef int usable(self) except -1:
         self.engine.alive()
@@ -315,6 +334,23 @@ cdef class Comm:
         check(err)
         child.engine = self.engine
         return child if child.core != NULL else None
+
+    def revoke(self):
+        """Break it for all members."""
+        self.usable()
+        cdef cmo_engine *engine = self.engine.engine
+        self.engine.inside += 1
+        with nogil:
+            cmo_engine_enter(engine)
+            cmo_comm_revoke(self.core)
+            cmo_engine_leave(engine)
+        self.engine.inside -= 1
+
+    @property
+    def failed(self):
+        """Whether it is known to be broken here."""
+        self.usable()
+        return self.core.failed != CMO_OK
 
     def close(self):
         """Say goodbye. Later calls fail."""

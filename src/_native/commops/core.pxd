@@ -39,7 +39,7 @@ cdef extern from "commops.h" nogil:
     cmo_kernel cmo_kernel_for(cmo_dtype, cmo_redop)
 
     ctypedef struct cmo_tunables:
-        int64_t slots, slot_bytes, pipe_bytes, handshake_ms, user_timeout_ms, socket_bytes, tls_kernel
+        int64_t slots, slot_bytes, pipe_bytes, handshake_ms, heartbeat_ms, socket_bytes, tls_kernel
     ctypedef struct cmo_tunable_row:
         const char *name
         const char *env
@@ -98,10 +98,11 @@ cdef extern from "commops.h" nogil:
         const char *const *addresses
         cbool (*mac)(void *, const uint8_t *, size_t, uint8_t *) noexcept
         void *mac_ctx
-        int64_t handshake_ns, user_timeout_ms, socket_bytes
+        int64_t handshake_ns, heartbeat_ms, socket_bytes
         cmo_tls_config tls
     cmo_err cmo_tcp_net(cmo_net **, const cmo_tcp_config *)
     cbool cmo_tcp_offloaded(const cmo_net *)
+    uint64_t cmo_tcp_refused(const cmo_net *, char *)
 
     ctypedef struct cmo_layout:
         cmo_dtype dtype
@@ -151,6 +152,7 @@ cdef extern from "commops.h" nogil:
         int rank, size
         uint32_t generation
         const int *host
+        const char *const *host_names
         cmo_window *window
         const cmo_neighbour *neighbours
         int nlocal
@@ -211,3 +213,8 @@ cdef extern from "commops.h" nogil:
     cmo_err cmo_comm_offer(cmo_comm *, int64_t, int64_t, cmo_member *)
     cmo_err cmo_comm_build(cmo_comm *, const cmo_member *, cmo_comm **)
     void cmo_comm_close(cmo_comm *)
+    void cmo_comm_revoke(cmo_comm *)
+    cmo_err cmo_agree_start(cmo_op *, cmo_comm *, uint64_t, double)
+    cmo_err cmo_shrink_start(cmo_op *, cmo_comm *, double)
+    uint64_t cmo_agree_flag(const cmo_comm *)
+    cmo_err cmo_agree_build(cmo_comm *, cmo_comm **)

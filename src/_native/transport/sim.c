@@ -304,6 +304,15 @@ static void sim_close(cmo_net *net)
     free(n);
 }
 
+/* A broken link proves nothing, and who is on the other side of one cannot be asked. */
+static cmo_fate sim_fate(cmo_net *net, int peer)
+{
+    sim_net *n = (sim_net *)net;
+    sim_end **slot = end_slot(n->sim, n->rank, peer);
+    const bool reached = !slot || !*slot || !(*slot)->cut;
+    return reached && n->sim->ranks[peer].dead ? CMO_FATE_ENDED : CMO_FATE_UNKNOWN;
+}
+
 static const cmo_net_ops sim_ops = {
     .name = "sim",
     .open = sim_open,
@@ -311,6 +320,7 @@ static const cmo_net_ops sim_ops = {
     .write = sim_write,
     .read = sim_read,
     .drop = sim_drop,
+    .fate = sim_fate,
     .close = sim_close,
 };
 
@@ -346,6 +356,7 @@ cmo_err cmo_sim_cut(cmo_sim *s, int a, int b)
     for (int i = 0; i < 2; i++) {
         end_lose(ends[i], ends[i]->arrived);
         end_stop(s, ends[i]);
+        ends[i]->cut = true;
     }
     return CMO_OK;
 }

@@ -26,6 +26,7 @@ typedef struct sim_end {
     bool opened;       /* its owner has asked for it, or has been told of it */
     bool connected;
     bool closing;      /* the peer writes no more: when all chunks are in, the stream ends */
+    bool cut;          /* it broke, and no rank ended it */
     bool ended;        /* nothing will arrive any more, and nothing written goes anywhere */
     struct sim_end *next_knock; /* in sim_rank.knocks */
 } sim_end;

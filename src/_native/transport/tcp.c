@@ -28,7 +28,7 @@ static cmo_err tcp_open(cmo_net *net, int peer, cmo_link **out)
     tcp_link *l = &n->links[peer];
     if (l->state == IDLE) {
         l->state = WANTED;
-        l->give_up_at = cmo_now() + n->handshake_ns;
+        l->give_up_at = cmo_now() + n->reach_ns;
         if (l->naddresses) cmo_tcp_try(n, l);
         else cmo_tcp_break(l, CMO_EPEERLOST, "rank %d cannot be reached (it has no address)", peer);
     }
@@ -65,6 +65,7 @@ static cmo_err tcp_poll(cmo_net *net)
         if (!s) tick = true;
         else if (s->stage == LIVE) tcp_told(s, events[i].events);
         else if (s->stage == LISTENING) cmo_tcp_accept(n, s);
+        else if (s->stage == PROBING) cmo_tcp_probed(n, s);
         else cmo_tcp_advance(n, s);
     }
     if (tick) cmo_tcp_tick(n); /* after all else, so that nobody expires who has answered */
@@ -223,6 +224,7 @@ static const cmo_net_ops tcp_ops = {
     .read = tcp_read,
     .want_write = tcp_want_write,
     .drop = tcp_drop,
+    .fate = cmo_tcp_fate,
     .close = tcp_close,
 };
 
@@ -266,6 +268,14 @@ static cmo_err tcp_take_listeners(tcp_net *n, const int *listeners, int count)
     return CMO_OK;
 }
 
+uint64_t cmo_tcp_refused(const cmo_net *net, char *last)
+{
+    const tcp_net *n = (const tcp_net *)net;
+    last[0] = 0;
+    if (n->refused) cmo_address_format(last, &n->refused_last);
+    return n->refused;
+}
+
 bool cmo_tcp_offloaded(const cmo_net *net)
 {
     const tcp_net *n = (const tcp_net *)net;
@@ -287,11 +297,12 @@ cmo_err cmo_tcp_net(cmo_net **out, const cmo_tcp_config *c)
                    .mac_ctx = c->mac_ctx,
                    .own = {.version = CMO_HANDSHAKE_VERSION, .src = (uint32_t)c->rank, .size = (uint32_t)c->size,
                            .generation = c->generation},
-                   .handshake_ns = c->handshake_ns, .user_timeout_ns = c->user_timeout_ms * CMO_MILLISECOND,
+                   .handshake_ns = c->handshake_ns, .heartbeat_ns = c->heartbeat_ms * CMO_MILLISECOND,
                    .socket_bytes = c->socket_bytes < INT_MAX ? (int)c->socket_bytes : INT_MAX, .accepting = true,
                    .accept_at = CMO_NEVER, .check_at = CMO_NEVER, .due = CMO_NEVER};
     memcpy(n->own.job, c->job, sizeof n->own.job);
-    if (c->user_timeout_ms > 0) n->check_ns = n->user_timeout_ns < 4 * CMO_SECOND ? n->user_timeout_ns / 4 : CMO_SECOND;
+    n->reach_ns = c->heartbeat_ms > 0 && n->heartbeat_ns < n->handshake_ns ? n->heartbeat_ns : n->handshake_ns;
+    if (c->heartbeat_ms > 0) n->check_ns = n->heartbeat_ns < 4 * CMO_SECOND ? n->heartbeat_ns / 4 : CMO_SECOND;
     cmo_list_init(&n->listening);
     cmo_list_init(&n->pending);
     cmo_list_init(&n->live);

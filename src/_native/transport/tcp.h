@@ -20,8 +20,8 @@ typedef struct cmo_tcp_config {
     /* HMAC-SHA256 of the n bytes, keyed by the job's token; false where it cannot be made. Called by poll. */
     bool (*mac)(void *ctx, const uint8_t *data, size_t n, uint8_t out[32]);
     void *mac_ctx;                /* borrowed until the net is closed */
-    int64_t handshake_ns;         /* how long a connection may take to authenticate, and a peer to be reached */
-    int64_t user_timeout_ms;      /* how long a host may leave data unacknowledged; 0: as long as the kernel waits */
+    int64_t handshake_ns;         /* how long a connection may take to authenticate, and a peer to be reached at most */
+    int64_t heartbeat_ms;         /* how long a host's system may not answer; 0: as long as the kernel waits */
     int64_t socket_bytes;         /* send and receive buffers; 0: the kernel's choice */
     cmo_tls_config tls;           /* all ranks have TLS, or none */
 } cmo_tcp_config;
@@ -42,6 +42,10 @@ typedef struct cmo_tcp_config {
  * - on_link is called for links made by the peer, also where open had been called here too.
  * - With TLS, what a rank writes is in its own memory for a moment longer, and is lost with it: cmo_link.unsent. */
 cmo_err cmo_tcp_net(cmo_net **out, const cmo_tcp_config *config);
+
+/* How many connections were refused because who made them did not prove to be a rank of the job, and the address from
+ * which the last of them came, as text of CMO_ADDRESS_TEXT bytes; empty if there were none. */
+uint64_t cmo_tcp_refused(const cmo_net *net, char *last);
 
 bool cmo_tcp_offloaded(const cmo_net *); /* a link of it is up, for which the kernel does the encrypting of TLS */
 

@@ -53,7 +53,7 @@ static int tcp_connect(tcp_net *n, tcp_link *l, const cmo_address *address)
     int fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) return errno;
     cmo_tcp_set_buffers(n, fd);
-    cmo_tcp_set_options(fd);
+    cmo_tcp_set_options(n, fd);
     int rc;
     do rc = connect(fd, &address->any, address->length);
     while (rc && errno == EINTR);
@@ -69,7 +69,7 @@ static int tcp_connect(tcp_net *n, tcp_link *l, const cmo_address *address)
     l->attempts++;
     /* A round waits for its last attempt, and those that failed at once for the next round. So where there are several
      * addresses the first rounds are short, and an address that swallows packets has longer in each. */
-    const int64_t patience = l->naddresses > 1 && l->rounds < 4 ? n->handshake_ns / 16 << l->rounds : n->handshake_ns;
+    const int64_t patience = l->naddresses > 1 && l->rounds < 4 ? n->reach_ns / 16 << l->rounds : n->reach_ns;
     s->deadline = s->born + patience < l->give_up_at ? s->born + patience : l->give_up_at;
     cmo_tcp_schedule(n, s->deadline);
     return 0;
@@ -155,7 +155,7 @@ void cmo_tcp_fail(tcp_net *n, tcp_socket *s, cmo_err final, const char *what)
     }
     tcp_note(l, &s->address, what);
     /* Only addresses at which nobody is to be found use up the time. */
-    if (s->stage != CONNECTING) l->give_up_at = cmo_now() + n->handshake_ns;
+    if (s->stage != CONNECTING) l->give_up_at = cmo_now() + n->reach_ns;
     if (final && l->final != CMO_EAUTH) l->final = final;
     const bool proven = s->proven;
     cmo_tcp_discard(n, s);

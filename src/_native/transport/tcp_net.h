@@ -6,6 +6,7 @@
  *     tcp_handshake.c  each side's progress through HELLO, ANSWER, PROOF, WELCOME
  *     tcp_choose.c     which connection becomes the link, and how a link ends
  *     tcp_tick.c       what the passing of time does to all of these
+ *     tcp_fate.c       whether a peer whose link has ended has ended itself
  *     tcp_socket.c     sockets and the timer
  *     tls.h            what goes through a socket when TLS was asked for */
 #ifndef CMO_TCP_NET_H
@@ -23,6 +24,7 @@ typedef enum {
     LISTENING,
     CONNECTING, AWAIT_ANSWER, AWAIT_WELCOME, /* made here */
     AWAIT_HELLO, AWAIT_PROOF,                /* made to us */
+    PROBING,                                 /* made here, to a peer whose link has ended; tcp_fate.c */
     REFUSING,                                /* made to us: an ANSWER other than ACCEPTED is on its way out */
     CHOSEN,                                  /* only our own last message is still to be sent */
     LIVE,
@@ -68,6 +70,12 @@ typedef struct tcp_link {
     int rounds, failures;    /* rounds begun; rounds in a row in which nothing at all was to be found */
     bool silent;             /* this round: somebody has accepted and said nothing; the peer, if it is busy */
 
+    /* DEAD */
+    enum { NOT_ASKED, IS_ASKED, IS_KNOWN } inquiry;
+    cmo_fate fate;           /* IS_KNOWN */
+    const char *unprobed;    /* IS_ASKED: addresses that have not been tried */
+    const char *probing;     /* from the one that is being tried on */
+
     /* UP */
     bool wants_write;
     int write_errno;         /* why writing failed; the error is told when all has been read */
@@ -83,13 +91,16 @@ typedef struct tcp_net {
     cmo_hello own;          /* what we say of ourselves; dst and nonce are those of a connection */
     bool (*mac)(void *ctx, const uint8_t *data, size_t n, uint8_t out[32]);
     void *mac_ctx;
-    int64_t handshake_ns, user_timeout_ns; /* see cmo_tcp_config */
+    int64_t handshake_ns, heartbeat_ns; /* see cmo_tcp_config */
+    int64_t reach_ns;       /* for which a host may leave connecting unanswered: the less of the two */
     int64_t check_ns;       /* between two of tcp_check; 0: there are none */
     int socket_bytes;
     cmo_tls *tls;           /* NULL: there is none; owned */
     cmo_node listening, pending, live, closed; /* sockets: every one is in one of these, by its stage */
     cmo_node planned;       /* links with an attempt to be begun */
     int strangers;          /* inbound sockets in pending */
+    uint64_t refused;       /* connections of strangers that did not prove to be a rank of the job … */
+    cmo_address refused_last; /* … and from where the last of them came */
     bool accepting;         /* whether epoll tells of new connections */
     int64_t accept_at;      /* when to accept again, out of descriptors; CMO_NEVER: when a stranger has gone */
     int64_t check_at;       /* of the next tcp_check; CMO_NEVER: no link is up */
@@ -109,7 +120,7 @@ void cmo_tcp_schedule(tcp_net *n, int64_t when);
 tcp_socket *cmo_tcp_adopt(tcp_net *n, int fd, tcp_stage stage, uint32_t events);
 void cmo_tcp_watch(tcp_net *n, tcp_socket *s, uint32_t events); /* have epoll tell of these events and no others */
 void cmo_tcp_set_buffers(const tcp_net *n, int fd);
-void cmo_tcp_set_options(int fd);                               /* what every connection has */
+void cmo_tcp_set_options(const tcp_net *n, int fd);             /* what every connection has */
 void cmo_tcp_set_local(int fd);                                 /* what one between ranks of this machine has */
 void cmo_tcp_discard(tcp_net *n, tcp_socket *s);                /* close it; what is left stays until the poll ends */
 
@@ -130,6 +141,8 @@ void cmo_tcp_fail(tcp_net *n, tcp_socket *s, cmo_err final, const char *what);
 /* tcp_accept.c */
 
 void cmo_tcp_accept(tcp_net *n, const tcp_socket *listener); /* whoever is waiting */
+void cmo_tcp_note_stranger(tcp_net *n, const tcp_socket *s); /* count it */
+void cmo_tcp_refuse(tcp_net *n, tcp_socket *s);              /* close an inbound socket that is no peer's, and count it */
 void cmo_tcp_stranger_left(tcp_net *n);                      /* an inbound socket is closed, or has become a link */
 void cmo_tcp_accept_due(tcp_net *n, int64_t now);            /* make room for others, or begin to accept again */
 
@@ -143,6 +156,11 @@ void cmo_tcp_choose(tcp_net *n, tcp_socket *s);  /* the lower rank chooses this 
 void cmo_tcp_go_live(tcp_net *n, tcp_socket *s); /* the chosen one is the link from now on */
 /* End a link for good: close what there is of it, and keep the reason for its readers. */
 void cmo_tcp_break(tcp_link *l, cmo_err err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* tcp_fate.c */
+
+cmo_fate cmo_tcp_fate(cmo_net *net, int peer);       /* the net's */
+void cmo_tcp_probed(tcp_net *n, tcp_socket *s);      /* something has become of a socket that is PROBING */
 
 /* tcp_tick.c */
 

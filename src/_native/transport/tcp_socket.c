@@ -9,8 +9,6 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-enum { KEEPALIVE_IDLE_S = 10, KEEPALIVE_INTERVAL_S = 5, KEEPALIVE_COUNT = 3 };
-
 void cmo_tcp_schedule(tcp_net *n, int64_t when)
 {
     if (when >= n->due) return;
@@ -51,15 +49,26 @@ void cmo_tcp_set_buffers(const tcp_net *n, int fd)
     setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &n->socket_bytes, sizeof n->socket_bytes);
 }
 
-/* None of it is needed for being right, so a refusal of the kernel is no error. */
-void cmo_tcp_set_options(int fd)
+/* The heartbeat of a connection on which nothing moves: systems ask each other, whatever their ranks are doing. A
+ * quarter of the time after the last packet, and each quarter again; the kernel counts in whole seconds. Where
+ * something is to be acknowledged it does not ask: see tcp_check. */
+static void tcp_set_heartbeat(const tcp_net *n, int fd)
 {
-    const int on = 1, idle = KEEPALIVE_IDLE_S, interval = KEEPALIVE_INTERVAL_S, count = KEEPALIVE_COUNT;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    const int on = 1, seconds = (int)((n->heartbeat_ns + CMO_SECOND - 1) / CMO_SECOND);
+    const int quarter = seconds / 4 > 0 ? seconds / 4 : 1, count = (seconds - quarter) / quarter;
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+    if (!seconds) return;
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &quarter, sizeof quarter);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &quarter, sizeof quarter);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, count ? &count : &on, sizeof count);
+}
+
+/* None of it is needed for being right, so a refusal of the kernel is no error. */
+void cmo_tcp_set_options(const tcp_net *n, int fd)
+{
+    const int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    tcp_set_heartbeat(n, fd);
 }
 
 static bool same_address(const cmo_address *a, const cmo_address *b)

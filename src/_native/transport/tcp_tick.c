@@ -6,7 +6,8 @@
  *
  * Why TCP_USER_TIMEOUT is not set. The kernel applies it to a peer whose window is closed as well, although that
  * peer's host acknowledges every probe: a rank that computes for longer than the limit, with data waiting for it,
- * would lose its connections. So the same limit is kept here (tcp_check), for hosts that acknowledge nothing. */
+ * would lose its connections. So the same limit is kept here (tcp_check), for hosts that acknowledge nothing; for a
+ * connection on which nothing is to be acknowledged, by the kernel (cmo_tcp_set_options). */
 #include "transport/tcp_net.h"
 
 #include <errno.h>
@@ -18,6 +19,10 @@
 /* The deadline of a socket that is not live has passed. */
 static void tcp_expire(tcp_net *n, tcp_socket *s)
 {
+    if (s->stage == PROBING) {
+        cmo_tcp_probed(n, s);
+        return;
+    }
     /* What came while nobody polled counts as in time. */
     if (s->stage != CONNECTING) cmo_tcp_advance(n, s);
     if (s->stage == CLOSED || s->stage == LIVE || cmo_now() < s->deadline) return;
@@ -26,7 +31,11 @@ static void tcp_expire(tcp_net *n, tcp_socket *s)
     } else if (!s->inbound && s->link->attempts == s->link->naddresses) {
         s->deadline = cmo_now() + n->handshake_ns; /* every address is being tried: the peer would only be asked anew */
     } else {
-        if (!s->inbound) s->link->silent = true;
+        if (s->inbound) {
+            cmo_tcp_refuse(n, s);
+            return;
+        }
+        s->link->silent = true;
         cmo_tcp_fail(n, s, CMO_OK, "it has accepted the connection, and is silent");
     }
 }
@@ -46,7 +55,7 @@ static void tcp_check(tcp_net *n, int64_t now)
         const bool outstanding = info.tcpi_unacked || info.tcpi_probes > 1;
         const int64_t since = info.tcpi_last_ack_recv * CMO_MILLISECOND;
         if (away || !outstanding || since < now - l->acknowledged_at) l->acknowledged_at = now;
-        else if (now - l->acknowledged_at >= n->user_timeout_ns) l->write_errno = ETIMEDOUT, l->link.readable = true;
+        else if (now - l->acknowledged_at >= n->heartbeat_ns) l->write_errno = ETIMEDOUT, l->link.readable = true;
     }
 }
 

@@ -17,6 +17,13 @@
 typedef struct cmo_net cmo_net;
 typedef struct cmo_link cmo_link;
 
+/* What is known of a peer whose link has ended. */
+typedef enum {
+    CMO_FATE_ASKED,  /* nothing yet: ask again after a poll */
+    CMO_FATE_ENDED,  /* its process is no more, or has given up its place: whatever it did is done */
+    CMO_FATE_UNKNOWN /* it may live, and go on with others */
+} cmo_fate;
+
 typedef struct cmo_net_ops {
     const char *name;
 
@@ -38,6 +45,11 @@ typedef struct cmo_net_ops {
 
     /* Give up a link: whatever is in flight is lost. Safe after any failure. */
     void (*drop)(cmo_link *);
+
+    /* Find out what became of a peer whose link has ended. Only proof counts for CMO_FATE_ENDED, since who is taken for
+     * dead and is not may go on as if the others were. Never waits; once told, a fate does not change. NULL where
+     * another part of the core learns of ends. */
+    cmo_fate (*fate)(cmo_net *, int peer);
 
     /* Free the net and all its links. */
     void (*close)(cmo_net *);

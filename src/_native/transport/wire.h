@@ -24,6 +24,7 @@
  *     ASK    | 0, 0                       | 0                   | 0                   | none: sender waits in the call
  *            |                            |                     |                     | (seq, fingerprint) of `comm`,
  *            |                            |                     |                     | or in POINT for a message
+ *     AGREE  | 0, bytes                   | 0                   | ballot              | see comm/ballot.h
  *
  * `space` says how a message is matched: in COLLECTIVE by (comm, source, seq, tag = phase and step of the algorithm),
  * in POINT by (comm, source, tag = the user's). `fingerprint` is that of the call in COLLECTIVE; in POINT it is the
@@ -36,10 +37,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CMO_HEADER_BYTES = 64, CMO_MAX_DIMS = 64, CMO_MAX_FAIL_BYTES = 4096 };
+enum { CMO_HEADER_BYTES = 64, CMO_MAX_DIMS = 64, CMO_MAX_FAIL_BYTES = 4096, CMO_MAX_AGREE_BYTES = 1 << 20 };
 
 typedef enum {
-    CMO_EAGER = 1, CMO_RTS, CMO_CTS, CMO_DATA, CMO_CREDIT, CMO_FAIL, CMO_BYE, CMO_ASK, CMO_NFRAMES
+    CMO_EAGER = 1, CMO_RTS, CMO_CTS, CMO_DATA, CMO_CREDIT, CMO_FAIL, CMO_BYE, CMO_ASK, CMO_AGREE, CMO_NFRAMES
 } cmo_frame_kind;
 typedef enum { CMO_POINT, CMO_COLLECTIVE, CMO_NSPACES } cmo_space;
 

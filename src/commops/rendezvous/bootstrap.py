@@ -44,10 +44,19 @@ class World(NamedTuple):
 def alone() -> World:
     """Return the world of a single rank, which needs nobody."""
     window = core.Window(1)
+    names = [addresses.host_name()]
     engine = make_engine(
-        0, [0], window, [(-1, doorbell(), -1)], share=False, job=bytes(16), token=b"", tunables={}
+        0,
+        [0],
+        window,
+        [(-1, doorbell(), -1)],
+        share=False,
+        job=bytes(16),
+        token=b"",
+        tunables={},
+        host_names=names,
     )
-    return World(engine, (addresses.host_name(),))
+    return World(engine, tuple(names))
 
 
 def meet(
@@ -220,5 +229,6 @@ def _engine(
         job=bytes.fromhex(plan.job),
         token=key,
         tunables=plan.tunables,
+        host_names=[card.host_name for card in plan.cards],
         tls=tls.pem if tls else None,
     )

@@ -117,6 +117,8 @@ class Card(NamedTuple):
         for name, value in card.fields().items():
             if type(value) is not _KINDS.get(name, str):
                 raise RendezvousError(f"the card of rank {rank} makes no sense: {name}")
+        if not all(type(value) is int for value in card.tunables.values()):
+            raise RendezvousError(f"the card of rank {rank} makes no sense: tunables")
         if card.rank != rank:
             raise RendezvousError(f"the card of rank {rank} makes no sense: it is that of rank {card.rank}")
         return card
@@ -147,6 +149,8 @@ def unseal(token: Token | None, kind: str, data: bytes, writer: str) -> Any:
     ------
     AuthenticationError
         If it was sealed with another token, or is damaged.
+    RendezvousError
+        If it is no JSON, or holds what cannot be handed on: without a token, anyone may have sealed it.
     """
     proof, body = data[:_PROOF], data[_PROOF:]
     if not hmac.compare_digest(proof, _proof(token, kind, body)):
@@ -154,9 +158,11 @@ def unseal(token: Token | None, kind: str, data: bytes, writer: str) -> Any:
             f"{writer} has another token than this rank, or only one of the two has any"
         )
     try:
-        return json.loads(body)
-    except ValueError as error:
+        content = json.loads(body)
+        json.dumps(content, ensure_ascii=False).encode()  # JSON can spell halves of characters, UTF-8 cannot
+    except (ValueError, RecursionError) as error:
         raise RendezvousError(f"what {writer} has written makes no sense: {error}") from error
+    return content
 
 
 def _proof(token: Token | None, kind: str, body: bytes) -> bytes:

@@ -63,6 +63,7 @@ def make_engine(
     job: bytes,
     token: bytes,
     tunables: dict[str, int],
+    host_names: list[str],
     tls: bytes | None = None,
     listeners: Sequence[socket.socket] = (),
     places: Sequence[str] = (),
@@ -81,6 +82,7 @@ def make_engine(
             job=job,
             token=token,
             tunables=tunables,
+            host_names=host_names,
             tls=tls,
         )
     except BaseException:

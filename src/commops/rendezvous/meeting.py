@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -68,6 +69,52 @@ class Plan(NamedTuple):
     key: str = ""
     error: str = ""
     authentication: bool = False
+
+    def pack(self, token: Token | None) -> bytes:
+        """Return the bytes that go into the store."""
+        return seal(token, "world", self._asdict() | {"cards": [card.fields() for card in self.cards]})
+
+    @classmethod
+    def fields_of(cls, token: Token | None, data: bytes) -> dict[str, Any]:
+        """Return what `of` takes, of what `pack` has returned.
+
+        Raises
+        ------
+        AuthenticationError
+            If its writer had another token.
+        RendezvousError
+            If it is no plan, or one of another version of commops. The cards are not looked at: those of
+            another job may be of another version.
+        """
+        fields = unseal(token, "world", data, "rank 0")
+        if not (
+            isinstance(fields, dict)
+            and fields.keys() == _PLAN_KINDS.keys()
+            and all(type(fields[name]) is kind for name, kind in _PLAN_KINDS.items())
+            and all(type(nonce) is str for nonce in fields["nonces"].values())
+            and all(type(value) is int for value in fields["tunables"].values())
+            and re.fullmatch("[0-9a-f]{32}", fields["job"])
+        ):
+            raise RendezvousError(
+                "the answer of rank 0 makes no sense; does it run another version of commops?"
+            )
+        return fields
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Plan:
+        """Return the plan with these fields; RendezvousError if its cards make no sense."""
+        return cls(**fields | {"cards": [Card.of(one, rank) for rank, one in enumerate(fields["cards"])]})
+
+
+_PLAN_KINDS = {
+    "job": str,
+    "nonces": dict,
+    "cards": list,
+    "tunables": dict,
+    "key": str,
+    "error": str,
+    "authentication": bool,
+}
 
 
 class Meeting:
@@ -216,8 +263,7 @@ class Meeting:
         return plan
 
     def _announce(self, plan: Plan) -> None:
-        content = plan._asdict() | {"cards": [card.fields() for card in plan.cards]}
-        self._store.set("world", seal(self._token, "world", content), timeout=self._left(_GRACE))
+        self._store.set("world", plan.pack(self._token), timeout=self._left(_GRACE))
 
     def _gather(self, cards: dict[int, Card]) -> None:
         """Fill `cards` with those of all ranks, as far as they come and agree."""
@@ -268,13 +314,11 @@ class Meeting:
             fields = self._await_answer()
             nonces = fields["nonces"]
             if nonces.get(str(self._rank)) == card.nonce:
-                fields["cards"] = [Card.of(one, rank) for rank, one in enumerate(fields["cards"])]
-                return Plan(**fields)
+                return Plan.of(fields)
             # Rank 0 may have given up before it saw us. An error that names another process of our rank is
             # old.
             if fields["error"] and str(self._rank) not in nonces:
-                fields["cards"] = []
-                return Plan(**fields)
+                return Plan.of(fields | {"cards": []})
         raise RendezvousError(
             f"rank 0 has met {len(nonces)} other processes at {self._store!r}, but not this one, which is"
             f" rank {self._rank} of {self._size}: in an earlier job, or were they given another size?"
@@ -282,12 +326,7 @@ class Meeting:
 
     def _await_answer(self) -> dict[str, Any]:
         """Wait for any answer of rank 0's, be it to others."""
-        answer = unseal(self._token, "world", self._await_bytes(), "rank 0")
-        if not isinstance(answer, dict) or answer.keys() != set(Plan._fields):
-            raise RendezvousError(
-                "the answer of rank 0 makes no sense; does it run another version of commops?"
-            )
-        return answer
+        return Plan.fields_of(self._token, self._await_bytes())
 
     def _await_bytes(self) -> bytes:
         waiting = Deadline(self._left() * _EARLY)
@@ -342,7 +381,7 @@ class Meeting:
             self._store.set(_joined(plan, self._rank), b"", timeout=self._left())
             failure = self._store.get(over, timeout=self._left())
         if failure:
-            raise RendezvousError(failure.decode())
+            raise RendezvousError(failure.decode(errors="replace"))
 
     def _await_joined(self, plan: Plan) -> None:
         """As rank 0: wait for all the others, until there is news of a failure."""
@@ -369,13 +408,13 @@ class Meeting:
         with contextlib.suppress(RendezvousError):
             text = self._trouble(plan.nonces.values()) or text
             told = self._store.compare_and_set(f"over/{plan.job}", None, text.encode(), timeout=_GRACE)
-            text = told.decode() or text
+            text = told.decode(errors="replace") or text
         return text
 
     def _told(self, plan: Plan) -> str:
         """Return what another rank has told, or is about to tell; empty where there is nothing."""
         with contextlib.suppress(RendezvousError):
-            return self._store.get(f"over/{plan.job}", timeout=_GRACE).decode()
+            return self._store.get(f"over/{plan.job}", timeout=_GRACE).decode(errors="replace")
         return ""
 
     # ---- 5: leaving

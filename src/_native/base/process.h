@@ -1,0 +1,12 @@
+/* How a process has ended. */
+#ifndef CMO_PROCESS_H
+#define CMO_PROCESS_H
+
+#include <stddef.h>
+
+/* Of the process of this pidfd, which has ended: "killed by SIGKILL", "exited with code 3", or "its process has ended"
+ * where the system does not say more: it says it while nobody has waited for the process, to its own user, and
+ * afterwards from Linux 6.15 on. */
+void cmo_process_end(int pidfd, char *out, size_t n);
+
+#endif

@@ -1,0 +1,163 @@
+/* The calls that enter an agreement, and what becomes of them. */
+#include "comm/agreement.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char gone_on[] = "the other ranks have gone on without this one, which they could not reach, or which had "
+                              "not answered in time";
+
+typedef struct agree_call { /* in the op's state */
+    uint8_t kind, error;
+    uint64_t flag, offset;
+} agree_call;
+
+static agree_call *call_of(cmo_op *op) { return (agree_call *)(void *)op->inline_state; }
+
+/* Take part in the agreement that comes for this op's caller. */
+static void cast(cmo_op *op)
+{
+    cmo_agreement *a = op->comm->agreement;
+    const agree_call *call = call_of(op);
+    op->seq = a->seen + 1;
+    a->own.kind = call->kind;
+    a->own.error = call->error;
+    a->own.flag = call->flag;
+    a->own.offset = call->offset;
+    a->patience = CMO_NEVER;
+    const int64_t time = op->timeout < 0 ? CMO_NEVER : (int64_t)(op->timeout * 1e9);
+    a->recall = time / 4;
+    if (call->kind == CMO_AGREE_SHRINK && time != CMO_NEVER) a->patience = time / 2;
+    a->refused = a->leads = false;
+    a->coordinator = -1; /* a vote that was sent before a time-out is sent again */
+}
+
+static void release_reserved(cmo_agreement *a)
+{
+    cmo_engine *e = a->comm->engine;
+    if (a->reserved) cmo_window_free(e->window, a->reserved, cmo_comm_piece_bytes(e));
+    a->reserved = 0;
+}
+
+/* What has come of the agreement that this op is in; CMO_AGAIN: nothing for this call, but the next one may be. */
+static cmo_err outcome(cmo_op *op)
+{
+    cmo_agreement *a = op->comm->agreement;
+    const cmo_proposal *p = &a->decision;
+    a->seen = a->decided;
+    if (a->decided == op->seq && !p->error && p->member[op->comm->rank])
+        return p->kind == call_of(op)->kind ? CMO_OK : CMO_AGAIN; /* it was called for before this rank's time was up */
+    if (a->decided == op->seq) release_reserved(a); /* else somebody may look there */
+    a->excluded |= a->decided > op->seq || !p->error;
+    if (a->excluded) {
+        cmo_comm_fail(op->comm, CMO_EREVOKED, gone_on);
+        return cmo_fail(CMO_EREVOKED, "%s", gone_on);
+    }
+    if (p->error == CMO_EMISMATCH) return cmo_fail(CMO_EMISMATCH, "some ranks have called agree and others shrink");
+    return cmo_fail((cmo_err)p->error, "a rank cannot reserve shared memory for the new communicator");
+}
+
+static cmo_err refusal(const cmo_agreement *a)
+{
+    const cmo_comm *c = a->comm;
+    char ranks[CMO_TEXT / 2] = "";
+    const char *cause = NULL;
+    int left = 0;
+    for (int r = 0; r < c->size; r++) {
+        const size_t at = strlen(ranks);
+        left += a->alive[r];
+        if (a->alive[r] || a->ended[r]) continue;
+        if (at + 16 < sizeof ranks) snprintf(ranks + at, sizeof ranks - at, "%s%d", at ? ", " : "", r);
+        if (!cause) cause = c->engine->cause[c->world[r]];
+    }
+    return cmo_fail(CMO_EPEERLOST,
+                    "of %d ranks those that are left here, %d, may not go on: ranks %s cannot be reached (%.100s), and "
+                    "may do so elsewhere", c->size, left, ranks, cause ? cause : "no answer");
+}
+
+static cmo_err agree_step(cmo_op *op)
+{
+    cmo_agreement *a = op->comm->agreement;
+    for (;;) {
+        if (a->decided < op->seq) cmo_agreement_pass(a);
+        if (a->decided < op->seq) return a->refused ? refusal(a) : CMO_AGAIN;
+        cmo_err err = outcome(op);
+        if (err != CMO_AGAIN) return err;
+        cast(op);
+    }
+}
+
+void cmo_agree_describe(const cmo_op *op, char *out, size_t n)
+{
+    const cmo_agreement *a = op->comm->agreement;
+    const agree_call *call = (const agree_call *)(const void *)op->inline_state;
+    const char *name = call->kind == CMO_AGREE_SHRINK ? "shrink" : "agree";
+    size_t at = (size_t)snprintf(out, n, "%s: no agreement within %g s; missing:", name, op->timeout), start = at;
+    const uint8_t *has = a->proposing ? a->has_accepted : a->has_voted;
+    for (int r = 0; r < op->comm->size && at + 16 < n; r++) {
+        const bool missing = a->leads ? a->alive[r] && !has[r] : a->missing[r];
+        if (missing) at += (size_t)snprintf(out + at, n - at, " %d", r);
+    }
+    if (at == start) snprintf(out + at, n - at, " %d, which has to collect the votes", a->coordinator);
+}
+
+static cmo_err enter(cmo_op *op, cmo_comm *c, cmo_agree_kind kind, uint64_t flag, double timeout)
+{
+    cmo_engine *e = c->engine;
+    cmo_agreement *a;
+    cmo_engine_enter(e);
+    cmo_err err = c->closed ? cmo_fail(CMO_EREVOKED, "the communicator is closed") : cmo_agreement_of(c, &a);
+    if (!err && a->excluded) err = cmo_fail(CMO_EREVOKED, "%s", gone_on);
+    if (!err && a->entered) err = cmo_fail(CMO_EINVAL, "another thread of this rank is in agree or shrink");
+    if (!err) {
+        cmo_member own = {.piece_offset = 0};
+        /* A piece that was reserved before a time-out may have been told of already */
+        if (kind == CMO_AGREE_SHRINK && !a->reserved) {
+            cmo_comm_offer(c, 0, c->rank, &own);
+            a->reserved = own.piece_offset;
+        }
+        cmo_point_prepare(op, c, timeout, true);
+        op->step = agree_step;
+        op->pc = 1; /* it posts no transfer */
+        op->endures = true;
+        *call_of(op) = (agree_call){.kind = (uint8_t)kind, .error = (uint8_t)own.error, .flag = flag,
+                                    .offset = a->reserved};
+        a->entered = true;
+        cast(op);
+    }
+    cmo_engine_leave(e);
+    if (!err) cmo_op_launch(op);
+    return err;
+}
+
+cmo_err cmo_agree_start(cmo_op *op, cmo_comm *c, uint64_t flag, double timeout)
+{
+    return enter(op, c, CMO_AGREE_FLAG, flag, timeout);
+}
+
+cmo_err cmo_shrink_start(cmo_op *op, cmo_comm *c, double timeout)
+{
+    return enter(op, c, CMO_AGREE_SHRINK, UINT64_MAX, timeout);
+}
+
+void cmo_agree_ended(cmo_op *op)
+{
+    op->comm->agreement->entered = false;
+}
+
+uint64_t cmo_agree_flag(const cmo_comm *c) { return c->agreement->decision.flag; }
+
+cmo_err cmo_agree_build(cmo_comm *c, cmo_comm **out)
+{
+    cmo_agreement *a = c->agreement;
+    cmo_member *members = calloc((size_t)c->size, sizeof *members);
+    if (!members) return cmo_fail(CMO_ENOMEM, "the %d ranks of a communicator", c->size);
+    for (int r = 0; r < c->size; r++)
+        members[r] = (cmo_member){.color = a->decision.member[r] ? 0 : -1, .key = r,
+                                  .piece_offset = a->decision.offset[r]};
+    cmo_err err = cmo_comm_build_agreed(c, members, a->decided, out);
+    a->reserved = 0; /* the new communicator's, or given back */
+    free(members);
+    return err;
+}

@@ -1,0 +1,6 @@
+"""What the ranks that are left agree on: see `_native.pyi`."""
+
+from commops._engine import Comm
+
+def agree(comm: Comm, flag: int, timeout: float) -> int: ...
+def shrink(comm: Comm, timeout: float) -> Comm: ...

@@ -1,0 +1,161 @@
+"""What revoke, agree and shrink promise while nobody dies, and to those who come late."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import commops
+from comm.layouts import Layout
+from comm.world import World
+from commops import Comm
+
+Fresh = Callable[..., World]
+LAYOUTS = [Layout("aaa", "shm"), Layout("aaa", "tcp"), Layout("aab")]
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, Layout("a", "shm")], ids=str)
+def test_agree_is_the_and_of_all_flags(fresh: Fresh, layout: Layout) -> None:
+    def program(comm: Comm) -> list[Any]:
+        return [
+            comm.agree(True),
+            comm.agree(comm.rank != 0),
+            comm.agree(np.bool_(True)),
+            comm.agree((1 << 63) + 0b110 + comm.rank % 2),
+            comm.agree(2**64 - 1),
+        ]
+
+    last = 2**63 + 0b110
+    assert fresh(layout).run(program) == [[True, False, True, last, 2**64 - 1]] * layout.size
+
+
+def test_a_flag_that_is_none(fresh: Fresh) -> None:
+    def program(comm: Comm) -> None:
+        for wrong, kind in ((-1, ValueError), (2**64, ValueError), (0.5, TypeError), ("x", TypeError)):
+            with pytest.raises(kind, match="flag must be"):
+                comm.agree(wrong)  # type: ignore[arg-type]
+        assert comm.agree(True)
+
+    fresh(LAYOUTS[0]).run(program)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_revoke_ends_the_calls_of_all(fresh: Fresh, layout: Layout) -> None:
+    def program(comm: Comm) -> tuple[str, int, bool]:
+        child = comm.dup()
+        started = child.irecv(source=1, tag=3) if comm.rank != 1 else None
+        comm.barrier()
+        if comm.rank == 1:
+            child.revoke()
+            child.revoke()  # twice is once
+        with pytest.raises(commops.RevokedError, match="rank 1 has revoked it"):
+            child.allreduce(np.ones(5))
+        if started:
+            with pytest.raises(commops.RevokedError, match="rank 1 has revoked it"):
+                started.wait()
+        with pytest.raises(commops.RevokedError, match="rank 1 has revoked it"):
+            child.isend(np.ones(5), 0)
+        assert comm.allreduce(np.array(1)) == comm.size  # others are not touched
+        new = child.shrink()
+        return repr(new), new.generation, bool(new.allreduce(np.array(1)) == comm.size)
+
+    ends = fresh(layout).run(program)
+    assert ends == [(f"<commops.Comm rank {rank} of {layout.size}>", 1, True) for rank in range(layout.size)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_one_agrees_and_another_shrinks(fresh: Fresh, layout: Layout) -> None:
+    def program(comm: Comm) -> None:
+        with pytest.raises(commops.MismatchError, match="some ranks have called agree and others shrink"):
+            comm.shrink() if comm.rank == 1 else comm.agree(True)
+        assert comm.agree(True)
+
+    fresh(layout).run(program)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_rank_that_does_not_call_is_named(fresh: Fresh, layout: Layout) -> None:
+    def program(comm: Comm) -> bool:
+        if comm.rank != 1:
+            comm.timeout = 0.5
+            with pytest.raises(commops.CommTimeoutError, match=r"within 0\.5 s; missing: 1"):
+                comm.agree(True)
+            comm.timeout = 30
+            comm.send(np.ones(1), 1)
+        else:
+            for other in (0, 2):
+                comm.recv(source=other)
+        return bool(comm.agree(comm.rank != 2))  # the same agreement as the one that took too long
+
+    assert fresh(layout).run(program) == [False] * layout.size
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, Layout("aaa", "shm", name="again")], ids=str)
+@pytest.mark.parametrize("n", [2, 300_000])
+def test_a_rank_that_stands_still_is_named_and_left_behind(fresh: Fresh, layout: Layout, n: int) -> None:
+    def program(comm: Comm, n: int) -> Any:
+        total = np.float64(0)
+        try:
+            while True:
+                total = comm.allreduce(np.ones(n))[-1]
+        except (commops.CommTimeoutError, commops.RevokedError) as error:
+            assert total in (0, comm.size)
+            told = f"{type(error).__name__}: {error}"
+        try:
+            new = comm.shrink()
+        except commops.RevokedError as error:
+            return told, str(error)
+        return told, new.size, new.allreduce(np.ones(n))[-1]
+
+    world = fresh(layout, timeout=1.0)
+    stopped = 1
+    world.start(program, n)
+    time.sleep(0.1)
+    world.signal(stopped, signal.SIGSTOP)
+    others = [rank for rank in range(layout.size) if rank != stopped]
+    for told, size, total in world.collect(others):
+        assert told.startswith("CommTimeoutError: allreduce passed its deadline of 1 s")
+        # Another may still be in the call before, in which it waits for that one too.
+        assert re.search(r"(missing|does not move): (\d, )*1", told), told
+        assert size == total == layout.size - 1
+    world.signal(stopped, signal.SIGCONT)
+    ((told, end),) = world.collect([stopped])
+    assert told.startswith("RevokedError: ")
+    assert "have given up waiting for this one: allreduce passed its deadline of 1 s" in told
+    assert "have gone on without this one" in end
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_rank_that_stands_still_for_less_than_the_time_out(fresh: Fresh, layout: Layout) -> None:
+    def program(comm: Comm) -> int:
+        return sum(int(comm.allreduce(np.array(1))) for _ in range(2000))
+
+    world = fresh(layout)
+    world.start(program)
+    world.signal(1, signal.SIGSTOP)
+    time.sleep(1)
+    world.signal(1, signal.SIGCONT)
+    assert world.collect() == [2000 * layout.size] * layout.size
+
+
+def test_what_was_sent_in_an_older_generation_is_not_received_in_the_next(fresh: Fresh) -> None:
+    def program(comm: Comm) -> int:
+        comm.isend(np.array(1), (comm.rank + 1) % comm.size, 5)  # nobody receives it
+        with contextlib.suppress(commops.RevokedError):
+            comm.barrier()  # who is through it may revoke while others still wait
+        comm.revoke()
+        new = comm.shrink()
+        new.send(np.array(2), (new.rank + 1) % new.size, 5)
+        got = int(new.recv(source=commops.ANY, tag=5))
+        assert new.iprobe() is None
+        return got
+
+    for layout in LAYOUTS:
+        assert fresh(layout).run(program) == [2] * layout.size
