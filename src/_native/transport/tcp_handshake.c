@@ -168,7 +168,8 @@ static void tcp_on_welcome(tcp_net *n, tcp_socket *s)
 static void tcp_broke(tcp_net *n, tcp_socket *s, int error)
 {
     const cmo_err final = error == EKEYREJECTED ? CMO_EAUTH : error == EPROTO ? CMO_EPROTO : CMO_OK;
-    cmo_tcp_fail(n, s, final, cmo_tcp_why(s, error));
+    if (final && s->stage == AWAIT_HELLO) cmo_tcp_refuse(n, s); /* by its certificate, or for what is no TLS */
+    else cmo_tcp_fail(n, s, final, cmo_tcp_why(s, error));
 }
 
 /* Wait for room to send, or for bytes: either may be what TLS needs for its handshake. */
