@@ -25,7 +25,7 @@ help:
 	@echo 'make test            every test: C (test-native), then Python (test-python PYTEST_ARGS="-k words")'
 	@echo 'make lint            ruff, mypy --strict, the stubs of the compiled modules against these, widths and lengths'
 	@echo 'make sanitize        C tests under AddressSanitizer + UndefinedBehaviorSanitizer, then ThreadSanitizer'
-	@echo 'make soak            ten hours of mixed calls that must leave nothing behind (SOAK_SECONDS=60 SOAK_CALLS=100000)'
+	@echo 'make soak            ten hours of calls that must leave nothing behind (SOAK_SECONDS=60 SOAK_CALLS=100000)'
 	@echo 'make fuzz            look for inputs that break what reads bytes of others, for an hour (FUZZ_SECONDS=120)'
 	@echo 'make warnings        a build in which warnings are errors (CC=gcc, CC=clang)'
 	@echo 'make aarch64-check   compile the C core for aarch64'

@@ -142,7 +142,7 @@ void cmo_tcp_fail(tcp_net *n, tcp_socket *s, cmo_err final, const char *what);
 
 void cmo_tcp_accept(tcp_net *n, const tcp_socket *listener); /* whoever is waiting */
 void cmo_tcp_note_stranger(tcp_net *n, const tcp_socket *s); /* count it */
-void cmo_tcp_refuse(tcp_net *n, tcp_socket *s);              /* close an inbound socket that is no peer's, and count it */
+void cmo_tcp_refuse(tcp_net *n, tcp_socket *s);              /* close an inbound socket that is no peer's; count it */
 void cmo_tcp_stranger_left(tcp_net *n);                      /* an inbound socket is closed, or has become a link */
 void cmo_tcp_accept_due(tcp_net *n, int64_t now);            /* make room for others, or begin to accept again */
 
