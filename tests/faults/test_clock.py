@@ -13,6 +13,8 @@ MAY_TELL_TIME = {"certificates.py", "tune.py", "flight.c", "flight.py"}
 REAL_TIME = re.compile(
     r"\btime\.time(_ns)?\(|\bCLOCK_REALTIME\b|\bgettimeofday\(|\bdatetime\b|[^_\w]time\(NULL\)"
 )
+    r"\btime\.time(_ns)?\(|\bCLOCK_REALTIME\b|\bgettimeofday\(|\bdatetime\b|[^_\w]time\(NULL\)"
+)
 
 
 def test_all_deadlines_are_on_the_monotonic_clock() -> None:

@@ -1,7 +1,7 @@
 /* Whole jobs in thousands of schedules in which things go wrong: ranks die, links break, a network parts, ranks stand
  * still, all at any moment of any collective. Nobody waits for ever; who is told that a call has ended well has the
- * right result; who is told of a lost rank is told the truth, and all are told the same. What the ranks that are left do
- * then is in test_agree.c. SEED=n replays one. */
+ * right result; who is told of a lost rank is told the truth, and all are told the same. What the ranks that are left
+ * do then is in test_agree.c. SEED=n replays one. */
 #include "base/clock.h"
 #include "check.h"
 #include "coll/coll.h"
