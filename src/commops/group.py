@@ -22,6 +22,7 @@ class Group:
         "_at",
         "_core",
         "_generation",
+        "_half",
         "_hosts",
         "_local",
         "_timeout",
@@ -38,6 +39,7 @@ class Group:
         self._hosts = tuple(world_hosts[r] for r in world)
         self.timeout = timeout
         self._allow_pickle = True
+        self._half: tuple[Any, Any] | None = None  # how far a shrink had come; see recovery.py
 
     @property
     def rank(self) -> int:

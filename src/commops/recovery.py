@@ -8,6 +8,7 @@ import numpy as np
 
 from commops._core import recovery as core
 from commops.arguments import whole_number
+from commops.errors import PeerLostError, RevokedError
 from commops.group import Group
 
 __all__ = ["Recovery"]
@@ -113,15 +114,28 @@ class Recovery(Group):
         It is two agreements, as in `agree`, the second one on that nobody of the new communicator was lost
         meanwhile; else it is done again.
         """
-        old = self
+        # A call that timed out, or was interrupted, goes on where it was: the others count on this rank's words.
+        old, new = self._half or (self, None)
         while True:
-            new = type(self)(
-                core.shrink(old._core, self._timeout), self._world_hosts, self._timeout, old._generation + 1
-            )
-            new.allow_pickle = self.allow_pickle
-            whole = new.agree(not new._core.failed)
+            if new is None:
+                new = type(self)(
+                    core.shrink(old._core, self._timeout),
+                    self._world_hosts,
+                    self._timeout,
+                    old._generation + 1,
+                )
+                new.allow_pickle = self.allow_pickle
+            self._half = old, new
+            try:
+                whole = core.agree(new._core, not new._core.failed, self._timeout, True)
+            except (PeerLostError, RevokedError):  # for good
+                self._half = None
+                new._core.close()
+                raise
             if old is not self:
                 old._core.close()
             if whole:
+                self._half = None
                 return new
-            old = new
+            old, new = new, None
+            self._half = old, None

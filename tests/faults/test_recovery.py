@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -159,3 +160,140 @@ def test_what_was_sent_in_an_older_generation_is_not_received_in_the_next(fresh:
 
     for layout in LAYOUTS:
         assert fresh(layout).run(program) == [2] * layout.size
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("pause", [0.0, 1.0])
+def test_ctrl_c_in_shrink_and_once_more(fresh: Fresh, layout: Layout, pause: float) -> None:
+    """Who was interrupted is in no agreement, and enters the same one when it calls again, however late."""
+
+    def program(comm: Comm, pause: float) -> int:
+        comm.barrier()
+        if comm.rank == 1:
+            with pytest.raises(KeyboardInterrupt):
+                comm.shrink()  # the others are not there yet
+            for other in (0, 2):
+                comm.send(np.ones(1), other)
+            time.sleep(pause)
+        else:
+            comm.recv(source=1)
+        new = comm.shrink()
+        assert (new.allreduce(np.ones(100)) == new.size).all()
+        return new.size
+
+    world = fresh(layout)
+    world.start(program, pause)
+    time.sleep(0.3)
+    world.signal(1, signal.SIGINT)
+    assert world.collect() == [layout.size] * layout.size
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_all_who_shrink_have_the_same_group_though_one_stands_still_in_it(
+    fresh: Fresh, layout: Layout
+) -> None:
+    def program(comm: Comm) -> list[tuple[int, int]]:
+        made: list[tuple[int, int]] = []
+        end = time.monotonic() + 3
+        current = comm
+        while time.monotonic() < end:
+            try:
+                new = current.shrink()
+            except commops.CommTimeoutError:
+                continue
+            except commops.RevokedError:
+                break
+            made.append((new.generation, new.size))
+            current = new
+            if new.size < comm.size:
+                break
+        return made
+
+    for instant in (0.02, 0.05, 0.11):
+        world = fresh(layout, timeout=1.0)
+        world.start(program)
+        time.sleep(instant)
+        world.signal(2, signal.SIGSTOP)
+        time.sleep(2)
+        world.signal(2, signal.SIGCONT)
+        zero, one, two = world.collect()
+        assert zero == one
+        assert two[-1] in zero  # the last that it was in
+        groups = {generation: size for generation, size in zero}
+        assert all(groups.get(generation, size) == size for generation, size in two)
+
+
+@pytest.mark.parametrize("layout", [Layout("aa", "shm"), Layout("aa", "tcp"), Layout("ab")], ids=str)
+def test_who_only_looks_for_messages_hears_of_a_death(fresh: Fresh, layout: Layout) -> None:
+    def program(comm: Comm) -> tuple[int, ...]:
+        comm.barrier()
+        if comm.rank == 1:
+            time.sleep(60)
+        deadline = time.monotonic() + 20
+        with pytest.raises(commops.PeerLostError) as caught:
+            while time.monotonic() < deadline:
+                comm.iprobe(source=1)
+        return caught.value.ranks
+
+    world = fresh(layout)
+    world.start(program)
+    time.sleep(0.2)
+    world.signal(1, signal.SIGKILL)
+    assert world.collect()[0] == (1,)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize(
+    "call", ["allreduce", "large", "started", "iprobe", "probe", "revoke", "agree", "shrink"]
+)
+def test_closing_while_another_thread_calls(fresh: Fresh, layout: Layout, call: str) -> None:
+    def program(comm: Comm, call: str) -> int:
+        calls: dict[str, Callable[[Comm], object]] = {
+            "allreduce": lambda c: c.allreduce(np.ones(10)),
+            "large": lambda c: c.allreduce(np.ones(200_000)),
+            "started": lambda c: c.iallreduce(np.ones(10)).wait(),
+            "iprobe": lambda c: c.iprobe(),
+            "probe": lambda c: c.probe(),
+            "revoke": lambda c: c.revoke(),
+            "agree": lambda c: c.agree(True),
+            "shrink": lambda c: c.shrink(),
+        }
+        ended = []
+        for number in range(60):
+            child = comm.dup()
+
+            def use(child: Comm = child) -> None:
+                try:
+                    while True:
+                        calls[call](child)
+                except commops.CommError as error:
+                    ended.append(error)
+
+            thread = threading.Thread(target=use)
+            thread.start()
+            time.sleep(0.0005 * (number % 7) * (1 + comm.rank))
+            child.close()
+            thread.join()
+        assert comm.allreduce(np.array(1)) == comm.size
+        return len(ended)
+
+    assert fresh(layout).run(program, call) == [60] * layout.size
+
+
+def test_a_shrink_that_came_to_nothing_gives_its_memory_back(fresh: Fresh) -> None:
+    def program(comm: Comm) -> int:
+        used = 0
+        for number in range(12):
+            child = comm.dup()
+            if comm.rank == 0:
+                child.timeout = 0.02
+                with pytest.raises(commops.CommTimeoutError):
+                    child.shrink()
+            comm.barrier()
+            child.close()
+            comm.barrier()
+            if number == 3:
+                used = comm._core.window.used
+        return int(comm._core.window.used) - used
+
+    assert max(fresh(Layout("aaa", "shm")).run(program)) <= 0

@@ -125,7 +125,7 @@ static void start(machine *m, channel_record what, uint8_t argument)
                            .allocate = calls_allocate, .allocate_ctx = &s->arrays};
     cmo_err err;
     if (what == CHANNEL_CALL && argument == CHANNEL_AGREE) {
-        err = cmo_agree_start(&s->op, in_use(m), 1, timeout);
+        err = cmo_agree_start(&s->op, in_use(m), 1, false, timeout);
     } else if (what == CHANNEL_CALL && argument == CHANNEL_SHRINK) {
         err = cmo_shrink_start(&s->op, in_use(m), timeout);
     } else if (what == CHANNEL_CALL) {

@@ -270,7 +270,7 @@ static cmo_err task_start(world *w, world_rank *rank, world_task *t)
     switch (t->what) {
     case TASK_CALL: return cmo_call_start(&t->op, rank->comm, &t->call, timeout);
     case TASK_SEND: return cmo_send_start(&t->op, rank->comm, &t->message, timeout);
-    case TASK_AGREE: return cmo_agree_start(&t->op, rank->comm, t->flag, timeout);
+    case TASK_AGREE: return cmo_agree_start(&t->op, rank->comm, t->flag, false, timeout);
     case TASK_SHRINK: return cmo_shrink_start(&t->op, rank->comm, timeout);
     case TASK_RECV: return cmo_recv_start(&t->op, rank->comm, &t->message, timeout, &t->status);
     default: return cmo_probe_start(&t->op, rank->comm, t->message.peer, t->message.tag, timeout, &t->status);
@@ -302,7 +302,7 @@ static void rank_start(world *w, int r)
 
 static cmo_err task_result(world_rank *rank, world_task *t)
 {
-    if (!t->op.err && t->what == TASK_AGREE) t->flag = cmo_agree_flag(rank->comm);
+    if (!t->op.err && t->what == TASK_AGREE) t->flag = cmo_agree_flag(&t->op);
     return !t->op.err && t->what == TASK_SHRINK ? cmo_agree_build(rank->comm, &rank->comm) : t->op.err;
 }
 

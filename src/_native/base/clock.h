@@ -16,9 +16,16 @@ static inline int64_t cmo_now(void)
 }
 
 /* Seconds from now to a deadline; a negative number of seconds means never. */
+/* Nanoseconds; CMO_NEVER for negative ones, and for centuries. */
+static inline int64_t cmo_time_of(double seconds)
+{
+    return seconds < 0 || seconds > 1e9 ? CMO_NEVER : (int64_t)(seconds * 1e9);
+}
+
 static inline int64_t cmo_deadline(double seconds)
 {
-    return seconds < 0 || seconds > 1e9 ? CMO_NEVER : cmo_now() + (int64_t)(seconds * 1e9);
+    const int64_t time = cmo_time_of(seconds);
+    return time == CMO_NEVER ? CMO_NEVER : cmo_now() + time;
 }
 
 /* Tell the processor that this is a spin loop. */

@@ -10,6 +10,8 @@ static const char gone_on[] = "the other ranks have gone on without this one, wh
 
 typedef struct agree_call { /* in the op's state */
     uint8_t kind, error;
+    bool leaves;         /* behind who does not answer */
+    bool whole;          /* when it has ended well: all members took part */
     uint64_t flag, offset;
 } agree_call;
 
@@ -26,18 +28,18 @@ static void cast(cmo_op *op)
     a->own.flag = call->flag;
     a->own.offset = call->offset;
     a->patience = CMO_NEVER;
-    const int64_t time = op->timeout < 0 ? CMO_NEVER : (int64_t)(op->timeout * 1e9);
+    const int64_t time = cmo_time_of(op->timeout);
     a->recall = time / 4;
-    if (call->kind == CMO_AGREE_SHRINK && time != CMO_NEVER) a->patience = time / 2;
+    if (call->leaves && time != CMO_NEVER) a->patience = time / 2;
     a->refused = a->leads = false;
     a->coordinator = -1; /* a vote that was sent before a time-out is sent again */
 }
 
-static void release_reserved(cmo_agreement *a)
+void cmo_agree_release(cmo_comm *c)
 {
-    cmo_engine *e = a->comm->engine;
-    if (a->reserved) cmo_window_free(e->window, a->reserved, cmo_comm_piece_bytes(e));
-    a->reserved = 0;
+    cmo_agreement *a = c->agreement;
+    if (a && a->reserved) cmo_window_free(c->engine->window, a->reserved, cmo_comm_piece_bytes(c->engine));
+    if (a) a->reserved = 0;
 }
 
 /* What has come of the agreement that this op is in; CMO_AGAIN: nothing for this call, but the next one may be. */
@@ -46,10 +48,16 @@ static cmo_err outcome(cmo_op *op)
     cmo_agreement *a = op->comm->agreement;
     const cmo_proposal *p = &a->decision;
     a->seen = a->decided;
-    if (a->decided == op->seq && !p->error && p->member[op->comm->rank])
-        return p->kind == call_of(op)->kind ? CMO_OK : CMO_AGAIN; /* it was called for before this rank's time was up */
-    if (a->decided == op->seq) release_reserved(a); /* else somebody may look there */
-    a->excluded |= a->decided > op->seq || !p->error;
+    if (a->decided > op->seq && p->error) return CMO_AGAIN; /* nobody has gone on by that */
+    if (a->decided == op->seq && !p->error && p->member[op->comm->rank]) {
+        if (p->kind != call_of(op)->kind) return CMO_AGAIN; /* it was called for before this rank's time was up */
+        call_of(op)->flag = p->flag;
+        call_of(op)->whole = true;
+        for (int r = 0; r < op->comm->size; r++) call_of(op)->whole &= p->member[r];
+        return CMO_OK;
+    }
+    if (a->decided == op->seq) cmo_agree_release(op->comm); /* else somebody may look there */
+    a->excluded |= !p->error;
     if (a->excluded) {
         cmo_comm_fail(op->comm, CMO_EREVOKED, gone_on);
         return cmo_fail(CMO_EREVOKED, "%s", gone_on);
@@ -60,13 +68,14 @@ static cmo_err outcome(cmo_op *op)
 
 static cmo_err refusal(const cmo_agreement *a)
 {
-    const cmo_comm *c = a->comm;
+    cmo_comm *c = a->comm;
     char ranks[CMO_TEXT / 2] = "";
     const char *cause = NULL;
     int left = 0;
     for (int r = 0; r < c->size; r++) {
         const size_t at = strlen(ranks);
         left += a->alive[r];
+        if (!a->alive[r]) c->lost[r] = 1;
         if (a->alive[r] || a->ended[r]) continue;
         if (at + 16 < sizeof ranks) snprintf(ranks + at, sizeof ranks - at, "%s%d", at ? ", " : "", r);
         if (!cause) cause = c->engine->cause[c->world[r]];
@@ -102,7 +111,7 @@ void cmo_agree_describe(const cmo_op *op, char *out, size_t n)
     if (at == start) snprintf(out + at, n - at, " %d, which has to collect the votes", a->coordinator);
 }
 
-static cmo_err enter(cmo_op *op, cmo_comm *c, cmo_agree_kind kind, uint64_t flag, double timeout)
+static cmo_err enter(cmo_op *op, cmo_comm *c, cmo_agree_kind kind, uint64_t flag, double timeout, bool leaves)
 {
     cmo_engine *e = c->engine;
     cmo_agreement *a;
@@ -121,7 +130,7 @@ static cmo_err enter(cmo_op *op, cmo_comm *c, cmo_agree_kind kind, uint64_t flag
         op->step = agree_step;
         op->pc = 1; /* it posts no transfer */
         op->endures = true;
-        *call_of(op) = (agree_call){.kind = (uint8_t)kind, .error = (uint8_t)own.error, .flag = flag,
+        *call_of(op) = (agree_call){.kind = (uint8_t)kind, .error = (uint8_t)own.error, .leaves = leaves, .flag = flag,
                                     .offset = a->reserved};
         a->entered = true;
         cast(op);
@@ -131,14 +140,14 @@ static cmo_err enter(cmo_op *op, cmo_comm *c, cmo_agree_kind kind, uint64_t flag
     return err;
 }
 
-cmo_err cmo_agree_start(cmo_op *op, cmo_comm *c, uint64_t flag, double timeout)
+cmo_err cmo_agree_start(cmo_op *op, cmo_comm *c, uint64_t flag, bool leaves, double timeout)
 {
-    return enter(op, c, CMO_AGREE_FLAG, flag, timeout);
+    return enter(op, c, CMO_AGREE_FLAG, flag, timeout, leaves);
 }
 
 cmo_err cmo_shrink_start(cmo_op *op, cmo_comm *c, double timeout)
 {
-    return enter(op, c, CMO_AGREE_SHRINK, UINT64_MAX, timeout);
+    return enter(op, c, CMO_AGREE_SHRINK, UINT64_MAX, timeout, true);
 }
 
 void cmo_agree_ended(cmo_op *op)
@@ -146,11 +155,22 @@ void cmo_agree_ended(cmo_op *op)
     op->comm->agreement->entered = false;
 }
 
-uint64_t cmo_agree_flag(const cmo_comm *c) { return c->agreement->decision.flag; }
+void cmo_agree_cancel(cmo_op *op)
+{
+    cmo_engine *e = op->engine;
+    cmo_engine_enter(e);
+    cmo_engine_take_submitted(e);
+    if (!cmo_op_ended(op)) cmo_op_end(e, op, CMO_EINTERRUPT, "interrupted");
+    cmo_engine_leave(e);
+}
+
+uint64_t cmo_agree_flag(const cmo_op *op) { return ((const agree_call *)(const void *)op->inline_state)->flag; }
+bool cmo_agree_whole(const cmo_op *op) { return ((const agree_call *)(const void *)op->inline_state)->whole; }
 
 cmo_err cmo_agree_build(cmo_comm *c, cmo_comm **out)
 {
     cmo_agreement *a = c->agreement;
+    if (c->closed) return cmo_fail(CMO_EREVOKED, "the communicator is closed");
     cmo_member *members = calloc((size_t)c->size, sizeof *members);
     if (!members) return cmo_fail(CMO_ENOMEM, "the %d ranks of a communicator", c->size);
     for (int r = 0; r < c->size; r++)

@@ -47,11 +47,14 @@
  *
  * It ends with CMO_EMISMATCH where others have entered another kind; CMO_EREVOKED where the others go on without this
  * rank; CMO_EPEERLOST on a side that may not decide; CMO_ENOMEM where a member has no memory for what is to come;
- * CMO_ETIMEOUT, after which it may be entered again. */
-cmo_err cmo_agree_start(cmo_op *op, cmo_comm *comm, uint64_t flag, double timeout);
+ * CMO_ETIMEOUT, after which it may be entered again. `leaves`: who keeps the others waiting for half of the time is left
+ * behind, as in a shrink. */
+cmo_err cmo_agree_start(cmo_op *op, cmo_comm *comm, uint64_t flag, bool leaves, double timeout);
 cmo_err cmo_shrink_start(cmo_op *op, cmo_comm *comm, double timeout);
 
-uint64_t cmo_agree_flag(const cmo_comm *comm); /* of the last agreement */
+void cmo_agree_cancel(cmo_op *op);           /* its caller gives up, and may enter again */
+uint64_t cmo_agree_flag(const cmo_op *op);   /* what was agreed, of one that has ended well */
+bool cmo_agree_whole(const cmo_op *op);      /* whether all members took part in that */
 
 /* The communicator of those who go on, after a shrink. Between cmo_engine_enter and cmo_engine_leave. */
 cmo_err cmo_agree_build(cmo_comm *comm, cmo_comm **out);
@@ -61,6 +64,7 @@ void cmo_agree_heard(struct cmo_channel *channel, const cmo_header *h, const uin
 cmo_err cmo_agree_check(const cmo_header *h, int ranks); /* CMO_EPROTO for what none of so many ranks sends */
 void cmo_agree_ended(cmo_op *op);
 void cmo_agree_describe(const cmo_op *op, char *out, size_t n); /* for whom it waited in vain */
+void cmo_agree_release(cmo_comm *comm); /* give back what was reserved for a communicator that has not come to be */
 void cmo_agree_free(cmo_comm *comm);
 
 #endif

@@ -161,7 +161,8 @@ static void decide(cmo_agreement *a, uint64_t number, const cmo_proposal *p, boo
     a->decided = number;
     for (int r = 0; r < size; r++) {
         const int distance = (r - rank + size) % size;
-        if (coordinates || size <= TELL_ALL || !(distance & (distance - 1)) || a->asks[r]) tell_decision(a, r);
+        /* Whom nobody tells that others have gone on, and who hears them close, would take itself for the last one */
+        if (coordinates || size <= TELL_ALL || p->kind == CMO_AGREE_SHRINK || !(distance & (distance - 1)) || a->asks[r]) tell_decision(a, r);
     }
     agreement_reset(a);
     a->comm->engine->moved = true;

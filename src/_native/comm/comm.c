@@ -301,18 +301,23 @@ static void comm_leave_pieces(cmo_comm *c)
     }
 }
 
-/* Free a closed communicator, and give its piece back, when no member of this host can touch that any more. */
+/* Give the piece of a closed communicator back, when no member of this host can touch it any more, and free the rest
+ * when its user has let go of it. */
 static void comm_retire(cmo_comm *c)
 {
     cmo_engine *e = c->engine;
     cmo_comm *p = cmo_comm_with_pieces(c);
     if (!cmo_list_empty(&c->queue)) return;
-    for (int i = 0; p->piece && i < p->nlocal; i++)
+    for (int i = 0; p->piece && i < p->nlocal && !c->retired; i++)
         if (i != p->local && !e->dead[p->world[p->locals[i]]] &&
             !atomic_load_explicit(&p->piece[p->local]->left[i], memory_order_acquire))
             return;
-    if (p->piece) cmo_window_free(e->window, p->piece_offset, p->piece_bytes);
-    cmo_comm_free(c);
+    if (!c->retired) {
+        if (p->piece) cmo_window_free(e->window, p->piece_offset, p->piece_bytes);
+        cmo_agree_release(c);
+    }
+    c->retired = true;
+    if (!atomic_load_explicit(&c->held, memory_order_acquire)) cmo_comm_free(c);
 }
 
 void cmo_comm_close(cmo_comm *c)

@@ -87,6 +87,8 @@ struct cmo_comm {
     int64_t settle;             /* after a failure: no longer wait for ranks to tell */
     struct cmo_agreement *agreement; /* agree.c; owned; NULL: there has been none */
     bool closed;
+    bool retired;               /* closed, and its piece given back */
+    _Atomic bool held;          /* its user may still pass it: the struct must stay, to say that it is closed */
     cmo_comm *outer;            /* of a local_comm or cross_comm: the communicator whose part it is; else NULL */
 };
 
@@ -111,9 +113,15 @@ cmo_err cmo_comm_offer(cmo_comm *parent, int64_t color, int64_t key, cmo_member 
 /* Build the child from all members' contributions ([parent->size], in rank order). *out is NULL for a color < 0. Frees
  * the reservation on failure. */
 cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **out);
-/* No more calls from this rank; those in progress end with CMO_EREVOKED. Peers that still wait for it are told. The
- * struct is freed by the engine. */
+/* No more calls from this rank; those in progress, and those that other threads are about to make, end with
+ * CMO_EREVOKED. Peers that still wait for it are told. The struct is freed by the engine, when it is not `held`. */
 void cmo_comm_close(cmo_comm *comm);
+
+/* Say whether its user may still pass it to calls; so it is not to begin with. Any thread. */
+static inline void cmo_comm_hold(cmo_comm *comm, bool held)
+{
+    atomic_store_explicit(&comm->held, held, memory_order_release);
+}
 
 /* Break it for all members, at the wish of this one: their calls, in progress and later, fail with CMO_EREVOKED. */
 void cmo_comm_revoke(cmo_comm *comm);

@@ -255,7 +255,7 @@ static void op_time(cmo_op *op)
 {
     cmo_engine *e = op->engine;
     if (!e->now) op->deadline = cmo_deadline(op->timeout);
-    else op->deadline = op->timeout < 0 ? CMO_NEVER : cmo_engine_now(e) + (int64_t)(op->timeout * 1e9);
+    else op->deadline = cmo_time_of(op->timeout) == CMO_NEVER ? CMO_NEVER : cmo_engine_now(e) + cmo_time_of(op->timeout);
 }
 
 static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
@@ -356,9 +356,7 @@ cmo_err cmo_comm_usable(cmo_op *op, cmo_comm *comm, const cmo_call *call)
     /* What others have told may have waited for a driver */
     if (!comm->engine->threadless) cmo_engine_poll(comm->engine);
     while (!comm->engine->threadless && !cmo_failure_settled(comm)) {
-        struct epoll_event ends[8];
-        const int n = epoll_wait(comm->engine->epoll, ends, 8, 0);
-        if (n > 0) cmo_engine_slept(comm->engine, ends, n); /* the system says how the lost rank ended */
+        cmo_engine_take_ends(comm->engine); /* the system says how the lost rank ended */
         cmo_engine_poll(comm->engine);
         usleep(SETTLE_US);
     }
@@ -397,7 +395,7 @@ cmo_err cmo_op_begin(cmo_op *op, bool light)
     if (pthread_mutex_trylock(&e->driving)) return CMO_AGAIN;
     op->begun = CMO_BEGUN_DRIVES;
     cmo_engine_submit(e, op);
-    cmo_run_fast(e, op, true);
+    if (!cmo_op_ended(op)) cmo_run_fast(e, op, true);
     if (!cmo_op_ended(op) || e->running) return CMO_AGAIN;
     cmo_role_drop(e, false);
     return op_result(op);
@@ -448,7 +446,7 @@ void cmo_op_launch_driving(cmo_op *op, bool light)
     bool alone = e->unposted == (unsigned)(op->point && op->pc == 0), started = false;
     bool due = cmo_engine_look_due(e) || (!light && e->look);
     if (due && !light) cmo_failure_look(op->comm); /* a pass does not find it if it ends at once */
-    if (op->point && alone && !op->comm->failed) {
+    if (op->point && alone && !op->comm->failed && !cmo_op_ended(op)) {
         cmo_point_start(e, op);
         started = true;
     }

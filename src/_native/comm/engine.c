@@ -213,16 +213,31 @@ static void enqueue(cmo_engine *e, cmo_op *op)
     cmo_list_append(&op->comm->queue, &op->node);
 }
 
+/* Another thread has closed the communicator since the call looked: end it. */
+static void end_if_closed(cmo_op *op)
+{
+    if (op->comm->closed) cmo_op_abandon(op);
+}
+
 void cmo_engine_take_submitted(cmo_engine *e)
 {
+    cmo_node taken;
+    cmo_list_init(&taken);
     pthread_mutex_lock(&e->lock);
     CMO_EACH(n, &e->submitted) {
         cmo_op *op = CMO_ENTRY(n, cmo_op, node);
         cmo_list_remove(n);
-        enqueue(e, op);
+        if (op->comm->closed) cmo_list_append(&taken, n);
+        else enqueue(e, op);
     }
     atomic_store_explicit(&e->nsubmitted, 0, memory_order_relaxed);
     pthread_mutex_unlock(&e->lock);
+    CMO_EACH(n, &taken) { /* to end one takes the lock */
+        cmo_op *op = CMO_ENTRY(n, cmo_op, node);
+        cmo_list_remove(n);
+        enqueue(e, op);
+        end_if_closed(op);
+    }
 }
 
 void cmo_engine_submit(cmo_engine *e, cmo_op *op)
@@ -231,6 +246,7 @@ void cmo_engine_submit(cmo_engine *e, cmo_op *op)
      * since. */
     if (atomic_load_explicit(&e->nsubmitted, memory_order_relaxed)) cmo_engine_take_submitted(e);
     enqueue(e, op);
+    end_if_closed(op);
 }
 
 /* Is somebody waiting for bytes from another host, or for a message? Else its sockets are looked at less often. */

@@ -123,8 +123,8 @@ void cmo_send_rest(cmo_op *op, cmo_comm *comm, const cmo_message *m, double time
 cmo_err cmo_recv_now(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout, cmo_status *status);
 /* Ends when a message that fits is there; it stays there. */
 cmo_err cmo_probe_start(cmo_op *op, cmo_comm *comm, int source, int64_t tag, double timeout, cmo_status *status);
-/* Look without waiting. CMO_AGAIN: no such message. */
-cmo_err cmo_probe_now(cmo_comm *comm, int source, int64_t tag, cmo_status *status);
+/* Look without waiting. CMO_AGAIN: no such message. Of the op, which is the caller's, only `lost` is set. */
+cmo_err cmo_probe_now(cmo_op *op, cmo_comm *comm, int source, int64_t tag, cmo_status *status);
 
 /* Keep the driver, if there is one, between two passes: around changes to communicators. Any thread; waits for the end
  * of a pass. */

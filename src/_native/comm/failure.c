@@ -446,3 +446,10 @@ void cmo_engine_neighbour_ended(cmo_engine *e, int which)
     cmo_process_end(e->neighbours[which].pidfd, how, sizeof how);
     cmo_peer_lost(e, e->neighbour_world[which], true, how);
 }
+
+void cmo_engine_take_ends(cmo_engine *e)
+{
+    struct epoll_event ends[8];
+    const int n = e->epoll < 0 ? 0 : epoll_wait(e->epoll, ends, 8, 0);
+    if (n > 0) cmo_engine_slept(e, ends, n);
+}

@@ -259,6 +259,7 @@ static inline int64_t cmo_engine_now(cmo_engine *e) { return e->now ? e->now(e->
 cmo_comm *cmo_engine_find(cmo_engine *e, uint64_t id);
 void cmo_engine_attach(cmo_engine *e, cmo_comm *comm); /* into the list */
 cmo_fate cmo_engine_fate(cmo_engine *e, int world);    /* of a rank that is lost; see transport/transport.h */
+void cmo_engine_take_ends(cmo_engine *e);              /* hear of ends of processes without a sleep; for the driver */
 void cmo_engine_neighbour_ended(cmo_engine *e, int which); /* the process of that neighbour has */
 /* For the driver: queue a call, behind all that were handed over before. */
 void cmo_engine_submit(cmo_engine *e, cmo_op *op);

@@ -137,7 +137,7 @@ cmo_err cmo_send_now(cmo_comm *comm, const cmo_message *m, bool *rest)
     cmo_channel *c = e->channel[comm->world[m->peer]];
     /* From time to time one goes the way of others, which looks at what else there is: whoever sends without end leaves
      * the progress thread no chance to. What was handed over to a driver who has left since goes first. */
-    if (c && !cmo_engine_look_due(e) && !comm->failed && !comm->left[m->peer] && !comm->lost[m->peer] && !e->unposted &&
+    if (c && !cmo_engine_look_due(e) && !comm->failed && !comm->closed && !comm->left[m->peer] && !comm->lost[m->peer] && !e->unposted &&
         !atomic_load_explicit(&e->nsubmitted, memory_order_relaxed)) {
         const cmo_header h = {.kind = CMO_EAGER, .space = CMO_POINT, .comm = comm->id, .tag = m->tag,
                               .length = m->bytes, .dtype = (uint8_t)m->dtype, .fingerprint = m->extra,
@@ -195,13 +195,25 @@ cmo_err cmo_probe_start(cmo_op *op, cmo_comm *comm, int source, int64_t tag, dou
     return CMO_OK;
 }
 
-cmo_err cmo_probe_now(cmo_comm *comm, int source, int64_t tag, cmo_status *status)
+cmo_err cmo_probe_now(cmo_op *op, cmo_comm *comm, int source, int64_t tag, cmo_status *status)
 {
     cmo_engine *e = comm->engine;
+    op->lost = -1;
     cmo_engine_enter(e);
-    cmo_engine_poll(e);
-    cmo_unexpected *m = cmo_match_find(comm, source, tag);
-    if (m) status_of(status, cmo_comm_rank_of(comm, m->channel->peer), &m->header, m->shape);
+    if (!comm->closed) cmo_engine_poll(e);
+    cmo_unexpected *m = comm->closed ? NULL : cmo_match_find(comm, source, tag);
+    if (m) {
+        status_of(status, cmo_comm_rank_of(comm, m->channel->peer), &m->header, m->shape);
+    } else if (!comm->closed) { /* who looks again and again must hear of a loss, though it never sleeps */
+        cmo_engine_take_ends(e);
+        cmo_failure_look(comm);
+    }
+    const bool broken = !m && (comm->closed || comm->failed);
+    const bool left = !m && !broken && source >= 0 && (comm->lost[source] || comm->left[source]);
     cmo_engine_leave(e);
-    return m ? CMO_OK : CMO_AGAIN;
+    if (m) return CMO_OK;
+    if (broken) return cmo_comm_usable(op, comm, NULL);
+    if (!left) return CMO_AGAIN;
+    op->lost = source;
+    return cmo_fail(CMO_EPEERLOST, "rank %d has closed the communicator, or is gone", source);
 }

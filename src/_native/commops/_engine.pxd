@@ -28,6 +28,7 @@ cdef class Comm:
     cdef bint closed
     cdef bint collecting  # a thread is in a blocking collective; the interpreter's lock protects it
 
+    cdef void take(self, Engine engine, cmo_comm *core) noexcept
     cdef int usable(self) except -1
     cdef tuple lost(self)
     cdef int finish(self, cmo_op *op, cmo_err err) except -1

@@ -10,7 +10,7 @@ cimport numpy as cnp
 from commops._native cimport check, error_of, set_tunables
 from commops.core cimport (
     CMO_AGAIN, CMO_EINTERRUPT, CMO_EPEERLOST, CMO_OK, cbool, cmo_coll, cmo_comm, cmo_comm_build, cmo_comm_close,
-    cmo_comm_offer, cmo_comm_revoke, cmo_engine, cmo_engine_close, cmo_engine_create, cmo_engine_destroy,
+    cmo_comm_hold, cmo_comm_offer, cmo_comm_revoke, cmo_engine, cmo_engine_close, cmo_engine_create, cmo_engine_destroy,
     cmo_engine_enter, cmo_engine_leave, cmo_engine_world, cmo_err, cmo_member, cmo_neighbour, cmo_net, cmo_op,
     cmo_op_finish, cmo_reason, cmo_tcp_config, cmo_tcp_net, cmo_tcp_offloaded, cmo_tcp_refused, cmo_tunables_read,
     cmo_window_alloc, cmo_window_attaches, cmo_window_base, cmo_window_create, cmo_window_destroy, cmo_window_fd,
@@ -242,13 +242,21 @@ cdef class Engine:
         """The communicator of all ranks."""
         cdef Comm comm = Comm.__new__(Comm)
         self.alive()
-        comm.engine = self
-        comm.core = cmo_engine_world(self.engine)
+        comm.take(self, cmo_engine_world(self.engine))
         return comm
 
 
 cdef class Comm:
     """A communicator of the core. Its calls are functions of the modules _collectives, _messages and _recovery."""
+
+    cdef void take(self, Engine engine, cmo_comm *core) noexcept:
+        """It must not be freed while this object can be passed to a call, in whatever thread."""
+        self.engine, self.core = engine, core
+        cmo_comm_hold(core, True)
+
+    def __dealloc__(self):
+        if self.core != NULL and self.engine is not None and self.engine.engine != NULL and self.engine.forks == forks:
+            cmo_comm_hold(self.core, False)
 
     cdef int usable(self) except -1:
         self.engine.alive()
@@ -319,6 +327,7 @@ cdef class Comm:
     def build(self, cnp.ndarray members not None):
         """The child communicator of this rank's color from all contributions, or None for a negative color."""
         cdef Comm child = Comm.__new__(Comm)
+        cdef cmo_comm *core = NULL
         cdef cmo_err err
         self.usable()
         cdef cmo_engine *engine = self.engine.engine
@@ -328,12 +337,14 @@ cdef class Comm:
         self.engine.inside += 1
         with nogil:
             cmo_engine_enter(engine)
-            err = cmo_comm_build(self.core, all, &child.core)
+            err = cmo_comm_build(self.core, all, &core)
             cmo_engine_leave(engine)
         self.engine.inside -= 1
         check(err)
-        child.engine = self.engine
-        return child if child.core != NULL else None
+        if core == NULL:
+            return None
+        child.take(self.engine, core)
+        return child
 
     def revoke(self):
         """Break it for all members."""

@@ -69,13 +69,17 @@ def probe(Comm comm not None, int source, int64_t tag, double timeout):
 def probe_now(Comm comm not None, int source, int64_t tag):
     """The message that fits (see Call.message), or None."""
     cdef cmo_status status
+    cdef cmo_op op
     cdef cmo_err err
     comm.usable()
     comm.engine.inside += 1
     with nogil:
-        err = cmo_probe_now(comm.core, source, tag, &status)
+        err = cmo_probe_now(&op, comm.core, source, tag, &status)
     comm.engine.inside -= 1
-    return None if err == CMO_AGAIN else status_tuple(&status)
+    if err == CMO_AGAIN:
+        return None
+    comm.finish(&op, err)
+    return status_tuple(&status)
 
 
 # ---- plain arrays (commops/plain.pxd)

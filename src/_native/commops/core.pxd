@@ -205,7 +205,7 @@ cdef extern from "commops.h" nogil:
     cmo_err cmo_send_start(cmo_op *, cmo_comm *, const cmo_message *, double)
     cmo_err cmo_recv_start(cmo_op *, cmo_comm *, const cmo_message *, double, cmo_status *)
     cmo_err cmo_probe_start(cmo_op *, cmo_comm *, int, int64_t, double, cmo_status *)
-    cmo_err cmo_probe_now(cmo_comm *, int, int64_t, cmo_status *)
+    cmo_err cmo_probe_now(cmo_op *, cmo_comm *, int, int64_t, cmo_status *)
     ctypedef struct cmo_member:
         int64_t color, key
         uint64_t piece_offset
@@ -214,7 +214,10 @@ cdef extern from "commops.h" nogil:
     cmo_err cmo_comm_build(cmo_comm *, const cmo_member *, cmo_comm **)
     void cmo_comm_close(cmo_comm *)
     void cmo_comm_revoke(cmo_comm *)
-    cmo_err cmo_agree_start(cmo_op *, cmo_comm *, uint64_t, double)
+    void cmo_comm_hold(cmo_comm *, cbool)
+    cmo_err cmo_agree_start(cmo_op *, cmo_comm *, uint64_t, cbool, double)
+    cbool cmo_agree_whole(const cmo_op *)
+    void cmo_agree_cancel(cmo_op *)
     cmo_err cmo_shrink_start(cmo_op *, cmo_comm *, double)
-    uint64_t cmo_agree_flag(const cmo_comm *)
+    uint64_t cmo_agree_flag(const cmo_op *)
     cmo_err cmo_agree_build(cmo_comm *, cmo_comm **)

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 static const int64_t patience = CMO_SECOND; /* for an address; a machine answers by itself, however busy its ranks */
-static const int64_t dying = CMO_SECOND / 4; /* for the sockets of a process that is being ended */
+static const int64_t dying = CMO_SECOND; /* for the sockets of a process that is being ended, on a busy machine */
 
 static cmo_fate tcp_know(tcp_link *l, cmo_fate fate)
 {
