@@ -256,7 +256,7 @@ def test_closing_while_another_thread_calls(fresh: Fresh, layout: Layout, call: 
             "probe": lambda c: c.probe(),
             "revoke": lambda c: c.revoke(),
             "agree": lambda c: c.agree(True),
-            "shrink": lambda c: c.shrink(),
+            "shrink": lambda c: c.shrink().close(),
         }
         ended = []
         for number in range(60):
