@@ -25,6 +25,8 @@ typedef struct cmo_world {
     cmo_net *remote;             /* to the other ranks; taken on success; NULL where there are none */
     const cmo_collectives *collectives; /* &cmo_coll of coll/coll.h */
     cmo_tunables tunables;
+    const uint8_t *job;          /* [16] what the job is known by, for the flight recorder; NULL: zeros */
+    bool exact;                  /* the recorder times every call (comm/flight.h) */
     int64_t (*now)(void *);      /* the clock; NULL: cmo_now. Simulation has its own */
     void *now_ctx;
     bool keeps_mappings;         /* the neighbours' windows belong to somebody else in this process: do not unmap
