@@ -17,6 +17,7 @@ enum { PASSES_PER_LOOK = 64 }; /* how often deadlines and abort words are looked
 
 cmo_comm *cmo_engine_world(cmo_engine *e) { return e->world; }
 const cmo_tunables *cmo_engine_tunables(const cmo_engine *e) { return &e->tunables; }
+cmo_flight *cmo_engine_flight(const cmo_engine *e) { return e->recorder.flight; }
 void cmo_engine_attach(cmo_engine *e, cmo_comm *comm) { cmo_list_append(&e->comms, &comm->node); }
 
 cmo_comm *cmo_engine_find(cmo_engine *e, uint64_t id)

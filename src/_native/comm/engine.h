@@ -10,6 +10,7 @@
 
 #include "base/tunable.h"
 #include "comm/comm.h"
+#include "comm/flight.h"
 #include "transport/transport.h"
 
 typedef struct cmo_world {
@@ -46,6 +47,7 @@ void cmo_engine_destroy(cmo_engine *e);
 
 cmo_comm *cmo_engine_world(cmo_engine *e); /* the communicator of all ranks; the engine's */
 const cmo_tunables *cmo_engine_tunables(const cmo_engine *e);
+cmo_flight *cmo_engine_flight(const cmo_engine *e); /* what it records in (comm/flight.h); NULL: nothing */
 
 /* Do, without waiting, what can be done now: move bytes, step every call that can be stepped. For the simulator. True
  * if anything moved. */

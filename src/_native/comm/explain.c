@@ -100,7 +100,7 @@ void cmo_describe_missing(const cmo_engine *e, int world, char *out, size_t n)
     const int64_t ago = cmo_now() - from;
     if (from > 0 && ago > 0) snprintf(since, sizeof since, " since %.1f s", (double)ago / 1e9);
     if (pidfd >= 0 && cmo_process_stopped(pidfd))
-        snprintf(out, n, "is stopped (SIGSTOP)%s%s%s", any ? in ? ", in " : ", after " : "", any ? what : "", since);
+        snprintf(out, n, "is stopped (SIGSTOP)%s%s", !any ? "" : in ? ", in " : ", after ", any ? what : "");
     else if (!any)
         snprintf(out, n, "has called nothing yet");
     else if (in)

@@ -73,6 +73,8 @@ cmo_err cmo_flight_open(cmo_recorder *r, cmo_window *window, bool alone, const c
     return CMO_OK;
 }
 
+uint64_t cmo_flight_bytes(const cmo_flight *own) { return own->sites_at + CMO_FLIGHT_SITES * CMO_FLIGHT_SITE_BYTES; }
+
 void cmo_flight_close(cmo_recorder *r)
 {
     if (r->flight) atomic_store_explicit(&r->flight->closed, 1, memory_order_relaxed);

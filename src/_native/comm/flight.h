@@ -88,6 +88,7 @@ typedef struct cmo_flight_identity {
  * where the memory of that is private and `alone`. */
 cmo_err cmo_flight_open(cmo_recorder *r, cmo_window *window, bool alone, const cmo_flight_identity *who,
                         int64_t entries);
+uint64_t cmo_flight_bytes(const cmo_flight *own); /* how much memory one's own takes */
 void cmo_flight_close(cmo_recorder *r); /* nothing more is recorded; what was stays there as long as its window */
 
 /* A number for a call site, written down once. 0: there is no room for more. Not thread-safe. */

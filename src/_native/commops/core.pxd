@@ -39,7 +39,7 @@ cdef extern from "commops.h" nogil:
     cmo_kernel cmo_kernel_for(cmo_dtype, cmo_redop)
 
     ctypedef struct cmo_tunables:
-        int64_t slots, slot_bytes, pipe_bytes, handshake_ms, heartbeat_ms, socket_bytes, tls_kernel
+        int64_t slots, slot_bytes, pipe_bytes, handshake_ms, heartbeat_ms, socket_bytes, tls_kernel, flight
     ctypedef struct cmo_tunable_row:
         const char *name
         const char *env
@@ -138,6 +138,10 @@ cdef extern from "commops.h" nogil:
 
     ctypedef struct cmo_engine:
         pass
+    ctypedef struct cmo_flight:
+        pass
+    cmo_flight *cmo_engine_flight(const cmo_engine *)
+    uint64_t cmo_flight_bytes(const cmo_flight *)
     ctypedef struct cmo_comm:
         int rank, size, nhosts, local, nlocal
         int *world
@@ -159,6 +163,8 @@ cdef extern from "commops.h" nogil:
         cmo_net *remote
         const cmo_collectives *collectives
         cmo_tunables tunables
+        const uint8_t *job
+        cbool exact
         cbool (*interrupted)(void *) noexcept
         void *interrupt_ctx
     cmo_err cmo_engine_create(cmo_engine **, const cmo_world *)
