@@ -255,7 +255,7 @@ static void op_time(cmo_op *op, bool light)
 {
     const int64_t now = cmo_engine_now(op->engine);
     op->called = now;
-    op->timed = !light;
+    op->timed = !light || op->engine->recorder.exact;
     op->deadline = op->timeout < 0 || op->timeout > 1e9 ? CMO_NEVER : now + (int64_t)(op->timeout * 1e9);
 }
 
@@ -270,6 +270,7 @@ static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
     op->err = CMO_OK;
     op->lost = -1;
     op->way = CMO_WAY_OPEN;
+    op->begun = CMO_BEGUN_NOT;
     op->pc = 0;
     op->timeout = timeout;
     op->deadline = CMO_NEVER;
@@ -387,13 +388,14 @@ static cmo_err wait_for_driver(cmo_engine *e, cmo_op *op)
 cmo_err cmo_op_begin(cmo_op *op, bool light)
 {
     cmo_engine *e = op->engine;
-    op->begun = CMO_BEGUN_NOT;
     if (!light || !cmo_comm_healthy(op->comm) || e->threadless || !role_claim(e)) return CMO_AGAIN;
     op->begun = CMO_BEGUN_ROLE;
     if (pthread_mutex_trylock(&e->driving)) return CMO_AGAIN;
     op->begun = CMO_BEGUN_DRIVES;
+    if (e->recorder.exact) op_time(op, false);
     cmo_engine_submit(e, op);
     cmo_run_fast(e, op, true);
+    if (e->recorder.flight) cmo_record_begun(e, op);
     if (!cmo_op_ended(op) || e->running) return CMO_AGAIN;
     cmo_role_drop(e, false);
     return op_result(op);
@@ -403,7 +405,7 @@ cmo_err cmo_op_finish(cmo_op *op)
 {
     cmo_engine *e = op->engine;
     if (op->begun == CMO_BEGUN_NOT) CMO_TRY(cmo_comm_usable(op, op->comm, op->point ? NULL : &op->call));
-    op_time(op, false);
+    if (!op->timed) op_time(op, false);
     if (op->begun == CMO_BEGUN_DRIVES && op->recorded && !cmo_op_ended(op)) cmo_record_timed(e, op);
     if (op->begun == CMO_BEGUN_ROLE) pthread_mutex_lock(&e->driving);
     if (op->begun == CMO_BEGUN_NOT && !cmo_role_take(e)) {

@@ -207,7 +207,8 @@ static void pass_look(cmo_engine *e)
 static void enqueue(cmo_engine *e, cmo_op *op)
 {
     e->running++;
-    if (e->recorder.flight) cmo_record_called(e, op);
+    /* What may end at once is recorded when it has, or has not */
+    if (e->recorder.flight && op->begun != CMO_BEGUN_DRIVES) cmo_record_called(e, op);
     if (op->point) {
         if (op->pc == 0) e->unposted++;
         cmo_list_append(&e->points, &op->node);

@@ -314,9 +314,10 @@ void cmo_engine_release(cmo_engine *e);                /* free everything */
 
 /* ------------------------------------------------------------------ record.c */
 
-/* Of calls in the engine's lists; the recorder may be off. Called: the op is on its list. Started: a collective has its
+/* Called: the op is on its list. Begun: it was not recorded then, and may have ended since. Started: a collective has its
  * number. Timed: op->called is known only now. */
 void cmo_record_called(cmo_engine *e, cmo_op *op);
+void cmo_record_begun(cmo_engine *e, cmo_op *op);
 void cmo_record_started(cmo_engine *e, const cmo_op *op);
 void cmo_record_timed(cmo_engine *e, const cmo_op *op);
 void cmo_record_ended(cmo_engine *e, cmo_op *op, cmo_err err);

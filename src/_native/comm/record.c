@@ -11,48 +11,45 @@ static uint64_t elements(const cmo_op *op)
     return sum;
 }
 
-static uint64_t bytes_of(uint64_t count, unsigned dtype)
-{
-    return dtype < CMO_NDTYPES ? count * cmo_dtype_size((cmo_dtype)dtype) : 0;
-}
-
 static int64_t clock_of(const cmo_engine *e)
 {
     return e->recorder.exact ? cmo_now() : cmo_flight_tick();
 }
 
+static void record_collective(cmo_engine *e, cmo_op *op, unsigned state, uint64_t seq)
+{
+    const uint64_t count = elements(op);
+    const uint64_t what = cmo_flight_what(op->call.kind, op->call.op, op->call.dtype, state, 0, op->apart);
+    op->recorded = cmo_flight_record(&e->recorder, op->comm->id, seq, count, count * cmo_dtype_size(op->call.dtype),
+                                     op->called ? op->called : clock_of(e), op->caller, op->call.root, what);
+}
+
+static void record_message(cmo_engine *e, cmo_op *op, unsigned state)
+{
+    const cmo_xfer *x = op->endures ? NULL : cmo_point_transfer(op);
+    const bool known = x && (x->sends || (state == CMO_FLIGHT_BRIEF && op->known_as == CMO_FLIGHT_RECV));
+    const unsigned dtype = known ? x->header.dtype : CMO_NDTYPES;
+    const uint64_t bytes = known ? x->header.length : 0;
+    op->recorded = cmo_flight_record(&e->recorder, op->comm->id, x ? (uint64_t)x->header.tag : 0,
+                                     dtype < CMO_NDTYPES ? bytes / cmo_dtype_size((cmo_dtype)dtype) : 0, bytes,
+                                     op->called ? op->called : clock_of(e), op->caller, x ? x->peer : -1,
+                                     cmo_flight_what(op->known_as, 0, dtype, state, 0, op->apart));
+}
+
 void cmo_record_called(cmo_engine *e, cmo_op *op)
 {
-    cmo_recorder *r = &e->recorder;
-    const bool sends = op->point && !op->endures && cmo_point_transfer(op)->sends;
-    uint64_t count = 0, bytes = 0, seq = 0;
-    unsigned dtype = CMO_NDTYPES, state = CMO_FLIGHT_RUNNING, code = 0;
-    int peer = -1;
-    if (!op->point) {
-        count = elements(op);
-        dtype = op->call.dtype;
-        code = op->call.op;
-        bytes = bytes_of(count, dtype);
-        peer = op->call.root;
-        state = CMO_FLIGHT_CALLED;
-    } else if (!op->endures) {
-        const cmo_xfer *x = cmo_point_transfer(op);
-        peer = x->peer;
-        seq = (uint64_t)x->header.tag;
-        if (sends) {
-            dtype = x->header.dtype;
-            bytes = x->length;
-            count = bytes / cmo_dtype_size((cmo_dtype)dtype);
-        }
-    }
-    if (r->exact && !op->timed) {
-        op->called = cmo_now();
-        op->timed = true;
-    }
-    op->recorded = cmo_flight_record(r, op->comm->id, seq, count, bytes, op->called ? op->called : clock_of(e),
-                                     op->caller, peer,
-                                     cmo_flight_what(op->point ? op->known_as : op->call.kind, code, dtype, state, 0,
-                                                     op->apart));
+    if (op->point) record_message(e, op, CMO_FLIGHT_RUNNING);
+    else record_collective(e, op, CMO_FLIGHT_CALLED, 0);
+}
+
+void cmo_record_begun(cmo_engine *e, cmo_op *op)
+{
+    const bool ended = cmo_op_ended(op);
+    const unsigned state = ended && !op->timed ? CMO_FLIGHT_BRIEF : CMO_FLIGHT_RUNNING;
+    if (op->point) record_message(e, op, state);
+    else if (ended || op->step) record_collective(e, op, state, op->seq);
+    else record_collective(e, op, CMO_FLIGHT_CALLED, 0);
+    if (ended && (op->timed || op->err)) cmo_record_ended(e, op, op->err);
 }
 
 void cmo_record_started(cmo_engine *e, const cmo_op *op)
