@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -103,6 +104,10 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
         self._core.close()
         if self._engine is not None:
             _open_worlds.remove(self)
+            if folder := os.environ.get("COMMOPS_TRACE"):
+                from commops import flight
+
+                flight.save(self._engine, folder)
             self._engine.close()
 
     def __enter__(self) -> Self:

@@ -11,6 +11,10 @@ static const uint64_t flight_magic = UINT64_C(0x746867696c666d63); /* "cmflight"
 _Thread_local uint32_t cmo_flight_caller;
 
 _Static_assert(sizeof(cmo_flight_entry) == CMO_LINE, "an entry is one cache line");
+/* Where commops/flight.py looks */
+_Static_assert(offsetof(cmo_window_head, flight) == 48 && sizeof(cmo_flight) == 256 &&
+               offsetof(cmo_flight, rank) == 48 && offsetof(cmo_flight, host) == 104 &&
+               offsetof(cmo_flight, next) == 192 && offsetof(cmo_flight, closed) == 216, "as in commops/flight.py");
 
 static size_t head_bytes(void) { return (sizeof(cmo_flight) + CMO_LINE - 1) / CMO_LINE * CMO_LINE; }
 

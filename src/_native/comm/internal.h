@@ -321,7 +321,8 @@ void cmo_record_begun(cmo_engine *e, cmo_op *op);
 void cmo_record_started(cmo_engine *e, const cmo_op *op);
 void cmo_record_timed(cmo_engine *e, const cmo_op *op);
 void cmo_record_ended(cmo_engine *e, cmo_op *op, cmo_err err);
-void cmo_record_sent(cmo_engine *e, const cmo_comm *comm, const cmo_message *m); /* without an op */
+/* Without an op. start: when, 0: it was not timed. */
+void cmo_record_sent(cmo_engine *e, const cmo_comm *comm, const cmo_message *m, int64_t start);
 
 /* ------------------------------------------------------------------ comm.c */
 

@@ -147,8 +147,9 @@ cmo_err cmo_send_now(cmo_comm *comm, const cmo_message *m, bool *rest)
         const cmo_header h = {.kind = CMO_EAGER, .space = CMO_POINT, .comm = comm->id, .tag = m->tag,
                               .length = m->bytes, .dtype = (uint8_t)m->dtype, .fingerprint = m->extra,
                               .ndim = (uint8_t)m->ndim};
+        const int64_t start = e->recorder.exact ? cmo_now() : 0;
         err = cmo_channel_send_now(c, &h, m->shape, m->buffer, rest);
-        if (err == CMO_OK && !*rest) cmo_record_sent(e, comm, m);
+        if (err == CMO_OK && !*rest) cmo_record_sent(e, comm, m, start);
     }
     if (!*rest) cmo_role_drop(e, false);
     return err;

@@ -11,17 +11,12 @@ static uint64_t elements(const cmo_op *op)
     return sum;
 }
 
-static int64_t clock_of(const cmo_engine *e)
-{
-    return e->recorder.exact ? cmo_now() : cmo_flight_tick();
-}
-
 static void record_collective(cmo_engine *e, cmo_op *op, unsigned state, uint64_t seq)
 {
     const uint64_t count = elements(op);
     const uint64_t what = cmo_flight_what(op->call.kind, op->call.op, op->call.dtype, state, 0, op->apart);
     op->recorded = cmo_flight_record(&e->recorder, op->comm->id, seq, count, count * cmo_dtype_size(op->call.dtype),
-                                     op->called ? op->called : clock_of(e), op->caller, op->call.root, what);
+                                     op->called ? op->called : cmo_flight_tick(), op->caller, op->call.root, what);
 }
 
 static void record_message(cmo_engine *e, cmo_op *op, unsigned state)
@@ -32,7 +27,7 @@ static void record_message(cmo_engine *e, cmo_op *op, unsigned state)
     const uint64_t bytes = known ? x->header.length : 0;
     op->recorded = cmo_flight_record(&e->recorder, op->comm->id, x ? (uint64_t)x->header.tag : 0,
                                      dtype < CMO_NDTYPES ? bytes / cmo_dtype_size((cmo_dtype)dtype) : 0, bytes,
-                                     op->called ? op->called : clock_of(e), op->caller, x ? x->peer : -1,
+                                     op->called ? op->called : cmo_flight_tick(), op->caller, x ? x->peer : -1,
                                      cmo_flight_what(op->known_as, 0, dtype, state, 0, op->apart));
 }
 
@@ -89,11 +84,16 @@ void cmo_record_ended(cmo_engine *e, cmo_op *op, cmo_err err)
     cmo_flight_state(entry, err ? CMO_FLIGHT_FAILED : op->timed ? CMO_FLIGHT_DONE : CMO_FLIGHT_BRIEF, err);
 }
 
-void cmo_record_sent(cmo_engine *e, const cmo_comm *comm, const cmo_message *m)
+void cmo_record_sent(cmo_engine *e, const cmo_comm *comm, const cmo_message *m, int64_t start)
 {
     if (!e->recorder.flight) return;
-    const int64_t now = clock_of(e);
-    const uint64_t what = cmo_flight_what(CMO_FLIGHT_SEND, 0, m->dtype, CMO_FLIGHT_BRIEF, 0, true);
-    cmo_flight_record(&e->recorder, comm->id, (uint64_t)m->tag, m->bytes / cmo_dtype_size(m->dtype), m->bytes, now,
-                      cmo_flight_caller, m->peer, what);
+    const unsigned state = start ? CMO_FLIGHT_RUNNING : CMO_FLIGHT_BRIEF;
+    const uint64_t number = cmo_flight_record(
+        &e->recorder, comm->id, (uint64_t)m->tag, m->bytes / cmo_dtype_size(m->dtype), m->bytes,
+        start ? start : cmo_flight_tick(), cmo_flight_caller, m->peer,
+        cmo_flight_what(CMO_FLIGHT_SEND, 0, m->dtype, state, 0, true));
+    if (!start) return;
+    cmo_flight_entry *entry = cmo_flight_at(&e->recorder, number);
+    CMO_FLIGHT_SET(entry->end, cmo_now());
+    cmo_flight_state(entry, CMO_FLIGHT_DONE, 0);
 }

@@ -20,6 +20,9 @@ cdef extern from "commops.h" nogil:
     ctypedef enum cmo_err:
         CMO_OK, CMO_AGAIN, CMO_EINVAL, CMO_ETYPE, CMO_ENOMEM, CMO_ETIMEOUT, CMO_EPEERLOST, CMO_EMISMATCH
         CMO_EREVOKED, CMO_EAUTH, CMO_EINTERRUPT
+    enum:
+        CMO_NERRORS
+    const char *cmo_err_name(cmo_err)
     const char *cmo_reason()
     cmo_err cmo_fail(cmo_err err, const char *format, ...)
 
