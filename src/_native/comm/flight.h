@@ -166,7 +166,7 @@ typedef struct cmo_flight_call { /* an entry that was copied whole */
     bool apart;
 } cmo_flight_call;
 
-/* The flight memory of a rank of this host, whose window is mapped here; NULL: it has none, or none that makes sense. */
+/* The recorder of a rank of this host, whose window is mapped here; NULL: it has none, or none that makes sense. */
 const cmo_flight *cmo_flight_look(const cmo_neighbour *n);
 /* Copy the entry of this number. False: it is not there (any more). */
 bool cmo_flight_copy(const cmo_flight *f, uint64_t number, cmo_flight_call *out);
