@@ -17,7 +17,7 @@ IN_VENV := PATH="$(VENV)/bin:$$PATH"
 SOURCES := $(shell find src meson.build meson.options pyproject.toml -name __pycache__ -prune -o ! -name '*.pyc' -print)
 
 .PHONY: help demo test test-native test-python lint sanitize warnings aarch64-check dist bench bench-quick \
-    fuzz fuzz-corpus fuzzers editable clean
+    fuzz fuzz-corpus fuzzers soak editable clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo 'make test            every test: C (test-native), then Python (test-python PYTEST_ARGS="-k words")'
 	@echo 'make lint            ruff, mypy --strict, the stubs of the compiled modules against these, widths and lengths'
 	@echo 'make sanitize        C tests under AddressSanitizer + UndefinedBehaviorSanitizer, then ThreadSanitizer'
+	@echo 'make soak            ten hours of calls that must leave nothing behind (SOAK_SECONDS=60 SOAK_CALLS=100000)'
 	@echo 'make fuzz            look for inputs that break what reads bytes of others, for an hour (FUZZ_SECONDS=120)'
 	@echo 'make warnings        a build in which warnings are errors (CC=gcc, CC=clang)'
 	@echo 'make aarch64-check   compile the C core for aarch64'
@@ -106,6 +107,13 @@ FUZZ_BUILD := $(BUILD)/fuzz
 HAS_FUZZER = echo 'int LLVMFuzzerTestOneInput(void); int LLVMFuzzerTestOneInput(void) { return 0; }' | \
     $(FUZZ_CC) -fsanitize=fuzzer,address,undefined -x c - -o "$(BUILD)/has-fuzzer" >/dev/null 2>&1
 FUZZ = $(IN_VENV) python tests/fuzz/run.py "$(BUILD)/fuzzing" --fuzzers "$(FUZZ_BUILD)/tests/fuzz"
+
+# Ten hours of everything on each transport's turn; the tests have some seconds of it.
+SOAK_SECONDS ?= 36000
+SOAK_CALLS ?= 10000000
+soak: $(BUILD)/installed
+	$(IN_VENV) COMMOPS_TRANSPORT=shm commops run -n 3 tests/faults/soak.py $$(($(SOAK_SECONDS) / 2)) $(SOAK_CALLS)
+	$(IN_VENV) COMMOPS_TRANSPORT=tcp commops run -n 3 tests/faults/soak.py $$(($(SOAK_SECONDS) / 2)) $(SOAK_CALLS)
 
 fuzz: $(BUILD)/installed fuzzers
 	$(FUZZ) --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)

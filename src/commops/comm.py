@@ -66,6 +66,8 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
         How often the group of ranks has been rebuilt after a failure.
     timeout : float
         Seconds within which each call must end. May be set.
+    allow_pickle : bool
+        Whether calls on Python objects may be made. May be set.
     """
 
     __slots__ = ("_closed", "_engine")
@@ -86,6 +88,7 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
     @classmethod
     def _of_world(cls, world: World, timeout: float) -> Comm:
         comm = cls(world.engine.world(), world.hosts, timeout, engine=world.engine)
+        comm.allow_pickle = os.environ.get("COMMOPS_ALLOW_PICKLE", "1") != "0"
         _open_worlds.append(comm)
         return comm
 
@@ -104,6 +107,10 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
         self._core.close()
         if self._engine is not None:
             _open_worlds.remove(self)
+            if strangers := self._engine.refused():
+                from commops.rendezvous.strangers import tell_of_strangers
+
+                tell_of_strangers(f"rank {self.rank}", *strangers)
             if folder := os.environ.get("COMMOPS_TRACE"):
                 from commops import flight
 
@@ -157,7 +164,11 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
             raise ValueError(f"key must be between -2**62 and 2**62, not {order}")
         members = self.allgather(np.frombuffer(self._core.offer(chosen, order), np.uint8))
         core = self._core.build(members)
-        return None if core is None else Comm(core, self._world_hosts, self.timeout, self.generation)
+        if core is None:
+            return None
+        child = Comm(core, self._world_hosts, self.timeout, self.generation)
+        child.allow_pickle = self.allow_pickle
+        return child
 
     def dup(self) -> Comm:
         """Make a communicator of the same ranks whose calls and messages do not mix with this one's.

@@ -12,6 +12,7 @@ import contextlib
 import os
 import struct
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -401,16 +402,28 @@ def save(engine: Any, folder: str) -> None:
     ----------
     engine : native Engine
     folder : str
+
+    Warns
+    -----
+    RuntimeWarning
+        If that cannot be done.
     """
     data = engine.flight()
     if data is None:
         return
     recorder = parse(data)
     name = f"{recorder.job[:16]}.{recorder.generation}-rank-{recorder.rank}.flight"
-    os.makedirs(folder, exist_ok=True)
     part = os.path.join(folder, f".{name}.{os.getpid()}")
-    Path(part).write_bytes(data)
-    os.replace(part, os.path.join(folder, name))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        Path(part).write_bytes(data)
+        os.replace(part, os.path.join(folder, name))
+    except OSError as error:
+        warnings.warn(
+            f"rank {recorder.rank} cannot save its calls in COMMOPS_TRACE={folder}: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def load(folders: Iterable[str | os.PathLike[str]]) -> list[Recorder]:

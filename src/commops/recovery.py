@@ -118,6 +118,7 @@ class Recovery(Group):
             new = type(self)(
                 core.shrink(old._core, self._timeout), self._world_hosts, self._timeout, old._generation + 1
             )
+            new.allow_pickle = self.allow_pickle
             whole = new.agree(not new._core.failed)
             if old is not self:
                 old._core.close()

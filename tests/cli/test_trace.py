@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def events_of(path: Path, ranks: int) -> list[dict[str, Any]]:
     assert times[0] == 0
     for rank, thread in threads:  # none begins before the one before it has ended
         own = [event for event in calls if (event["pid"], event["tid"]) == (rank, thread)]
-        for one, other in zip(own, own[1:], strict=False):
+        for one, other in itertools.pairwise(own):
             assert one["ts"] + one["dur"] <= other["ts"] + 0.002, (one, other)
     return calls
 
@@ -94,11 +95,15 @@ def test_calls_that_a_job_has_saved(commops: Run, tmp_path: Path, transport: str
         assert len(same) == 3
         assert max(e["ts"] for e in same) < min(e["ts"] + e["dur"] for e in same) + 0.002
     sends = [event["args"] for event in calls if event["name"] == "isend" and event["pid"] == 2]
-    assert [(args["peer"], args["tag"], args["count"]) for args in sends] == [(0, tag, 100) for tag in range(3)]
+    assert [(args["peer"], args["tag"], args["count"]) for args in sends] == [
+        (0, tag, 100) for tag in range(3)
+    ]
 
 
 def test_folders_of_several_jobs(commops: Run, tmp_path: Path) -> None:
-    (tmp_path / "messages.py").write_text("import commops\nwith commops.init() as comm:\n    comm.barrier()\n")
+    (tmp_path / "messages.py").write_text(
+        "import commops\nwith commops.init() as comm:\n    comm.barrier()\n"
+    )
     for _ in range(2):
         assert commops("run", "-n", "2", "messages.py", env={"COMMOPS_TRACE": "all"}).returncode == 0
     jobs = {recorder.job for recorder in flight.load([tmp_path / "all"])}

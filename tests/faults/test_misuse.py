@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from comm.layouts import Layout
-from comm.world import World
 
 import commops
+from comm.layouts import Layout
+from comm.world import World
 from commops import Comm
 
 Fresh = Callable[..., World]

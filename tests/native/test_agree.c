@@ -242,6 +242,31 @@ static void test_left_behind(uint64_t seed)
     world_destroy(p.w);
 }
 
+/* Where a rank has no memory for the new communicator, no rank gets it; and they may agree on what to do. */
+static void test_no_memory(uint64_t seed)
+{
+    world_settings settings = world_plain(2 + (int)(seed % 5), WORLD_ONE_HOST, seed);
+    settings.tunables.slot_bytes = 1 << 20; /* more than all else that the windows have room for */
+    settings.tunables.pipe_bytes = 4096;
+    settings.timeout = 20;
+    world *w = world_create(&settings);
+    CHECK(w != NULL);
+    for (int r = 0; w && r < settings.size; r++) {
+        world_task *shrink = world_add(w, r), *agree = world_add(w, r);
+        shrink->what = TASK_SHRINK;
+        agree->what = TASK_AGREE;
+        agree->waits = true;
+        agree->flag = UINT64_MAX;
+    }
+    CHECK(w && world_run(w));
+    for (int r = 0; w && r < settings.size; r++) {
+        const world_task *shrink = world_tasks(w, r);
+        CHECKF(shrink->err == CMO_ENOMEM, "%s: %s", cmo_err_name(shrink->err), shrink->op.text);
+        CHECK(!shrink->next->err && shrink->next->flag == UINT64_MAX);
+    }
+    world_destroy(w);
+}
+
 static void test_seed(uint64_t seed)
 {
     const uint64_t polls = run(seed, 1, SMALL, 0); /* nothing happens, and is found out how long that takes */
@@ -253,6 +278,7 @@ static void test_seed(uint64_t seed)
 int main(void)
 {
     const char *seed = getenv("SEED"), *quick = getenv("QUICK");
+    for (uint64_t s = 0; s < 5; s++) test_no_memory(s);
     if (seed) test_seed(strtoull(seed, NULL, 10));
     else
         for (uint64_t s = 0; s < (quick && *quick != '0' ? 200 : 5000); s++) test_seed(s);

@@ -196,7 +196,7 @@ static void fail_as_told(cmo_comm *c, cmo_err err, const char *text, bool first_
 {
     const cmo_op *op = current(c);
     const int64_t now = cmo_engine_now(c->engine);
-    const bool was_there = op && !op->overslept && age < CMO_LATE && now < op->deadline + CMO_LATE;
+    const bool was_there = op && !op->overslept && age < CMO_LATE && now - CMO_LATE < op->deadline;
     if (err != CMO_ETIMEOUT || was_there) {
         comm_fail(c, err, text, first_hand, author);
         return;

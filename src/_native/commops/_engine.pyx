@@ -13,9 +13,9 @@ from commops.core cimport (
     cmo_comm_offer, cmo_comm_revoke, cmo_engine, cmo_engine_close, cmo_engine_create, cmo_engine_destroy,
     cmo_engine_enter, cmo_engine_flight, cmo_engine_leave, cmo_engine_world, cmo_err, cmo_flight, cmo_flight_bytes,
     cmo_member, cmo_neighbour, cmo_net, cmo_op, cmo_op_finish, cmo_reason, cmo_tcp_config, cmo_tcp_net,
-    cmo_tcp_offloaded, cmo_tunables_read, cmo_window_alloc, cmo_window_attaches, cmo_window_base, cmo_window_create,
-    cmo_window_destroy, cmo_window_fd, cmo_window_free, cmo_window_map, cmo_window_size, cmo_window_unmap,
-    cmo_window_used, cmo_world, pthread_atfork
+    cmo_tcp_offloaded, cmo_tcp_refused, cmo_tunables_read, cmo_window_alloc, cmo_window_attaches, cmo_window_base,
+    cmo_window_create, cmo_window_destroy, cmo_window_fd, cmo_window_free, cmo_window_map, cmo_window_size,
+    cmo_window_unmap, cmo_window_used, cmo_world, pthread_atfork
 )
 
 import os
@@ -26,7 +26,7 @@ from commops import errors
 cnp.import_array()
 
 # The package's: what is in it calls for others.
-FOLDER = os.path.dirname(errors.__file__)
+cdef str folder = os.path.dirname(errors.__file__)
 
 # How often this process is a fork of the one that it was: an engine belongs to one process.
 cdef int forks = 0
@@ -185,7 +185,7 @@ cdef class Engine:
             world.job, world.exact = <const uint8_t *><const char *>job, exact
             check(cmo_engine_create(&self.engine, &world))
             self.sockets, net = net, NULL
-            self.sites = site_table_new(FOLDER, cmo_engine_flight(self.engine))
+            self.sites = site_table_new(folder, cmo_engine_flight(self.engine))
         finally:
             if net != NULL:
                 net.ops.close(net)
@@ -228,10 +228,25 @@ cdef class Engine:
             os.close(self.shown.pop())
 
     def flight(self):
-        """The bytes of this rank's flight recorder (comm/flight.h); None where there is none."""
-        self.alive()
+        """The bytes of this rank's flight recorder (comm/flight.h); None where there is none, or no longer."""
+        if self.engine == NULL or self.forks != forks:
+            return None
         cdef cmo_flight *flight = cmo_engine_flight(self.engine)
         return None if flight == NULL else (<char *>flight)[:cmo_flight_bytes(flight)]
+
+    def refused(self):
+        """How many connections from strangers were refused, and from where the last came; None: there were none."""
+        cdef char last[128]
+        cdef uint64_t count
+        if self.engine == NULL or self.sockets == NULL or self.forks != forks:
+            return None
+        self.inside += 1
+        with nogil:
+            cmo_engine_enter(self.engine)
+            count = cmo_tcp_refused(self.sockets, last)
+            cmo_engine_leave(self.engine)
+        self.inside -= 1
+        return (count, last.decode()) if count else None
 
     cdef int alive(self) except -1:
         if self.engine == NULL:
