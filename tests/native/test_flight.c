@@ -1,5 +1,5 @@
 /* The flight recorder: the last calls are there and no others, whoever reads meanwhile is not misled, and nothing that
- * is found in another process's memory is trusted. Writer and readers are threads, so that ThreadSanitizer sees them. */
+ * is found in another process's memory is trusted. Writer and readers are threads: ThreadSanitizer sees them. */
 #include "comm/flight.h"
 
 #include "check.h"

@@ -314,8 +314,8 @@ void cmo_engine_release(cmo_engine *e);                /* free everything */
 
 /* ------------------------------------------------------------------ record.c */
 
-/* Called: the op is on its list. Begun: it was not recorded then, and may have ended since. Started: a collective has its
- * number. Timed: op->called is known only now. */
+/* Called: the op is on its list. Begun: it was not recorded then, and may have ended since. Started: a collective has
+ * its number. Timed: op->called is known only now. */
 void cmo_record_called(cmo_engine *e, cmo_op *op);
 void cmo_record_begun(cmo_engine *e, cmo_op *op);
 void cmo_record_started(cmo_engine *e, const cmo_op *op);

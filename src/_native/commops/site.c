@@ -97,14 +97,14 @@ static inline bool is_caller(site_table *table, const void *at, PyCodeObject *co
 #ifdef READS_FRAMES
 
 #if PY_VERSION_HEX >= 0x030d0000
-static PyCodeObject *code_of(const _PyInterpreterFrame *f)
+static PyCodeObject *code_of(_PyInterpreterFrame *f)
 {
     return f->f_executable && PyCode_Check(f->f_executable) ? (PyCodeObject *)f->f_executable : NULL;
 }
 #define FIRST(state) ((state)->current_frame)
 #define INSTRUCTION(f) ((f)->instr_ptr)
 #else
-static PyCodeObject *code_of(const _PyInterpreterFrame *f) { return f->f_code; }
+static PyCodeObject *code_of(_PyInterpreterFrame *f) { return f->f_code; }
 #define FIRST(state) ((state)->cframe->current_frame)
 #define INSTRUCTION(f) ((f)->prev_instr)
 #endif
@@ -119,7 +119,7 @@ void site_note(site_table *table)
 {
     if (!table) return;
     cmo_flight_caller = 0;
-    const _PyInterpreterFrame *f = FIRST(PyThreadState_Get());
+    _PyInterpreterFrame *f = FIRST(PyThreadState_Get());
     if (f) f = f->previous; /* the first is the method that the binding was called by */
     for (int depth = 0; f && depth < DEPTH; f = f->previous) {
         PyCodeObject *code = IS_PYTHON(f) ? code_of(f) : NULL;

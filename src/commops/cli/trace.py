@@ -35,7 +35,7 @@ def command(folders: tuple[str, ...], out: str, job: str) -> None:
     Path(out).write_text(json.dumps(trace))
     calls = sum(len(r.calls) for r in recorders)
     click.echo(
-        f"{calls} calls of {len(recorders)} ranks are in {out}: open it in ui.perfetto.dev or chrome://tracing"
+        f"{calls} calls of {len(recorders)} ranks are in {out}, for ui.perfetto.dev or chrome://tracing"
     )
 
 
