@@ -2,8 +2,8 @@
 
 The format is Chrome's trace-event JSON: a process for each rank, in it a thread for the calls that it waits
 in, and further ones for those that go on by themselves. Times are microseconds since the first call. Ranks of
-a machine have one clock, CLOCK_MONOTONIC; those of several are brought together by what CLOCK_REALTIME was
-when each joined, so as exactly as these clocks agree.
+a machine have one clock, CLOCK_MONOTONIC; those of several are brought together by what their machine's time
+of day was when each joined, so as exactly as these agree.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ def test_every_kind_of_call_is_recorded_with_its_line(fresh: Fresh) -> None:
         if comm.rank == 0:
             sent = made("send", lambda: comm.send(x, 1, tag=7))
             assert (sent.peer, sent.tag, sent.elements, sent.dtype) == (1, 7, 6, "float32")
-            made("send", lambda: comm.isend(x, 1, tag=8).wait())
+            assert not sent.apart
+            assert made("send", lambda: comm.isend(x, 1, tag=8).wait()).apart
             made("send", lambda: comm.send_object([1], 1, tag=9))
             made("send", lambda: comm.send(np.ones(10**6), 1, tag=10))
         else:
@@ -67,13 +68,13 @@ def test_every_kind_of_call_is_recorded_with_its_line(fresh: Fresh) -> None:
             made("probe", lambda: comm.probe(0, 8))
             made("recv", lambda: comm.irecv(np.empty_like(x), 0, 8).wait())
             made("recv", lambda: comm.recv_object(0, 9))
-            made("recv", lambda: comm.recv())
+            assert str(made("recv", lambda: comm.recv())) == "recv(1000000 × float64, source=0, tag=10)"
         comm.barrier()
         child = comm.dup()
         made("allreduce", lambda: child.allreduce(x))
         assert recorded(comm)[-1].comm != 1
         assert recorded(comm)[-1].seq == 1
-        made("agree", lambda: comm.agree(True))
+        assert str(made("agree", lambda: comm.agree(True))) == "agree()"
 
     for layout in (Layout("aa", "shm"), Layout("aa", "tcp"), Layout("ab")):
         world = fresh(layout)

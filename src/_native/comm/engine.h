@@ -100,6 +100,7 @@ typedef struct cmo_message {
     uint64_t bytes;
     cmo_allocate allocate;   /* receive: asked for the buffer; its refusal leaves the message where it is */
     void *allocate_ctx;
+    bool waits;              /* of a _start function: who calls it will wait for its end at once; for the recorder */
 } cmo_message;
 
 struct cmo_status { /* of a received or probed message */

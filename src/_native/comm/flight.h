@@ -54,7 +54,7 @@ typedef struct cmo_flight {
     uint32_t generation;
     int32_t pid;
     int64_t created;              /* CLOCK_MONOTONIC */
-    int64_t realtime;             /* what CLOCK_REALTIME was beyond that, then */
+    int64_t realtime;             /* what the clock that may be set was beyond that, then */
     int64_t tick;                 /* nanoseconds by which the start of a BRIEF call may be too early */
     uint8_t job[16];
     char host[CMO_FLIGHT_HOST_BYTES];

@@ -99,6 +99,7 @@ static void send_prepare(cmo_op *op, cmo_comm *comm, const cmo_message *m, doubl
     cmo_xfer *x = point_prepare(op, comm, m->peer, m->tag, timeout, NULL, send_or_recv, blocking);
     x->sends = true;
     op->known_as = CMO_FLIGHT_SEND;
+    op->apart = !blocking && !m->waits;
     x->buffer = (uint8_t *)(uintptr_t)m->buffer;
     x->parts = m->parts;
     x->length = x->ready = x->header.length = m->bytes;
@@ -115,6 +116,7 @@ static void recv_prepare(cmo_op *op, cmo_comm *comm, const cmo_message *m, doubl
     x->allocate = m->allocate;
     x->allocate_ctx = m->allocate_ctx;
     op->known_as = CMO_FLIGHT_RECV;
+    op->apart = !blocking && !m->waits;
 }
 
 cmo_err cmo_send_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout)
@@ -198,6 +200,7 @@ cmo_err cmo_probe_start(cmo_op *op, cmo_comm *comm, int source, int64_t tag, dou
     CMO_TRY(cmo_comm_usable(op, comm, NULL));
     point_prepare(op, comm, source, tag, timeout, status, probe, false);
     op->known_as = CMO_FLIGHT_PROBE;
+    op->apart = false; /* there is no other */
     op->pc = 1; /* it posts nothing that others would have to wait for */
     cmo_op_launch(op);
     return CMO_OK;

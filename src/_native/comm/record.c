@@ -68,6 +68,7 @@ static void record_received(cmo_recorder *r, cmo_flight_entry *entry, cmo_op *op
     const uint8_t dtype = x->header.dtype;
     if (dtype >= CMO_NDTYPES) return;
     CMO_FLIGHT_SET(entry->peer, x->peer);
+    CMO_FLIGHT_SET(entry->seq, (uint64_t)x->header.tag);
     CMO_FLIGHT_SET(entry->count, x->header.length / cmo_dtype_size((cmo_dtype)dtype));
     CMO_FLIGHT_SET(r->flight->bytes, r->bytes += x->header.length);
     const uint64_t what = atomic_load_explicit(&entry->what, memory_order_relaxed);

@@ -198,6 +198,7 @@ cdef extern from "commops.h" nogil:
         uint64_t bytes
         cmo_allocate allocate
         void *allocate_ctx
+        cbool waits
     ctypedef struct cmo_status:
         int source
         int64_t tag
