@@ -139,9 +139,7 @@ class Messages(Group):
         call = self._recv(allocate, source, tag)
         return Work((call,), lambda: finish(call))
 
-    def _recv(
-        self, allocate: Callable[..., Array], source: int, tag: int, *, waits: bool = False
-    ) -> Any:
+    def _recv(self, allocate: Callable[..., Array], source: int, tag: int, *, waits: bool = False) -> Any:
         """Start a receive; return the core's call."""
         source = source_of(source, self._at.size)
         return core.recv(self._core, allocate, source, tag_of(tag, receives=True), self._timeout, waits)
