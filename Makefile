@@ -16,7 +16,7 @@ IN_VENV := PATH="$(VENV)/bin:$$PATH"
 # A changed folder tells of files that are gone.
 SOURCES := $(shell find src meson.build meson.options pyproject.toml -name __pycache__ -prune -o ! -name '*.pyc' -print)
 
-.PHONY: help demo test test-native test-python lint sanitize warnings aarch64-check dist bench bench-quick \
+.PHONY: help demo test test-native test-python lint sanitize valgrind warnings aarch64-check dist bench bench-quick \
     fuzz fuzz-corpus fuzzers soak editable clean
 .DELETE_ON_ERROR:
 
@@ -27,6 +27,7 @@ help:
 	@echo 'make sanitize        C tests under AddressSanitizer + UndefinedBehaviorSanitizer, then ThreadSanitizer'
 	@echo 'make soak            ten hours of calls that must leave nothing behind (SOAK_SECONDS=60 SOAK_CALLS=100000)'
 	@echo 'make fuzz            look for inputs that break what reads bytes of others, for an hour (FUZZ_SECONDS=120)'
+	@echo 'make valgrind        some of the C tests under valgrind'
 	@echo 'make warnings        a build in which warnings are errors (CC=gcc, CC=clang)'
 	@echo 'make aarch64-check   compile the C core for aarch64'
 	@echo 'make dist            sdist and wheel into dist/, and what must be true of them'
@@ -89,6 +90,14 @@ sanitize: $(BUILD)/address/build.ninja $(BUILD)/thread/build.ninja
 	    meson test -C "$(BUILD)/address" --print-errorlogs --timeout-multiplier 4
 	$(IN_VENV) QUICK=1 TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
 	    $(UNRANDOMISED) meson test -C "$(BUILD)/thread" --print-errorlogs --timeout-multiplier 4
+
+# What the sanitizers do not see: values that were never written. Not of attach, for which valgrind lacks a system call,
+# nor of the longest grids.
+VALGRIND_TESTS ?= drive faults jobs news point shm_direct shm_protocol tcp_ends tls window wire
+valgrind: $(BUILD)/native/build.ninja
+	@if ! command -v valgrind >/dev/null; then echo 'skipped: there is no valgrind here'; exit 0; fi; \
+	$(IN_VENV) QUICK=1 meson test -C "$(BUILD)/native" --print-errorlogs --timeout-multiplier 4 --wrapper \
+	    'valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite' $(VALGRIND_TESTS)
 
 UNRANDOMISED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
