@@ -15,6 +15,7 @@ OPS: Final[dict[str, int]]
 """Number of each reduction: "sum", "prod", …"""
 
 DTYPES: Final[list[str]]
+ERRORS: Final[list[str]]
 """Name of each dtype as NumPy spells it, in the order of their numbers."""
 
 VERSION: Final[str]

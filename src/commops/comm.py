@@ -111,6 +111,10 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
                 from commops.rendezvous.strangers import tell_of_strangers
 
                 tell_of_strangers(f"rank {self.rank}", *strangers)
+            if folder := os.environ.get("COMMOPS_TRACE"):
+                from commops import flight
+
+                flight.save(self._engine, folder)
             self._engine.close()
 
     def __enter__(self) -> Self:

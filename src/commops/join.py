@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from commops.comm import Comm
 from commops.errors import RendezvousError
+from commops.stacks import offer
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -100,8 +101,11 @@ def init(
     if place.size == 1:
         from commops.rendezvous.bootstrap import alone
 
-        return Comm._of_world(alone(), timeout)
-    return _join(place, transport, timeout, token, credentials)
+        comm = Comm._of_world(alone(), timeout)
+    else:
+        comm = _join(place, transport, timeout, token, credentials)
+    offer()
+    return comm
 
 
 class _Place(NamedTuple):

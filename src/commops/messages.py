@@ -75,7 +75,7 @@ class Messages(Group):
             If something goes wrong between ranks: see `Comm`.
         """
         if not core.plain_send(self._core, x, dest, tag, self._timeout):
-            self._send(array_of(x), ARRAY, dest, tag).wait(-1.0)
+            self._send(array_of(x), ARRAY, dest, tag, waits=True).wait(-1.0)
 
     def isend(self, x: Array, dest: int, tag: int = 0) -> Work[None]:
         """Start a `send`."""
@@ -84,12 +84,14 @@ class Messages(Group):
             return Work((self._send(array_of(x), ARRAY, dest, tag),), lambda: None)
         return work
 
-    def _send(self, array: Array, carries: int, dest: int, tag: int) -> Any:
+    def _send(self, array: Array, carries: int, dest: int, tag: int, *, waits: bool = False) -> Any:
         """Start a message; return the core's call."""
         code = code_of(array.dtype)
         dest = rank_of(dest, self._at.size, "dest")
         tag = tag_of(tag, receives=False)
-        return core.send(self._core, packed(array), code, array.shape, carries, dest, tag, self._timeout)
+        return core.send(
+            self._core, packed(array), code, array.shape, carries, dest, tag, self._timeout, waits
+        )
 
     def recv(
         self, out: Array | None = None, source: int = ANY, tag: int = ANY, *, status: bool = False
@@ -121,7 +123,7 @@ class Messages(Group):
         if out is not None and not status and core.plain_recv(self._core, out, source, tag, self._timeout):
             return out
         allocate, finish = _receiving(out, status)
-        call = self._recv(allocate, source, tag)
+        call = self._recv(allocate, source, tag, waits=True)
         call.wait(-1.0)
         return finish(call)
 
@@ -137,10 +139,10 @@ class Messages(Group):
         call = self._recv(allocate, source, tag)
         return Work((call,), lambda: finish(call))
 
-    def _recv(self, allocate: Callable[..., Array], source: int, tag: int) -> Any:
+    def _recv(self, allocate: Callable[..., Array], source: int, tag: int, *, waits: bool = False) -> Any:
         """Start a receive; return the core's call."""
         source = source_of(source, self._at.size)
-        return core.recv(self._core, allocate, source, tag_of(tag, receives=True), self._timeout)
+        return core.recv(self._core, allocate, source, tag_of(tag, receives=True), self._timeout, waits)
 
     def sendrecv(self, x: Array, dest: int, source: int, out: Array | None = None, tag: int = 0) -> Array:
         """Send an array to one rank and receive one from another, at the same time, with the same tag.

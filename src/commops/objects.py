@@ -71,7 +71,7 @@ class Objects(Messages):
             dest, tag = rank_of(dest, self.size, "dest"), tag_of(tag, receives=False)
             core.send_parts(self._core, packed, OBJECT, dest, tag, self._timeout)
         elif not core.plain_send(self._core, packed, dest, tag, self._timeout, OBJECT):
-            self._send(packed, OBJECT, dest, tag).wait(-1.0)
+            self._send(packed, OBJECT, dest, tag, waits=True).wait(-1.0)
 
     def isend_object(self, obj: object, dest: int, tag: int = 0) -> Work[None]:
         """Start a `send_object`. The object is pickled at once."""

@@ -114,7 +114,7 @@ class Recovery(Group):
         It is two agreements, as in `agree`, the second one on that nobody of the new communicator was lost
         meanwhile; else it is done again.
         """
-        # A call that timed out, or was interrupted, goes on where it was: the others count on this rank's words.
+        # A call that timed out, or was interrupted, goes on where it was: others count on this rank's words.
         old, new = self._half or (self, None)
         while True:
             if new is None:

@@ -20,6 +20,7 @@ from commops import Comm
 
 Fresh = Callable[..., World]
 LAYOUTS = [Layout("aaa", "shm"), Layout("aaa", "tcp"), Layout("aab")]
+CLOSED_IN = ["allreduce", "large", "started", "iprobe", "probe", "revoke", "agree", "shrink"]
 
 
 @pytest.mark.parametrize("layout", [*LAYOUTS, Layout("a", "shm")], ids=str)
@@ -219,7 +220,7 @@ def test_all_who_shrink_have_the_same_group_though_one_stands_still_in_it(
         zero, one, two = world.collect()
         assert zero == one
         assert two[-1] in zero  # the last that it was in
-        groups = {generation: size for generation, size in zero}
+        groups = dict(zero)
         assert all(groups.get(generation, size) == size for generation, size in two)
 
 
@@ -230,10 +231,12 @@ def test_who_only_looks_for_messages_hears_of_a_death(fresh: Fresh, layout: Layo
         if comm.rank == 1:
             time.sleep(60)
         deadline = time.monotonic() + 20
-        with pytest.raises(commops.PeerLostError) as caught:
+        try:
             while time.monotonic() < deadline:
                 comm.iprobe(source=1)
-        return caught.value.ranks
+        except commops.PeerLostError as error:
+            return error.ranks
+        return ()
 
     world = fresh(layout)
     world.start(program)

@@ -89,3 +89,12 @@ void cmo_process_end(int pidfd, char *out, size_t n)
         snprintf(out, n, "exited with code %d", WEXITSTATUS(status));
     }
 }
+
+bool cmo_process_stopped(int pidfd)
+{
+    char path[32], text[1024];
+    const long pid = pid_of(pidfd);
+    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+    const char *state = pid && read_file(path, text, sizeof text) ? strrchr(text, ')') : NULL;
+    return state && state[1] && (state[2] == 'T' || state[2] == 't') && pid_of(pidfd) == pid;
+}

@@ -53,7 +53,9 @@ enum { CMO_HALF_SHARED = -2, CMO_TWICE_OWN = -3, CMO_TWICE_OWN_SLOTS = -4 };
     X(handshake_ms, "COMMOPS_HANDSHAKE_MS", 10000, 1, 1 << 30,                                                 \
       "milliseconds that a connection may take to authenticate")                                               \
     X(tls_kernel, "COMMOPS_TLS_KERNEL", 1, 0, 1,                                                               \
-      "1: with TLS, the kernel encrypts what is sent, where it can (module tls); 0: never")
+      "1: with TLS, the kernel encrypts what is sent, where it can (module tls); 0: never")                      \
+    X(flight, "COMMOPS_FLIGHT", 256, 0, 1 << 20,                                                               \
+      "calls that a rank remembers, for error messages, commops top and commops trace; 0: none")
 
 typedef struct cmo_tunables {
 #define CMO_X(field, env, def, least, greatest, doc) int64_t field;

@@ -130,6 +130,8 @@ static cmo_err enter(cmo_op *op, cmo_comm *c, cmo_agree_kind kind, uint64_t flag
         op->step = agree_step;
         op->pc = 1; /* it posts no transfer */
         op->endures = true;
+        op->apart = false;
+        op->known_as = kind == CMO_AGREE_SHRINK ? CMO_FLIGHT_SHRINK : CMO_FLIGHT_AGREE;
         *call_of(op) = (agree_call){.kind = (uint8_t)kind, .error = (uint8_t)own.error, .leaves = leaves, .flag = flag,
                                     .offset = a->reserved};
         a->entered = true;

@@ -251,11 +251,12 @@ static bool hand_over(cmo_engine *e, cmo_op *op)
 }
 
 /* From now on its time runs. */
-static void op_time(cmo_op *op)
+static void op_time(cmo_op *op, bool light)
 {
-    cmo_engine *e = op->engine;
-    if (!e->now) op->deadline = cmo_deadline(op->timeout);
-    else op->deadline = cmo_time_of(op->timeout) == CMO_NEVER ? CMO_NEVER : cmo_engine_now(e) + cmo_time_of(op->timeout);
+    const int64_t now = cmo_engine_now(op->engine), time = cmo_time_of(op->timeout);
+    op->called = now;
+    op->timed = !light || op->engine->recorder.exact;
+    op->deadline = time == CMO_NEVER ? CMO_NEVER : now + time;
 }
 
 static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
@@ -269,34 +270,28 @@ static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
     op->err = CMO_OK;
     op->lost = -1;
     op->way = CMO_WAY_OPEN;
+    op->begun = CMO_BEGUN_NOT;
     op->pc = 0;
     op->timeout = timeout;
     op->deadline = CMO_NEVER;
+    op->called = 0;
+    op->recorded = 0;
+    op->caller = cmo_flight_caller;
     op->ask_at = 0;
-    op->waited = op->given = op->brief = op->endures = op->overslept = false;
-    op->shared = shared;
+    op->waited = op->given = op->brief = op->endures = op->overslept = op->timed = false;
+    op->shared = op->apart = shared;
     op->advanced = 0;
     cmo_list_init(&op->node);
     cmo_list_init(&op->xfers);
     atomic_store_explicit(&op->signal, CMO_OP_RUNNING, memory_order_relaxed);
 }
 
-bool cmo_op_drop(cmo_op *op, void (*on_done)(void *), void *ctx)
-{
-    pthread_mutex_lock(&op->engine->lock); /* whoever ends it does so under it */
-    bool running = !cmo_op_ended(op);
-    if (running) {
-        op->on_done_ctx = ctx;
-        op->on_done = on_done;
-    }
-    pthread_mutex_unlock(&op->engine->lock);
-    return running;
-}
-
 cmo_err cmo_op_wait(cmo_op *op, double seconds)
 {
     cmo_engine *e = op->engine;
     int64_t until = cmo_deadline(seconds);
+    cmo_err err = CMO_OK;
+    cmo_flight_inside(&e->recorder, true);
     while (!cmo_op_ended(op)) {
         bool mine = cmo_role_take(e);
         if (!mine) {
@@ -313,7 +308,7 @@ cmo_err cmo_op_wait(cmo_op *op, double seconds)
             pthread_mutex_unlock(&e->lock);
             if (mine) pthread_mutex_lock(&e->driving);
         }
-        cmo_err err = CMO_OK;
+        err = CMO_OK;
         if (mine) {
             if (!cmo_op_ended(op)) err = drive(e, op, op->deadline < until ? op->deadline : until);
             if (err == CMO_ETIMEOUT && cmo_now() < until) {
@@ -327,8 +322,10 @@ cmo_err cmo_op_wait(cmo_op *op, double seconds)
         } else if (e->waiter.interrupted && e->waiter.interrupted(e->waiter.interrupt_ctx)) {
             err = CMO_EINTERRUPT;
         }
-        if (err && !cmo_op_ended(op)) return err;
+        if (err && !cmo_op_ended(op)) break;
     }
+    cmo_flight_inside(&e->recorder, false);
+    if (err && !cmo_op_ended(op)) return err;
     pthread_mutex_lock(&e->lock); /* whoever ended it has let go of it */
     pthread_mutex_unlock(&e->lock);
     return op_result(op);
@@ -389,13 +386,14 @@ static cmo_err wait_for_driver(cmo_engine *e, cmo_op *op)
 cmo_err cmo_op_begin(cmo_op *op, bool light)
 {
     cmo_engine *e = op->engine;
-    op->begun = CMO_BEGUN_NOT;
     if (!light || !cmo_comm_healthy(op->comm) || e->threadless || !role_claim(e)) return CMO_AGAIN;
     op->begun = CMO_BEGUN_ROLE;
     if (pthread_mutex_trylock(&e->driving)) return CMO_AGAIN;
     op->begun = CMO_BEGUN_DRIVES;
+    if (e->recorder.exact) op_time(op, false);
     cmo_engine_submit(e, op);
     if (!cmo_op_ended(op)) cmo_run_fast(e, op, true);
+    if (e->recorder.flight) cmo_record_begun(e, op);
     if (!cmo_op_ended(op) || e->running) return CMO_AGAIN;
     cmo_role_drop(e, false);
     return op_result(op);
@@ -405,7 +403,8 @@ cmo_err cmo_op_finish(cmo_op *op)
 {
     cmo_engine *e = op->engine;
     if (op->begun == CMO_BEGUN_NOT) CMO_TRY(cmo_comm_usable(op, op->comm, op->point ? NULL : &op->call));
-    op_time(op);
+    if (!op->timed) op_time(op, false);
+    if (op->begun == CMO_BEGUN_DRIVES && op->recorded && !cmo_op_ended(op)) cmo_record_timed(e, op);
     if (op->begun == CMO_BEGUN_ROLE) pthread_mutex_lock(&e->driving);
     if (op->begun == CMO_BEGUN_NOT && !cmo_role_take(e)) {
         op->shared = true;
@@ -440,7 +439,7 @@ bool cmo_engine_look_due(cmo_engine *e)
 void cmo_op_launch_driving(cmo_op *op, bool light)
 {
     cmo_engine *e = op->engine;
-    op_time(op);
+    op_time(op, light);
     cmo_engine_submit(e, op);
     /* What another thread has handed over must go before this one. */
     bool alone = e->unposted == (unsigned)(op->point && op->pc == 0), started = false;
@@ -461,7 +460,7 @@ void cmo_op_launch(cmo_op *op)
         cmo_op_launch_driving(op, false);
         return;
     }
-    op_time(op);
+    op_time(op, false);
     if (e->threadless) {
         cmo_engine_submit(e, op);
     } else if (hand_over(e, op)) {

@@ -17,6 +17,7 @@ enum { PASSES_PER_LOOK = 64 }; /* how often deadlines and abort words are looked
 
 cmo_comm *cmo_engine_world(cmo_engine *e) { return e->world; }
 const cmo_tunables *cmo_engine_tunables(const cmo_engine *e) { return &e->tunables; }
+cmo_flight *cmo_engine_flight(const cmo_engine *e) { return e->recorder.flight; }
 void cmo_engine_attach(cmo_engine *e, cmo_comm *comm) { cmo_list_append(&e->comms, &comm->node); }
 
 cmo_comm *cmo_engine_find(cmo_engine *e, uint64_t id)
@@ -60,6 +61,7 @@ void cmo_op_end(cmo_engine *e, cmo_op *op, cmo_err err, const char *text)
     if (op->point) cmo_point_end(op);
     else e->collectives->end(op);
     op->err = err;
+    if (op->recorded) cmo_record_ended(e, op, err);
     if (err && text != op->text) snprintf(op->text, sizeof op->text, "%s", text);
     e->running--;
     e->moved = true;
@@ -89,6 +91,7 @@ static bool op_steps(cmo_engine *e, cmo_comm *comm, cmo_op *op)
     if (!op->step) {
         cmo_call call = op->call;
         err = e->collectives->start(op, comm, &call);
+        if (op->recorded) cmo_record_started(e, op);
         e->moved = true;
         cmo_failure_look(comm); /* it may have broken since the last call */
         /* When others disagree about this call, it must still be announced in shared memory, for them to say what each
@@ -204,6 +207,8 @@ static void pass_look(cmo_engine *e)
 static void enqueue(cmo_engine *e, cmo_op *op)
 {
     e->running++;
+    /* What may end at once is recorded when it has, or has not */
+    if (e->recorder.flight && op->begun != CMO_BEGUN_DRIVES) cmo_record_called(e, op);
     if (op->point) {
         if (op->pc == 0) e->unposted++;
         cmo_list_append(&e->points, &op->node);
@@ -378,6 +383,7 @@ static void engine_free(cmo_engine *e)
     CMO_EACH(n, &e->orphans) cmo_unexpected_free(CMO_ENTRY(n, cmo_unexpected, node));
     CMO_EACH(n, &e->channels) cmo_channel_free(CMO_ENTRY(n, cmo_channel, node));
     if (e->shm) e->shm->ops->close(e->shm);
+    cmo_flight_close(&e->recorder);
     if (e->epoll >= 0) close(e->epoll);
     if (e->thread_bell >= 0) close(e->thread_bell);
     free(e->neighbours);
@@ -423,6 +429,15 @@ bool cmo_engine_shares_core(void *engine)
         if (i != e->self && head && atomic_load_explicit(&head->core, memory_order_relaxed) == core) return true;
     }
     return false;
+}
+
+static cmo_err engine_recorder(cmo_engine *e, const cmo_world *w)
+{
+    const cmo_flight_identity who = {.rank = e->rank, .size = e->size, .generation = e->generation, .job = w->job,
+                                     .host = e->host_names ? e->host_names[e->rank] : NULL};
+    CMO_TRY(cmo_flight_open(&e->recorder, e->window, e->nlocal == 1, &who, e->tunables.flight));
+    e->recorder.exact = w->exact;
+    return CMO_OK;
 }
 
 cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
@@ -472,6 +487,7 @@ cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
     e->thread_waiter = (cmo_waiter){.epoll = e->epoll, .sockets = sockets, .asleep = e->asleep, .spin = 0,
                                     .crowded = crowded, .progress = &e->progress};
     if ((err = engine_world(e, w)) != CMO_OK) goto fail;
+    if (!e->threadless && (err = engine_recorder(e, w)) != CMO_OK) goto fail;
     if (!e->threadless && (err = cmo_engine_start_thread(e)) != CMO_OK) goto fail;
     *out = e;
     return CMO_OK;

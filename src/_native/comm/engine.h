@@ -10,6 +10,7 @@
 
 #include "base/tunable.h"
 #include "comm/comm.h"
+#include "comm/flight.h"
 #include "transport/transport.h"
 
 typedef struct cmo_world {
@@ -25,6 +26,8 @@ typedef struct cmo_world {
     cmo_net *remote;             /* to the other ranks; taken on success; NULL where there are none */
     const cmo_collectives *collectives; /* &cmo_coll of coll/coll.h */
     cmo_tunables tunables;
+    const uint8_t *job;          /* [16] what the job is known by, for the flight recorder; NULL: zeros */
+    bool exact;                  /* the recorder times every call (comm/flight.h) */
     int64_t (*now)(void *);      /* the clock; NULL: cmo_now. Simulation has its own */
     void *now_ctx;
     bool keeps_mappings;         /* the neighbours' windows belong to somebody else in this process: do not unmap
@@ -44,6 +47,7 @@ void cmo_engine_destroy(cmo_engine *e);
 
 cmo_comm *cmo_engine_world(cmo_engine *e); /* the communicator of all ranks; the engine's */
 const cmo_tunables *cmo_engine_tunables(const cmo_engine *e);
+cmo_flight *cmo_engine_flight(const cmo_engine *e); /* what it records in (comm/flight.h); NULL: nothing */
 
 /* Do, without waiting, what can be done now: move bytes, step every call that can be stepped. For the simulator. True
  * if anything moved. */
@@ -96,6 +100,7 @@ typedef struct cmo_message {
     uint64_t bytes;
     cmo_allocate allocate;   /* receive: asked for the buffer; its refusal leaves the message where it is */
     void *allocate_ctx;
+    bool waits;              /* of a _start function: who calls it will wait for its end at once; for the recorder */
 } cmo_message;
 
 struct cmo_status { /* of a received or probed message */

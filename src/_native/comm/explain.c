@@ -1,31 +1,115 @@
 /* What is said of a failure: who had called what, and who had not come. Where a failure asks for it, the others are
  * given some time to say where they stand. */
+#include "base/process.h"
 #include "comm/internal.h"
 
 #include <stdio.h>
 #include <string.h>
 
-static void describe(char *out, size_t n, const cmo_recent_call *call)
+/* A collective, as its caller would write it. Its parts come from other ranks. */
+static void describe_parts(char *out, size_t n, unsigned number, unsigned op, unsigned dtype, uint64_t count, int root)
 {
-    cmo_kind kind = (cmo_kind)call->kind;
+    const cmo_kind kind = (cmo_kind)number;
     char what[64] = "", at[32] = "";
-    if (call->kind >= CMO_NKINDS || call->op >= CMO_NOPS || call->dtype >= CMO_NDTYPES) {
+    if (number >= CMO_NKINDS || op >= CMO_NOPS || dtype >= CMO_NDTYPES) {
         snprintf(out, n, "an unknown call");
         return;
     }
     bool reduces = kind == CMO_ALLREDUCE || kind == CMO_REDUCE || kind == CMO_REDUCE_SCATTER || kind == CMO_SCAN ||
                    kind == CMO_EXSCAN;
     bool rooted = kind == CMO_BROADCAST || kind == CMO_REDUCE || kind == CMO_SCATTER || kind == CMO_GATHER;
-    bool learns = (kind == CMO_BROADCAST || kind == CMO_SCATTER) && !call->count; /* without an array of its own */
+    bool learns = (kind == CMO_BROADCAST || kind == CMO_SCATTER) && !count; /* without an array of its own */
     if (kind != CMO_BARRIER && !learns)
-        snprintf(what, sizeof what, "%llu × %s%s%s", (unsigned long long)call->count,
-                 cmo_dtype_name((cmo_dtype)call->dtype),
-                 reduces ? ", op=" : "", reduces ? cmo_redop_name((cmo_redop)call->op) : "");
-    if (rooted) snprintf(at, sizeof at, "%sroot=%d", what[0] ? ", " : "", call->root);
+        snprintf(what, sizeof what, "%llu × %s%s%s", (unsigned long long)count, cmo_dtype_name((cmo_dtype)dtype),
+                 reduces ? ", op=" : "", reduces ? cmo_redop_name((cmo_redop)op) : "");
+    if (rooted) snprintf(at, sizeof at, "%sroot=%d", what[0] ? ", " : "", root);
     const char *stand_for[] = {[CMO_ARRAYS] = "", [CMO_OBJECTS] = " of objects", [CMO_FUNCTION] = " for a function"};
-    const char *of = !reduces && call->op < sizeof stand_for / sizeof *stand_for ? stand_for[call->op] : "";
+    const char *of = !reduces && op < sizeof stand_for / sizeof *stand_for ? stand_for[op] : "";
     snprintf(out, n, "%s%s(%s%s)", cmo_kind_name(kind), of, what, at);
 }
+
+static void describe(char *out, size_t n, const cmo_recent_call *call)
+{
+    describe_parts(out, n, call->kind, call->op, call->dtype, call->count, call->root);
+}
+
+/* ------------------------------------------------------------------ what another rank is doing */
+
+/* The same of any call in a flight recorder, with its number and where it was made: in short, "train.py:12". */
+static void describe_recorded(char *out, size_t n, const cmo_flight *f, const cmo_flight_call *call)
+{
+    static const char *const others[] = {[CMO_FLIGHT_SEND - CMO_NKINDS] = "send to",
+                                         [CMO_FLIGHT_RECV - CMO_NKINDS] = "recv from",
+                                         [CMO_FLIGHT_PROBE - CMO_NKINDS] = "probe of",
+                                         [CMO_FLIGHT_AGREE - CMO_NKINDS] = "agree",
+                                         [CMO_FLIGHT_SHRINK - CMO_NKINDS] = "shrink"};
+    char what[128], number[48] = "", at[80] = "", text[CMO_FLIGHT_SITE_BYTES];
+    const unsigned other = call->kind - CMO_NKINDS; /* a huge number for collectives */
+    if (other >= CMO_FLIGHT_AGREE - CMO_NKINDS && other < sizeof others / sizeof *others)
+        snprintf(what, sizeof what, "%s", others[other]);
+    else if (other < sizeof others / sizeof *others && call->peer < 0)
+        snprintf(what, sizeof what, "%s any rank", others[other]);
+    else if (other < sizeof others / sizeof *others)
+        snprintf(what, sizeof what, "%s rank %d", others[other], call->peer);
+    else
+        describe_parts(what, sizeof what, call->kind, call->op, call->dtype, call->count, call->peer);
+    if (call->kind < CMO_NKINDS && call->seq)
+        snprintf(number, sizeof number, ", number %llu", (unsigned long long)call->seq);
+    cmo_flight_site_text(f, call->site, text, sizeof text);
+    char *function = strrchr(text, ':');
+    if (function) *function = 0;
+    const char *name = strrchr(text, '/');
+    if (text[0]) snprintf(at, sizeof at, ", at %.70s", name ? name + 1 : text);
+    snprintf(out, n, "%s%s%s", what, number, at);
+}
+
+static const cmo_flight *flight_of(const cmo_engine *e, int world)
+{
+    const int place = e->recorder.flight ? e->neighbour_of[world] : -1; /* off here: off */
+    return place < 0 ? NULL : cmo_flight_look(&e->neighbours[place]);
+}
+
+void cmo_describe_lost(const cmo_engine *e, int world, char *out, size_t n)
+{
+    const cmo_flight *f = flight_of(e, world);
+    cmo_flight_call call;
+    char what[256];
+    bool in;
+    out[0] = 0;
+    if (!f) return;
+    if (!cmo_flight_latest(f, &call, &in)) {
+        snprintf(out, n, ", before its first call");
+        return;
+    }
+    describe_recorded(what, sizeof what, f, &call);
+    snprintf(out, n, ", %s %s", in ? "in" : "after", what);
+}
+
+void cmo_describe_missing(const cmo_engine *e, int world, char *out, size_t n)
+{
+    const cmo_flight *f = flight_of(e, world);
+    const int pidfd = f ? e->neighbours[e->neighbour_of[world]].pidfd : -1;
+    cmo_flight_call call;
+    char what[256], since[48] = "";
+    bool in;
+    out[0] = 0;
+    if (!f || world == e->rank || e->dead[world]) return;
+    const bool any = cmo_flight_latest(f, &call, &in);
+    if (any) describe_recorded(what, sizeof what, f, &call);
+    const int64_t from = !any ? 0 : in ? call.start : call.end ? call.end : call.start;
+    const int64_t ago = cmo_now() - from;
+    if (from > 0 && ago > 0) snprintf(since, sizeof since, " since %.1f s", (double)ago / 1e9);
+    if (pidfd >= 0 && cmo_process_stopped(pidfd))
+        snprintf(out, n, "is stopped (SIGSTOP)%s%s", !any ? "" : in ? ", in " : ", after ", any ? what : "");
+    else if (!any)
+        snprintf(out, n, "has called nothing yet");
+    else if (in)
+        snprintf(out, n, "is in %s%s", what, since);
+    else
+        snprintf(out, n, "computes%s, after %s", since, what);
+}
+
+/* ------------------------------------------------------------------ who stands where */
 
 /* Has a rank that shares our memory taken note of the failure, if it is in a call and so must? */
 static bool answers(const cmo_comm *c, int r)
@@ -150,6 +234,20 @@ static void list_ranks(const cmo_comm *c, uint64_t seq, standing which, char *ou
     if (!at && which != SILENT) snprintf(out, n, "none");
 }
 
+/* What those do who are missing, and those who have stopped moving, as far as they are on this host. */
+static void list_missing(const cmo_comm *c, char *out, size_t n, size_t at)
+{
+    enum { MOST = 4 };
+    for (int r = 0, told = 0; r < c->size && told < MOST && at < n; r++) {
+        char doing[300];
+        if (standing_of(c, r, c->failed_seq) == ARRIVED) continue;
+        cmo_describe_missing(c->engine, c->world[r], doing, sizeof doing);
+        if (!doing[0]) continue;
+        at += (size_t)snprintf(out + at, n - at, "; rank %d %s", r, doing);
+        told++;
+    }
+}
+
 void cmo_failure_text(cmo_comm *comm, char *out, size_t n)
 {
     cmo_comm *c = cmo_comm_outermost(comm);
@@ -165,8 +263,9 @@ void cmo_failure_text(cmo_comm *comm, char *out, size_t n)
         list_ranks(c, c->failed_seq, ARRIVED, a, sizeof a);
         list_ranks(c, c->failed_seq, MISSING, b, sizeof b);
         list_ranks(c, c->failed_seq, SILENT, silent, sizeof silent);
-        snprintf(out, n, "%.150s; arrived: %.100s; missing: %.100s%s%.100s", c->failed_text, a, b,
-                 silent[0] ? "; arrived, but does not move: " : "", silent);
+        int at = snprintf(out, n, "%.150s; arrived: %.100s; missing: %.100s%s%.100s", c->failed_text, a, b,
+                          silent[0] ? "; arrived, but does not move: " : "", silent);
+        list_missing(c, out, n, (size_t)at);
     } else {
         snprintf(out, n, "%s", c->failed_text);
     }

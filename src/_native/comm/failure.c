@@ -418,9 +418,10 @@ void cmo_peer_lost(cmo_engine *e, int world, bool ended, const char *cause)
     e->dead[world] = ended ? CMO_ENDED : CMO_LOST;
     e->look = e->moved = true;
     if (e->channel[world] && e->neighbour_of[world] < 0) e->channel[world]->gone = true;
-    char text[CMO_TEXT];
+    char text[CMO_TEXT], doing[300] = "";
     const char *host = e->host_names ? e->host_names[world] : NULL;
-    snprintf(text, sizeof text, "%.400s%s%.64s", cause, host ? " on " : "", host ? host : "");
+    if (ended) cmo_describe_lost(e, world, doing, sizeof doing); /* its memory is as it left it, so all tell alike */
+    snprintf(text, sizeof text, "%.140s%s%.64s%s", cause, host ? " on " : "", host ? host : "", doing);
     free(e->cause[world]);
     e->cause[world] = strdup(text);
     CMO_EACH(n, &e->comms) {

@@ -101,6 +101,7 @@ void cmo_run_fast(cmo_engine *e, cmo_op *op, bool brief)
     if (!op->step) {
         cmo_call call = op->call;
         err = e->collectives->start(op, c, &call);
+        if (op->recorded) cmo_record_started(e, op);
     }
     unsigned last = op->advanced;
     for (int n = 0, advances = 0; err == CMO_OK && n < looks && advances < most && !c->failed; n++) {

@@ -15,11 +15,14 @@
  *     agreement.c  how they come to it
  *     ballot.c     how they say it
  *     call.c       names of calls
+ *     flight.c     a rank's last calls, for others to read
+ *     record.c     what the engine writes there
  *     op.c         the first error of a call */
 #ifndef CMO_INTERNAL_H
 #define CMO_INTERNAL_H
 
 #include "comm/engine.h"
+#include "comm/flight.h"
 
 #include "base/clock.h"
 #include "base/wait.h"
@@ -168,6 +171,10 @@ void cmo_failure_look_left(cmo_comm *comm);           /* members that have close
 
 bool cmo_failure_settled(cmo_comm *comm);             /* everybody has said where it stood, or had the time to */
 void cmo_failure_text(cmo_comm *comm, char *out, size_t n); /* the explanation for this rank's caller */
+/* What a world rank of this host was doing when it ended, as its recorder says: ", in barrier(), number 3, at f.py:9";
+ * and what one that is waited for does: "computes since 3.2 s, after …". Empty where that is not known. */
+void cmo_describe_lost(const cmo_engine *e, int world, char *out, size_t n);
+void cmo_describe_missing(const cmo_engine *e, int world, char *out, size_t n);
 
 /* ------------------------------------------------------------------ engine.c, drive.c, thread.c, point.c */
 
@@ -183,6 +190,7 @@ struct cmo_engine {
     void *now_ctx;
     bool threadless, keeps_mappings;
 
+    cmo_recorder recorder;       /* the driver's */
     cmo_window *window;
     cmo_neighbour *neighbours;   /* [nlocal]; owned */
     int *neighbour_world;        /* [nlocal]; owned */
@@ -304,6 +312,18 @@ void cmo_role_give_way(cmo_engine *e);                 /* between two passes: le
 void cmo_engine_slept(void *engine, const struct epoll_event *events, int n); /* see base/wait.h */
 cmo_err cmo_engine_start_thread(cmo_engine *e);
 void cmo_engine_release(cmo_engine *e);                /* free everything */
+
+/* ------------------------------------------------------------------ record.c */
+
+/* Called: the op is on its list. Begun: it was not recorded then, and may have ended since. Started: a collective has
+ * its number. Timed: op->called is known only now. */
+void cmo_record_called(cmo_engine *e, cmo_op *op);
+void cmo_record_begun(cmo_engine *e, cmo_op *op);
+void cmo_record_started(cmo_engine *e, const cmo_op *op);
+void cmo_record_timed(cmo_engine *e, const cmo_op *op);
+void cmo_record_ended(cmo_engine *e, cmo_op *op, cmo_err err);
+/* Without an op. start: when, 0: it was not timed. */
+void cmo_record_sent(cmo_engine *e, const cmo_comm *comm, const cmo_message *m, int64_t start);
 
 /* ------------------------------------------------------------------ comm.c */
 

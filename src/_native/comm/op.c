@@ -9,3 +9,15 @@ void cmo_op_fail(cmo_op *op, cmo_err err, const char *text)
     snprintf(op->text, sizeof op->text, "%s", text);
     op->comm->engine->moved = true;
 }
+
+bool cmo_op_drop(cmo_op *op, void (*on_done)(void *), void *ctx)
+{
+    pthread_mutex_lock(&op->engine->lock); /* whoever ends it does so under it */
+    bool running = !cmo_op_ended(op);
+    if (running) {
+        op->on_done_ctx = ctx;
+        op->on_done = on_done;
+    }
+    pthread_mutex_unlock(&op->engine->lock);
+    return running;
+}

@@ -50,10 +50,16 @@ struct cmo_op {
     /* The engine's. */
     cmo_node node;              /* in the queue of its communicator, or of the engine's other operations */
     int64_t deadline;
+    int64_t called;             /* when; 0: not yet known */
+    uint64_t recorded;          /* its number in the flight recorder; 0: it is in none */
+    uint32_t caller;            /* where it was called (comm/flight.h) */
+    bool apart;                 /* who made it has not waited for it: an i… call */
+    uint8_t known_as;           /* point to point: CMO_FLIGHT_… */
     double timeout;             /* seconds, for the message */
     int64_t ask_at;             /* point to point: when to ask the peer whether it is still there; 0: not decided */
     bool given;                 /* the role was handed to the thread that sleeps for it; under the engine's lock */
     bool overslept;             /* its deadline had long passed when anybody looked: this process stood still */
+    bool timed;                 /* its start has been, exactly, and its end will be: in `called` */
     bool brief;                 /* in the brief half of the fast path: it copies little at a time (coll/shm_rounds.h) */
     bool waited;                /* a thread sleeps on `signal`; under the engine's lock */
     bool shared;                /* another thread than the driver may look at it: it ends under the engine's lock */

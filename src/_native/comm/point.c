@@ -23,7 +23,10 @@ void cmo_point_describe(const cmo_op *op, char *out, size_t n)
     if (x->peer >= 0) snprintf(who, sizeof who, "rank %d", x->peer);
     if (x->header.tag >= 0) snprintf(tag, sizeof tag, "tag %lld", (long long)x->header.tag);
     const char *how = x->sends ? "did not receive a message of" : "has sent no message of";
-    snprintf(out, n, "%s %s %s within %g s", who, how, tag, op->timeout);
+    const int at = snprintf(out, n, "%s %s %s within %g s", who, how, tag, op->timeout);
+    char doing[300] = "";
+    if (x->peer >= 0) cmo_describe_missing(op->engine, op->comm->world[x->peer], doing, sizeof doing);
+    if (doing[0] && (size_t)at < n) snprintf(out + at, n - (size_t)at, "; it %s", doing);
 }
 
 static void point_post(cmo_op *op)
@@ -95,6 +98,8 @@ static void send_prepare(cmo_op *op, cmo_comm *comm, const cmo_message *m, doubl
 {
     cmo_xfer *x = point_prepare(op, comm, m->peer, m->tag, timeout, NULL, send_or_recv, blocking);
     x->sends = true;
+    op->known_as = CMO_FLIGHT_SEND;
+    op->apart = !blocking && !m->waits;
     x->buffer = (uint8_t *)(uintptr_t)m->buffer;
     x->parts = m->parts;
     x->length = x->ready = x->header.length = m->bytes;
@@ -110,6 +115,8 @@ static void recv_prepare(cmo_op *op, cmo_comm *comm, const cmo_message *m, doubl
     cmo_xfer *x = point_prepare(op, comm, m->peer, m->tag, timeout, status, send_or_recv, blocking);
     x->allocate = m->allocate;
     x->allocate_ctx = m->allocate_ctx;
+    op->known_as = CMO_FLIGHT_RECV;
+    op->apart = !blocking && !m->waits;
 }
 
 cmo_err cmo_send_start(cmo_op *op, cmo_comm *comm, const cmo_message *m, double timeout)
@@ -142,7 +149,9 @@ cmo_err cmo_send_now(cmo_comm *comm, const cmo_message *m, bool *rest)
         const cmo_header h = {.kind = CMO_EAGER, .space = CMO_POINT, .comm = comm->id, .tag = m->tag,
                               .length = m->bytes, .dtype = (uint8_t)m->dtype, .fingerprint = m->extra,
                               .ndim = (uint8_t)m->ndim};
+        const int64_t start = e->recorder.exact ? cmo_now() : 0;
         err = cmo_channel_send_now(c, &h, m->shape, m->buffer, rest);
+        if (err == CMO_OK && !*rest) cmo_record_sent(e, comm, m, start);
     }
     if (!*rest) cmo_role_drop(e, false);
     return err;
@@ -190,6 +199,8 @@ cmo_err cmo_probe_start(cmo_op *op, cmo_comm *comm, int source, int64_t tag, dou
 {
     CMO_TRY(cmo_comm_usable(op, comm, NULL));
     point_prepare(op, comm, source, tag, timeout, status, probe, false);
+    op->known_as = CMO_FLIGHT_PROBE;
+    op->apart = false; /* there is no other */
     op->pc = 1; /* it posts nothing that others would have to wait for */
     cmo_op_launch(op);
     return CMO_OK;

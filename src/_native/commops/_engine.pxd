@@ -1,4 +1,12 @@
-from commops.core cimport cmo_comm, cmo_engine, cmo_err, cmo_net, cmo_op, cmo_window
+from commops.core cimport cmo_comm, cmo_engine, cmo_err, cmo_flight, cmo_net, cmo_op, cmo_window
+
+
+cdef extern from "site.h":
+    ctypedef struct site_table:
+        pass
+    site_table *site_table_new(object, cmo_flight *)
+    void site_table_free(site_table *)
+    void site_note(site_table *)
 
 
 cdef class Window:
@@ -10,6 +18,8 @@ cdef class Engine:
     cdef cmo_engine *engine
     cdef cmo_net *sockets  # the engine's
     cdef readonly Window window
+    cdef site_table *sites  # owned; NULL: there is no recorder
+    cdef list shown  # descriptors of the other ranks' windows: with ours, they are how their recorders are found
     cdef object token
     cdef object pending
     cdef int inside  # threads that are in a call; the interpreter's lock protects it

@@ -11,10 +11,11 @@ from commops._native cimport check, error_of, set_tunables
 from commops.core cimport (
     CMO_AGAIN, CMO_EINTERRUPT, CMO_EPEERLOST, CMO_OK, cbool, cmo_coll, cmo_comm, cmo_comm_build, cmo_comm_close,
     cmo_comm_hold, cmo_comm_offer, cmo_comm_revoke, cmo_engine, cmo_engine_close, cmo_engine_create, cmo_engine_destroy,
-    cmo_engine_enter, cmo_engine_leave, cmo_engine_world, cmo_err, cmo_member, cmo_neighbour, cmo_net, cmo_op,
-    cmo_op_finish, cmo_reason, cmo_tcp_config, cmo_tcp_net, cmo_tcp_offloaded, cmo_tcp_refused, cmo_tunables_read,
-    cmo_window_alloc, cmo_window_attaches, cmo_window_base, cmo_window_create, cmo_window_destroy, cmo_window_fd,
-    cmo_window_free, cmo_window_map, cmo_window_size, cmo_window_unmap, cmo_window_used, cmo_world, pthread_atfork
+    cmo_engine_enter, cmo_engine_flight, cmo_engine_leave, cmo_engine_world, cmo_err, cmo_flight, cmo_flight_bytes,
+    cmo_member, cmo_neighbour, cmo_net, cmo_op, cmo_op_finish, cmo_reason, cmo_tcp_config, cmo_tcp_net,
+    cmo_tcp_offloaded, cmo_tcp_refused, cmo_tunables_read, cmo_window_alloc, cmo_window_attaches, cmo_window_base,
+    cmo_window_create, cmo_window_destroy, cmo_window_fd, cmo_window_free, cmo_window_map, cmo_window_size,
+    cmo_window_unmap, cmo_window_used, cmo_world, pthread_atfork
 )
 
 import os
@@ -23,6 +24,9 @@ import time
 from commops import errors
 
 cnp.import_array()
+
+# The package's: what is in it calls for others.
+cdef str folder = os.path.dirname(errors.__file__)
 
 # How often this process is a fork of the one that it was: an engine belongs to one process.
 cdef int forks = 0
@@ -117,12 +121,13 @@ cdef class Engine:
 
     def __cinit__(self, int rank, int size, list hosts, Window window, list neighbours, *, bint share, list listeners,
                   list addresses, bytes job, object token, dict tunables, list host_names, bytes tls=None,
-                  uint32_t generation=0):
+                  uint32_t generation=0, bint exact=False):
         """`hosts`: a number per rank. `neighbours`: (window fd, doorbell fd, pidfd) of each rank of this host, in rank
         order, our own with window fd and pidfd -1; the descriptors are taken, those of windows even if this raises.
         `listeners`: listening sockets, taken; `addresses`: a string per rank; both empty where every rank is on this
         host and memory is shared. `tunables`: what goes before the environment and the defaults. `host_names`: of each
-        rank's host, for people. `tls`: the PEM of this rank's key and certificates; None: no TLS."""
+        rank's host, for people. `tls`: the PEM of this rank's key and certificates; None: no TLS. `exact`: the flight
+        recorder is to time every call."""
         cdef cmo_world world
         cdef cmo_tcp_config tcp
         cdef cmo_net *net = NULL
@@ -137,6 +142,7 @@ cdef class Engine:
         self.window = window
         self.token = token
         self.forks = forks
+        self.shown = []
         encoded = [a.encode() for a in addresses]
         hosts_encoded = [name.encode(errors="replace") for name in host_names]
         try:
@@ -167,18 +173,25 @@ cdef class Engine:
                     near[i].head, near[i].size = cmo_window_base(window.window), cmo_window_size(window.window)
                 else:
                     check(cmo_window_map(fd, nlocal, &near[i].head, &near[i].size))
-                    os.close(fd)
+                    if world.tunables.flight:
+                        self.shown.append(fd)
+                    else:
+                        os.close(fd)
             world.rank, world.size, world.generation = rank, size, generation
             world.host_names = known_as
             world.host, world.window, world.neighbours, world.nlocal = host, window.window, near, nlocal
             world.share, world.remote, world.collectives = share, net, &cmo_coll
             world.interrupted, world.interrupt_ctx = interrupted, <void *>self
+            world.job, world.exact = <const uint8_t *><const char *>job, exact
             check(cmo_engine_create(&self.engine, &world))
             self.sockets, net = net, NULL
+            self.sites = site_table_new(folder, cmo_engine_flight(self.engine))
         finally:
             if net != NULL:
                 net.ops.close(net)
             if self.engine == NULL:  # windows are taken all the same; doorbells and pidfds stay the caller's
+                while self.shown:
+                    os.close(self.shown.pop())
                 for i in range(nlocal):
                     if neighbours[i][0] >= 0 and near[i].head != NULL:
                         cmo_window_unmap(near[i].head, near[i].size)
@@ -192,7 +205,7 @@ cdef class Engine:
 
     def __dealloc__(self):
         # Without close() there is no time to say goodbye here; what remains goes with the process.
-        pass
+        site_table_free(self.sites)
 
     def close(self):
         """End every communicator. Waits for what is queued to go out, a few seconds at most."""
@@ -211,6 +224,15 @@ cdef class Engine:
             return  # a thread that is stopped in a call may still use the engine
         with nogil:
             cmo_engine_destroy(engine)
+        while self.shown:
+            os.close(self.shown.pop())
+
+    def flight(self):
+        """The bytes of this rank's flight recorder (comm/flight.h); None where there is none, or no longer."""
+        if self.engine == NULL or self.forks != forks:
+            return None
+        cdef cmo_flight *flight = cmo_engine_flight(self.engine)
+        return None if flight == NULL else (<char *>flight)[:cmo_flight_bytes(flight)]
 
     def refused(self):
         """How many connections from strangers were refused, and from where the last came; None: there were none."""
@@ -259,9 +281,11 @@ cdef class Comm:
             cmo_comm_hold(self.core, False)
 
     cdef int usable(self) except -1:
+        """May calls be made? Also notes where the one that is about to be made comes from."""
         self.engine.alive()
         if self.closed:
             raise errors.RevokedError("the communicator is closed")
+        site_note(self.engine.sites)
         return 0
 
     cdef tuple lost(self):

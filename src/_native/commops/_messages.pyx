@@ -21,15 +21,16 @@ from commops.plain cimport LIGHT_BYTES, overlap, plain_dtype
 cnp.import_array()
 
 
-def send(Comm comm not None, array, int dtype, tuple shape, uint32_t extra, int dest, int64_t tag, double timeout):
-    """Start sending a contiguous array; returns the Call."""
+def send(Comm comm not None, array, int dtype, tuple shape, uint32_t extra, int dest, int64_t tag, double timeout,
+         bint waits):
+    """Start sending a contiguous array; returns the Call. `waits`: it will be waited for at once."""
     cdef Call call = new_call(comm)
     cdef cmo_message m
     cdef cmo_err err
     cdef int i
     call.keep = array
     memset(&m, 0, sizeof(m))
-    m.peer, m.tag, m.dtype, m.extra, m.ndim = dest, tag, <cmo_dtype>dtype, extra, len(shape)
+    m.peer, m.tag, m.dtype, m.extra, m.ndim, m.waits = dest, tag, <cmo_dtype>dtype, extra, len(shape), waits
     for i in range(m.ndim):
         call.shape[i] = shape[i]
     m.shape, m.buffer, m.bytes = call.shape, cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array)
@@ -40,14 +41,15 @@ def send(Comm comm not None, array, int dtype, tuple shape, uint32_t extra, int 
     return call
 
 
-def recv(Comm comm not None, alloc, int source, int64_t tag, double timeout):
-    """Start receiving; `alloc` is asked for the array when a message has matched. Returns the Call."""
+def recv(Comm comm not None, alloc, int source, int64_t tag, double timeout, bint waits):
+    """Start receiving; `alloc` is asked for the array when a message has matched. Returns the Call. `waits`: it will
+    be waited for at once."""
     cdef Call call = new_call(comm)
     cdef cmo_message m
     cdef cmo_err err
     call.allocate = alloc
     memset(&m, 0, sizeof(m))
-    m.peer, m.tag, m.allocate, m.allocate_ctx = source, tag, allocate, <void *>call
+    m.peer, m.tag, m.allocate, m.allocate_ctx, m.waits = source, tag, allocate, <void *>call, waits
     call.launch()
     with nogil:
         err = cmo_recv_start(&call.op, comm.core, &m, timeout, &call.status)
@@ -321,7 +323,7 @@ def send_parts(Comm comm not None, list parts, uint32_t extra, int dest, int64_t
         PyBuffer_Release(&view)
     memset(&m, 0, sizeof(m))
     m.peer, m.tag, m.dtype, m.extra, m.ndim = dest, tag, <cmo_dtype>code_of_type(cnp.NPY_UINT8), extra, 1
-    m.shape, m.parts, m.bytes = call.shape, call.parts, call.shape[0]
+    m.shape, m.parts, m.bytes, m.waits = call.shape, call.parts, call.shape[0], True
     call.launch()
     with nogil:
         err = cmo_send_start(&call.op, comm.core, &m, timeout)

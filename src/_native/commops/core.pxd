@@ -20,6 +20,9 @@ cdef extern from "commops.h" nogil:
     ctypedef enum cmo_err:
         CMO_OK, CMO_AGAIN, CMO_EINVAL, CMO_ETYPE, CMO_ENOMEM, CMO_ETIMEOUT, CMO_EPEERLOST, CMO_EMISMATCH
         CMO_EREVOKED, CMO_EAUTH, CMO_EINTERRUPT
+    enum:
+        CMO_NERRORS
+    const char *cmo_err_name(cmo_err)
     const char *cmo_reason()
     cmo_err cmo_fail(cmo_err err, const char *format, ...)
 
@@ -39,7 +42,7 @@ cdef extern from "commops.h" nogil:
     cmo_kernel cmo_kernel_for(cmo_dtype, cmo_redop)
 
     ctypedef struct cmo_tunables:
-        int64_t slots, slot_bytes, pipe_bytes, handshake_ms, heartbeat_ms, socket_bytes, tls_kernel
+        int64_t slots, slot_bytes, pipe_bytes, handshake_ms, heartbeat_ms, socket_bytes, tls_kernel, flight
     ctypedef struct cmo_tunable_row:
         const char *name
         const char *env
@@ -139,6 +142,10 @@ cdef extern from "commops.h" nogil:
 
     ctypedef struct cmo_engine:
         pass
+    ctypedef struct cmo_flight:
+        pass
+    cmo_flight *cmo_engine_flight(const cmo_engine *)
+    uint64_t cmo_flight_bytes(const cmo_flight *)
     ctypedef struct cmo_comm:
         int rank, size, nhosts, local, nlocal
         int *world
@@ -160,6 +167,8 @@ cdef extern from "commops.h" nogil:
         cmo_net *remote
         const cmo_collectives *collectives
         cmo_tunables tunables
+        const uint8_t *job
+        cbool exact
         cbool (*interrupted)(void *) noexcept
         void *interrupt_ctx
     cmo_err cmo_engine_create(cmo_engine **, const cmo_world *)
@@ -189,6 +198,7 @@ cdef extern from "commops.h" nogil:
         uint64_t bytes
         cmo_allocate allocate
         void *allocate_ctx
+        cbool waits
     ctypedef struct cmo_status:
         int source
         int64_t tag

@@ -25,6 +25,7 @@ typedef struct cmo_window_head {
     uint64_t word_at, word[2];                  /* where in its own memory something random lies, and what */
     /* Written by the owner later: 1: it can read the memory of every rank of its host */
     _Atomic uint32_t attaches;
+    _Atomic uint64_t flight;                    /* offset of the owner's flight recorder (comm/flight.h); 0: none */
     _Alignas(CMO_LINE) _Atomic uint32_t asleep; /* 1 while the owner sleeps and wants its doorbell rung (base/wait.h) */
     _Atomic int32_t core;                       /* 1 + the core on which the owner waited last; 0: it has not yet */
     _Alignas(CMO_LINE) _Atomic uint64_t opened; /* pipes that neighbours have made for the owner; they count it */

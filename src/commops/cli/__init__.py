@@ -21,6 +21,8 @@ _COMMANDS = {
     "train": "Train a network on several ranks.",
     "bench": "Measure latency and bandwidth on this machine.",
     "doctor": "Say what would be used here, and what is wrong.",
+    "top": "Show what every rank on this machine is doing now.",
+    "trace": "Write the calls of all ranks as Chrome-trace JSON.",
 }
 
 

@@ -84,6 +84,7 @@ def make_engine(
             tunables=tunables,
             host_names=host_names,
             tls=tls,
+            exact=bool(os.environ.get("COMMOPS_TRACE")),
         )
     except BaseException:
         for _, bell, end in table:  # the windows' it has closed when it had mapped them
