@@ -23,7 +23,7 @@ class Recovery(Group):
     __slots__ = ()
 
     def revoke(self) -> None:
-        """Break this communicator for all its ranks: their calls, in progress and later, raise `RevokedError`.
+        """Break this communicator for all its ranks: calls in progress, and later ones, raise `RevokedError`.
 
         For a rank that has found out that it makes no sense to go on, while others wait in a call that will
         not end. It waits for nobody. `agree` and `shrink` still work.

@@ -18,6 +18,14 @@ __all__ = ["command"]
     is_flag=True,
     help="Encrypt what goes over TCP, with certificates made for this job, or those of COMMOPS_TLS_FILE.",
 )
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    metavar="K",
+    default=0,
+    show_default=True,
+    help="When a rank fails, end the others and start all of them again, K times at most.",
+)
 @click.argument("program")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
@@ -27,6 +35,7 @@ def command(
     module: bool,
     label: bool,
     tls: bool,
+    max_restarts: int,
     program: str,
     arguments: tuple[str, ...],
 ) -> None:
@@ -44,4 +53,6 @@ def command(
     except (ImportError, ValueError, CommError) as error:
         raise click.ClickException(str(error)) from error
     n = ranks or usable_cores()
-    ctx.exit(run(n, program, arguments, module=module, label=label, tls=credentials))
+    ctx.exit(
+        run(n, program, arguments, module=module, label=label, tls=credentials, max_restarts=max_restarts)
+    )

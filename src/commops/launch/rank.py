@@ -8,12 +8,32 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from io import TextIOWrapper
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from commops.launch import process
 from commops.launch.failure import from_exception
 
-__all__ = ["Meeting", "become"]
+__all__ = ["Lives", "Meeting", "become"]
+
+
+class Lives(NamedTuple):
+    """How often ranks were started again before, and may be in all.
+
+    Ranks find that in ``COMMOPS_RESTART_COUNT``, and both in ``TORCHELASTIC_RESTART_COUNT`` and
+    ``TORCHELASTIC_MAX_RESTARTS``, where programs that were written for torchrun look for it.
+    """
+
+    number: int
+    most: int
+
+    def environ(self) -> dict[str, str]:
+        """Return those variables."""
+        count, most = str(self.number), str(self.most)
+        return {
+            "COMMOPS_RESTART_COUNT": count,
+            "TORCHELASTIC_RESTART_COUNT": count,
+            "TORCHELASTIC_MAX_RESTARTS": most,
+        }
 
 
 class Meeting:
@@ -31,11 +51,14 @@ class Meeting:
         variable and no log.
     tls : bytes, optional
         Their key and certificates, handed over in the same way.
+    lives : Lives
     """
 
-    def __init__(self, size: int, token: bytes, tls: bytes | None = None) -> None:
+    def __init__(self, size: int, token: bytes, tls: bytes | None, lives: Lives) -> None:
         self._size = size
-        self._job = f"{os.uname().nodename}.{os.getpid()}"
+        self.lives = lives
+        # Ranks that are started again must not be taken for those before them.
+        self._job = f"{os.uname().nodename}.{os.getpid()}{f'.{lives.number}' if lives.number else ''}"
         self._token = process.sealed_memory("commops-token", token)
         self._tls = -1 if tls is None else process.sealed_memory("commops-tls", tls)
         for descriptor in filter(lambda one: one >= 0, (self._token, self._tls)):
@@ -71,6 +94,7 @@ class Meeting:
         return {
             **process.default_threads(self._size),
             **(tls if self._tls >= 0 else {}),
+            **self.lives.environ(),
             "RANK": str(rank),
             "WORLD_SIZE": str(self._size),
             "LOCAL_RANK": str(rank),

@@ -20,6 +20,7 @@ def run(
     module: bool = False,
     label: bool = False,
     tls: Credentials | None = None,
+    max_restarts: int = 0,
 ) -> int:
     """Run a program as `n` ranks on this machine, and return the exit code of the whole.
 
@@ -40,22 +41,26 @@ def run(
         Put ``[rank]`` before each line of output.
     tls : Credentials, optional
         What the ranks show each other, if they are to speak TLS over TCP.
+    max_restarts : int
+        When a rank fails, end the others and start all of them again, this often at most.
 
     Returns
     -------
     int
-        0 if all ranks ended well; else the exit code of the rank that failed first, 128 + the number of the
-        signal that killed it, or 128 + the number of the signal that the launcher was sent.
+        Of the last start: 0 if all ranks ended well; else the exit code of the rank that failed first, 128 +
+        the number of the signal that killed it, or 128 + the number of the signal that the launcher was sent.
 
     Raises
     ------
     ValueError
-        If `n` is below 1.
+        If `n` is below 1, or `max_restarts` below 0.
     RuntimeError
         If this process has several threads.
     """
     if n < 1:
         raise ValueError(f"n must be 1 or more, not {n}")
+    if max_restarts < 0:
+        raise ValueError(f"max_restarts must be 0 or more, not {max_restarts}")
     if not module and (trouble := find_script(program)):
         print(f"commops: {trouble}", file=sys.stderr)
         return 2
@@ -64,4 +69,4 @@ def run(
         (run_module if module else run_script)(program, arguments)
         return 0
 
-    return fork_ranks(n, child, label=label, tls=tls).code
+    return fork_ranks(n, child, label=label, tls=tls, max_restarts=max_restarts).code
