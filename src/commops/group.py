@@ -16,7 +16,18 @@ __all__ = ["Group"]
 class Group:
     """The ranks of a communicator, and the core's side of it: what all the parts of `Comm` stand on."""
 
-    __slots__ = ("__weakref__", "_at", "_core", "_generation", "_hosts", "_local", "_timeout", "_world_hosts")
+    __slots__ = (
+        "__weakref__",
+        "_at",
+        "_core",
+        "_entrance",
+        "_generation",
+        "_hosts",
+        "_local",
+        "_owner",
+        "_timeout",
+        "_world_hosts",
+    )
 
     def __init__(self, core: Any, world_hosts: tuple[str, ...], timeout: float, generation: int = 0) -> None:
         self._core = core
@@ -27,6 +38,10 @@ class Group:
         self._world_hosts = world_hosts
         self._hosts = tuple(world_hosts[r] for r in world)
         self.timeout = timeout
+        # Of a communicator of a whole world, or what shrink has made of it: where newcomers may ask to join,
+        # and the communicator that owns the engine. No other may grow.
+        self._entrance: Any = None
+        self._owner: Any = None
 
     @property
     def rank(self) -> int:
@@ -55,7 +70,7 @@ class Group:
 
     @property
     def generation(self) -> int:
-        """How often the group of ranks has been rebuilt after a failure."""
+        """How often the group of ranks has been rebuilt, by `shrink` or `grow`."""
         return self._generation
 
     @property
