@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from commops.errors import RendezvousError
+from commops.arguments import ANY
+from commops.errors import CommError, RendezvousError
 from commops.rendezvous.deadline import Deadline
 from commops.rendezvous.waiting import Admission, Door, Newcomer
 
@@ -56,10 +57,14 @@ def grow(comm: Comm) -> Comm:
     if "error" in order:
         raise RendezvousError(f"grow: {order['error']}")
     generation = comm.generation + 1
+    # Of a group that is in no call, nobody would notice who dies: so each rank waits for a message that never
+    # comes.
+    guard = comm.dup()
+    pending = guard.irecv(source=ANY)
 
     def watch() -> str:
-        if comm._core.failed:
-            return "a rank of the group was lost while it grew"
+        if pending.done():
+            return f"the group broke while it grew: {pending.exception()}"
         if nonces and (lost := door.gone(nonces)):
             names = ", ".join(str(comm.size + one) for one in lost)
             return f"the newcomer that was to be rank {names} has ended"
@@ -82,6 +87,10 @@ def grow(comm: Comm) -> Comm:
             with contextlib.suppress(RendezvousError):
                 door.forget([nonces[one] for one in door.gone(nonces)])
         raise RendezvousError(f"grow: {error}; the ranks that were there before can go on") from error
+    finally:
+        guard.close()
+        with contextlib.suppress(CommError):
+            pending.wait()
     return comm._grown(world, generation)
 
 
@@ -119,6 +128,8 @@ def join(entrance: Entrance, timeout: float) -> tuple[World, int]:
             newcomer.over()
             raise
         newcomer.over()
+        if "COMMOPS_JOB" in os.environ:
+            newcomer.tell_launcher(os.environ.get("COMMOPS_RESTART_COUNT", ""))
         return world, admission.generation
 
 

@@ -215,6 +215,11 @@ def _join(
             entrance.leave()
     with entrance.opened(timeout, serves=place.rank == 0 and not place.served) as store:
         world = entrance.meet(store, "world", place.rank, place.size, deadline)
+        # Each of them, because any of them may end just after it has returned from here.
+        if place.served and "COMMOPS_ELASTIC" in os.environ:
+            from commops.rendezvous.waiting import BEGUN, PART
+
+            store.set(f"{PART}/{BEGUN}", b"")
     return Comm._of_world(world, timeout, entrance=entrance)
 
 

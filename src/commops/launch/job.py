@@ -16,12 +16,13 @@ from commops.launch.failure import Failure, cause_text, from_status, in_order, o
 from commops.launch.rank import Meeting, become
 from commops.launch.relay import Lines, Sink
 from commops.launch.signals import SignalQueue, foreground
+from commops.rendezvous.store import Store
 
-__all__ = ["Job", "Outcome"]
+__all__ = ["PEER_GRACE", "STOP_GRACE", "Job", "Outcome"]
 
-_PEER_GRACE = 1.2  # seconds for the ranks to notice by themselves that one of them failed
+PEER_GRACE = 1.2  # seconds for the ranks to notice by themselves that one of them failed
 _TERM_GRACE = 0.5  # from SIGTERM to SIGKILL after a failure
-_STOP_GRACE = 0.5  # between the steps of an end that somebody asked for
+STOP_GRACE = 0.5  # between the steps of an end that somebody asked for
 _INTERRUPTED = 128 + signal.SIGINT
 _READER_GRACE = 0.2  # for a reader of our output that takes nothing, when somebody asked for the end
 
@@ -58,7 +59,7 @@ class Job:
     """Ranks from their birth to the last that is said of them. `supervise` makes one for each start."""
 
     def __init__(
-        self, n: int, meeting: Meeting, signals: SignalQueue, label: bool, speak: bool, stop: int | None
+        self, n: int, signals: SignalQueue, label: bool, speak: bool, stop: int | None, meeting: Meeting
     ) -> None:
         self._n, self._meeting, self._signals = n, meeting, signals
         self._label, self._speak, self._stop = label, speak, stop
@@ -77,15 +78,44 @@ class Job:
 
     def fork(self, rank: int, child: Callable[[int], int], restore_limit: Callable[[], None]) -> None:
         """Start one rank."""
+        piped = [
+            number
+            for number in (1, 2)
+            if self._label or not (self._n == 1 or (rank == 0 and os.isatty(number)))
+        ]
+        self._lines[rank], streams = self._pipes(piped, self._label_of(rank), reads=rank == 0)
+        self._running[rank] = self._fork(lambda: rank, streams, child, restore_limit)
+
+    def fork_spares(self, child: Callable[[int], int], restore_limit: Callable[[], None]) -> None:
+        """Start what may have to take the place of a rank."""
+
+    def opens(self, store: Store) -> None:
+        """See the store (borrowed) in which the ranks will meet."""
+
+    def _label_of(self, rank: int) -> bytes:
+        return b"[%d] " % rank if self._label else b""
+
+    def _pipes(
+        self, piped: Sequence[int], label: bytes, *, reads: bool
+    ) -> tuple[list[Lines], dict[int, int]]:
+        """Return the reading ends of the streams that go through this process, and a rank's own ends."""
+        lines: list[Lines] = []
         streams: dict[int, int] = {}
-        if rank > 0:
+        if not reads:
             streams[0] = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self._lines[rank] = []
-        for number, sink in ((1, self._out), (2, self._err)):
-            direct = not self._label and (self._n == 1 or (rank == 0 and os.isatty(number)))
-            if not direct:
-                reader, streams[number] = os.pipe()
-                self._lines[rank].append(Lines(reader, sink, b"[%d] " % rank if self._label else b""))
+        for number in piped:
+            reader, streams[number] = os.pipe()
+            lines.append(Lines(reader, self._out if number == 1 else self._err, label))
+        return lines, streams
+
+    def _fork(
+        self,
+        rank: Callable[[], int],
+        streams: dict[int, int],
+        child: Callable[[int], int],
+        restore_limit: Callable[[], None],
+    ) -> tuple[int, int]:
+        """Fork a process that will be `rank()`; return its id and a descriptor of it."""
         launcher = os.getpid()
         pid = os.fork()
         if pid == 0:
@@ -98,7 +128,7 @@ class Job:
                 os._exit(70)  # never into the launcher's frames
         for descriptor in streams.values():
             os.close(descriptor)
-        self._running[rank] = pid, os.pidfd_open(pid)
+        return pid, os.pidfd_open(pid)
 
     def _shed(self) -> None:
         """Close, as a rank, what the launcher holds of the other ranks."""
@@ -136,9 +166,13 @@ class Job:
             if sink.pending:
                 actions[sink.descriptor] = sink.write_some
                 poll.register(sink.descriptor, select.POLLOUT)
-        pause = self._steps[0][0] - time.monotonic() if self._steps else math.inf
+        pause = self._next() - time.monotonic()
         for descriptor, _ in poll.poll(None if pause == math.inf else max(0, math.ceil(pause * 1000))):
             actions[descriptor]()
+
+    def _next(self) -> float:
+        """Return when there is something to do though nothing happens."""
+        return self._steps[0][0] if self._steps else math.inf
 
     def _read_reports(self) -> None:
         while True:
@@ -150,18 +184,25 @@ class Job:
             self._fail(failure)
 
     def _on_end(self, rank: int) -> None:
+        code = self._bury(rank)
+        if code != 0 and rank not in self._failures:
+            self._fail(from_status(rank, code, stopped=self._told))
+
+    def _bury(self, rank: int) -> int:
+        """Return how a process has ended."""
         self._read_reports()  # the rank wrote its own before it ended
         pid, descriptor = self._running.pop(rank)
         os.close(descriptor)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if code != 0 and rank not in self._failures:
-            self._fail(from_status(rank, code, stopped=self._told))
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     def _fail(self, failure: Failure) -> None:
         self._failures[failure.rank] = failure
         if self._signal is None and self._cause is None and not failure.consequence:
             self._say_cause(failure)
-        self._plan((_PEER_GRACE, signal.SIGTERM), (_PEER_GRACE + _TERM_GRACE, signal.SIGKILL))
+        self._end_after_failure()
+
+    def _end_after_failure(self) -> None:
+        self._plan((PEER_GRACE, signal.SIGTERM), (PEER_GRACE + _TERM_GRACE, signal.SIGKILL))
 
     def _say_cause(self, failure: Failure) -> None:
         self._cause = failure
@@ -195,18 +236,18 @@ class Job:
                 continue
             self._signal, self._asked = number, True
             self._say("commops: interrupted\n" if number == signal.SIGINT else f"commops: {number.name}\n")
-            last = (2 * _STOP_GRACE, signal.SIGKILL)
+            last = (2 * STOP_GRACE, signal.SIGKILL)
             if number != signal.SIGINT:
                 self._plan((0.0, signal.SIGTERM), last, again=True)
             elif foreground():  # the ranks have had theirs; a second one would cut their clean-up short
                 self._told = True
-                self._plan((_STOP_GRACE, signal.SIGTERM), last, again=True)
+                self._plan((STOP_GRACE, signal.SIGTERM), last, again=True)
             else:
-                self._plan((0.0, signal.SIGINT), (_STOP_GRACE, signal.SIGTERM), last, again=True)
+                self._plan((0.0, signal.SIGINT), (STOP_GRACE, signal.SIGTERM), last, again=True)
 
     def _on_stop(self) -> None:
         self._stop, self._asked = None, True
-        self._plan((0.0, signal.SIGTERM), (_STOP_GRACE, signal.SIGKILL), again=True)
+        self._plan((0.0, signal.SIGTERM), (STOP_GRACE, signal.SIGKILL), again=True)
 
     def end(self) -> Outcome:
         """Pass on the last output, tell what became of the ranks, and return how it went."""
@@ -214,7 +255,7 @@ class Job:
         for line in (line for lines in self._lines.values() for line in lines):
             line.read_all()
             line.close()
-        failures = in_order(self._failures.values())
+        failures = self._in_order()
         if self._signal is None and failures:
             if self._cause is None:
                 self._say_cause(failures[0])
@@ -228,6 +269,10 @@ class Job:
             code = code or 1
         code = code if self._signal is None else 128 + self._signal
         return Outcome(code, self._signal, tuple(failures), restarts and not self._asked)
+
+    def _in_order(self) -> list[Failure]:
+        """Return what has failed and counts, the cause first."""
+        return in_order(self._failures.values())
 
     def _restarts(self, failures: Sequence[Failure]) -> bool:
         """Say whether all ranks are to be started again; if so, to the user too, and why."""

@@ -17,8 +17,10 @@ import itertools
 import sys
 import threading
 from collections.abc import Callable, Set
+from functools import partial
 
 from commops.launch import process
+from commops.launch.elastic import ElasticJob
 from commops.launch.job import Job, Outcome
 from commops.launch.rank import Lives, Meeting
 from commops.launch.signals import SignalQueue, queued
@@ -36,6 +38,7 @@ def fork_ranks(
     stop: int | None = None,
     tls: Credentials | None = None,
     max_restarts: int = 0,
+    elastic: tuple[int, int] | None = None,
 ) -> Outcome:
     """Run ``child(rank)`` in `n` forks of this process, and return when nothing of them is left.
 
@@ -55,7 +58,12 @@ def fork_ranks(
     tls : Credentials, optional
         What ranks and store show each other, if they are to speak TLS.
     max_restarts : int
-        How often all ranks are started again, after one of them has failed and the others were ended.
+        How often all ranks are started again, after one of them has failed and the others were ended; where
+        the job is elastic, how many replacements are started for ranks that have failed.
+    elastic : tuple of int, optional
+        How many ranks there must be for the others to go on when one has failed, and may be at most. Every
+        replacement that may be started is forked at the beginning, because later the store has a thread, and
+        waits.
 
     Returns
     -------
@@ -96,15 +104,16 @@ def fork_ranks(
     with contextlib.ExitStack() as stack:
         stack.enter_context(process.adopting_orphans())
         spared = process.children()
-        restore_limit = stack.enter_context(process.room_for_descriptors(4 * n + 32))
+        restore_limit = stack.enter_context(process.room_for_descriptors(4 * n + 5 * max_restarts + 32))
         signals = stack.enter_context(queued())
         stack.callback(process.kill_children, spared)  # whatever happens below
         gc.freeze()  # or a collection in each rank would copy every page that it touches
-        for count in itertools.count():
+        kind: Callable[..., Job] = partial(ElasticJob, elastic) if elastic else Job
+        make = partial(kind, n, signals, label, speak, stop)
+        for number in itertools.count():
             # The store's thread has ended with the ranks before, so this process may fork again.
-            outcome = _start(
-                n, child, signals, spared, restore_limit, Lives(count, max_restarts), label, speak, stop, tls
-            )
+            lives = Lives(0 if elastic else number, max_restarts)
+            outcome = _start(n, child, make, signals, spared, restore_limit, lives, tls)
             if not outcome.restarts:
                 return outcome
     raise AssertionError("a job ends")
@@ -113,13 +122,11 @@ def fork_ranks(
 def _start(
     n: int,
     child: Callable[[int], int],
+    make: Callable[[Meeting], Job],
     signals: SignalQueue,
     spared: Set[int],
     restore_limit: Callable[[], None],
     lives: Lives,
-    label: bool,
-    speak: bool,
-    stop: int | None,
     tls: Credentials | None,
 ) -> Outcome:
     """Start all ranks, with a job, a token and a store of their own, and see them through."""
@@ -129,12 +136,14 @@ def _start(
     token = new_token()
     with (
         contextlib.closing(Meeting(n, token, tls.pem if tls else None, lives)) as meeting,
-        contextlib.closing(Job(n, meeting, signals, label, speak, stop)) as job,
+        contextlib.closing(make(meeting)) as job,
     ):
         signals.hold()
         for rank in range(n):
             job.fork(rank, child, restore_limit)
+        job.fork_spares(child, restore_limit)
         with TCPStore("127.0.0.1", 0, is_server=True, token=token, timeout=60.0, tls=tls) as store:
+            job.opens(store)
             meeting.open_gate(store.address)
             signals.let_through()
             job.watch()

@@ -25,10 +25,19 @@ from commops.rendezvous.prefix_store import PrefixStore
 from commops.rendezvous.store import Store
 from commops.rendezvous.token import Token
 
-__all__ = ["MOST", "Admission", "Door", "Newcomer"]
+__all__ = ["BEGUN", "JOINED", "MOST", "PART", "Admission", "Door", "Newcomer"]
 
 MOST = "most"
 """The key under which a launcher says how many ranks the group may have."""
+
+BEGUN = "begun"
+"""The key by which ranks tell the launcher that there is a group."""
+
+JOINED = "joined/"
+"""What stands before the number of a replacement in the key that tells its launcher that it has joined."""
+
+PART = "grow"
+"""The part of the job's store in which all that is."""
 
 _SLICE = 1.0  # seconds between two looks of a newcomer at its own ticket
 _ANSWER = 2.0  # seconds in which a newcomer that lives answers
@@ -77,7 +86,7 @@ class Newcomer:
     """
 
     def __init__(self, store: Store, token: Token | None) -> None:
-        self._store, self._token = PrefixStore("grow", store), token
+        self._store, self._token = PrefixStore(PART, store), token
         self._nonce = self._ticket = ""
         self._value = b""  # of the ticket
         self._called = ""  # the call that was answered last
@@ -117,6 +126,11 @@ class Newcomer:
         """Be done: from here on the end of this process is no concern of those who let newcomers in."""
         with contextlib.suppress(RendezvousError):
             self._store.bequeath(f"gone/{self._nonce}", None, timeout=_GRACE)
+
+    def tell_launcher(self, number: str) -> None:
+        """Tell the launcher that its replacement of this number is one of the group."""
+        with contextlib.suppress(RendezvousError):
+            self._store.set(JOINED + number, b"")
 
     def _queue(self) -> None:
         """Take a ticket."""
@@ -176,7 +190,7 @@ class Door:
     """
 
     def __init__(self, store: Store, token: Token | None) -> None:
-        self._store, self._token = PrefixStore("grow", store), token
+        self._store, self._token = PrefixStore(PART, store), token
 
     def muster(self, size: int) -> list[str]:
         """Return the nonces of those who wait and live, as many as a group of `size` ranks has room for.
