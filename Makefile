@@ -16,8 +16,8 @@ IN_VENV := PATH="$(VENV)/bin:$$PATH"
 # A changed folder tells of files that are gone.
 SOURCES := $(shell find src meson.build meson.options pyproject.toml -name __pycache__ -prune -o ! -name '*.pyc' -print)
 
-.PHONY: help demo test test-native test-python lint sanitize warnings aarch64-check dist bench bench-quick \
-    fuzz fuzz-corpus fuzzers editable clean
+.PHONY: help demo test test-native test-python lint sanitize valgrind warnings aarch64-check dist bench bench-quick \
+    fuzz fuzz-corpus fuzzers soak editable clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,7 +25,9 @@ help:
 	@echo 'make test            every test: C (test-native), then Python (test-python PYTEST_ARGS="-k words")'
 	@echo 'make lint            ruff, mypy --strict, the stubs of the compiled modules against these, widths and lengths'
 	@echo 'make sanitize        C tests under AddressSanitizer + UndefinedBehaviorSanitizer, then ThreadSanitizer'
+	@echo 'make soak            ten hours of calls that must leave nothing behind (SOAK_SECONDS=60 SOAK_CALLS=100000)'
 	@echo 'make fuzz            look for inputs that break what reads bytes of others, for an hour (FUZZ_SECONDS=120)'
+	@echo 'make valgrind        some of the C tests under valgrind'
 	@echo 'make warnings        a build in which warnings are errors (CC=gcc, CC=clang)'
 	@echo 'make aarch64-check   compile the C core for aarch64'
 	@echo 'make dist            sdist and wheel into dist/, and what must be true of them'
@@ -89,6 +91,14 @@ sanitize: $(BUILD)/address/build.ninja $(BUILD)/thread/build.ninja
 	$(IN_VENV) QUICK=1 TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
 	    $(UNRANDOMISED) meson test -C "$(BUILD)/thread" --print-errorlogs --timeout-multiplier 4
 
+# What the sanitizers do not see: values that were never written. Not of attach, for which valgrind lacks a system call,
+# nor of the longest grids.
+VALGRIND_TESTS ?= drive faults jobs news point shm_direct shm_protocol tcp_ends tls window wire
+valgrind: $(BUILD)/native/build.ninja
+	@if ! command -v valgrind >/dev/null; then echo 'skipped: there is no valgrind here'; exit 0; fi; \
+	$(IN_VENV) QUICK=1 meson test -C "$(BUILD)/native" --print-errorlogs --timeout-multiplier 4 --wrapper \
+	    'valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite' $(VALGRIND_TESTS)
+
 UNRANDOMISED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 $(BUILD)/address/build.ninja: | $(VENV)/ready
@@ -106,6 +116,13 @@ FUZZ_BUILD := $(BUILD)/fuzz
 HAS_FUZZER = echo 'int LLVMFuzzerTestOneInput(void); int LLVMFuzzerTestOneInput(void) { return 0; }' | \
     $(FUZZ_CC) -fsanitize=fuzzer,address,undefined -x c - -o "$(BUILD)/has-fuzzer" >/dev/null 2>&1
 FUZZ = $(IN_VENV) python tests/fuzz/run.py "$(BUILD)/fuzzing" --fuzzers "$(FUZZ_BUILD)/tests/fuzz"
+
+# Ten hours of everything on each transport's turn; the tests have some seconds of it.
+SOAK_SECONDS ?= 36000
+SOAK_CALLS ?= 10000000
+soak: $(BUILD)/installed
+	$(IN_VENV) COMMOPS_TRANSPORT=shm commops run -n 3 tests/faults/soak.py $$(($(SOAK_SECONDS) / 2)) $(SOAK_CALLS)
+	$(IN_VENV) COMMOPS_TRANSPORT=tcp commops run -n 3 tests/faults/soak.py $$(($(SOAK_SECONDS) / 2)) $(SOAK_CALLS)
 
 fuzz: $(BUILD)/installed fuzzers
 	$(FUZZ) --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)

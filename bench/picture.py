@@ -46,6 +46,8 @@ _COLOURS = {"intelmpi": "#1f77b4", "mpich": "#2ca02c", "openmpi": "#ff9f1c", "gl
 def _style(name: str) -> dict[str, Any]:
     if name == "commops":
         return {"color": _RED, "lw": 2.4, "zorder": 5, "marker": "o", "ms": 3.5}
+    if name == "commops, TLS":
+        return {"color": "#1f77b4", "lw": 1.8, "zorder": 4, "marker": "s", "ms": 3.0}
     if name == "comm.empty":
         return {"color": _RED, "lw": 1.3, "zorder": 4, "ls": "-."}
     if name in peers.LIMITS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -67,6 +68,8 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
         How often the group of ranks has been rebuilt, by `shrink` or `grow`.
     timeout : float
         Seconds within which each call must end. May be set.
+    allow_pickle : bool
+        Whether calls on Python objects may be made. May be set.
     """
 
     __slots__ = ("_closed", "_engine", "_outgrown")
@@ -93,12 +96,15 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
         comm._owner, comm._entrance = comm, entrance
         if entrance is not None:
             entrance.use()
+        comm.allow_pickle = os.environ.get("COMMOPS_ALLOW_PICKLE", "1") != "0"
         _open_worlds.append(comm)
         return comm
 
     def _grown(self, world: World, generation: int) -> Comm:
         self._outgrown = True
-        return Comm._of_world(world, self.timeout, generation, self._entrance)
+        comm = Comm._of_world(world, self.timeout, generation, self._entrance)
+        comm.allow_pickle = self.allow_pickle
+        return comm
 
     def __repr__(self) -> str:
         return f"<commops.Comm rank {self.rank} of {self.size}{', closed' if self._closed else ''}>"
@@ -118,6 +124,10 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
         self._core.close()
         if self._engine is not None:
             _open_worlds.remove(self)
+            if strangers := self._engine.refused():
+                from commops.rendezvous.strangers import tell_of_strangers
+
+                tell_of_strangers(f"rank {self.rank}", *strangers)
             self._engine.close()
             if self._entrance is not None:
                 self._entrance.leave()
@@ -172,7 +182,11 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
             raise ValueError(f"key must be between -2**62 and 2**62, not {order}")
         members = self.allgather(np.frombuffer(self._core.offer(chosen, order), np.uint8))
         core = self._core.build(members)
-        return None if core is None else Comm(core, self._world_hosts, self.timeout, self.generation)
+        if core is None:
+            return None
+        child = Comm(core, self._world_hosts, self.timeout, self.generation)
+        child.allow_pickle = self.allow_pickle
+        return child
 
     def dup(self) -> Comm:
         """Make a communicator of the same ranks whose calls and messages do not mix with this one's.

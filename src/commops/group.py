@@ -18,6 +18,7 @@ class Group:
 
     __slots__ = (
         "__weakref__",
+        "_allow_pickle",
         "_at",
         "_core",
         "_entrance",
@@ -42,6 +43,7 @@ class Group:
         # and the communicator that owns the engine. No other may grow.
         self._entrance: Any = None
         self._owner: Any = None
+        self._allow_pickle = True
 
     @property
     def rank(self) -> int:
@@ -91,6 +93,34 @@ class Group:
         if not seconds > 0:  # also for NaN
             raise ValueError(f"timeout must be a positive number of seconds, not {seconds!r}")
         self._timeout = float(seconds)
+
+    @property
+    def allow_pickle(self) -> bool:
+        """Whether calls on Python objects may be made here; may be set, for the calls after.
+
+        Where it is False, nothing that comes from another rank is ever unpickled in this communicator: each
+        call whose name ends in ``_object`` raises TypeError. Communicators made from this one have it from
+        here. The first has it from ``COMMOPS_ALLOW_PICKLE``, True if that is not set.
+
+        Raises
+        ------
+        TypeError
+            If it is set to anything but a bool.
+        """
+        return self._allow_pickle
+
+    @allow_pickle.setter
+    def allow_pickle(self, allowed: bool) -> None:
+        if not isinstance(allowed, bool | np.bool_):
+            raise TypeError(f"allow_pickle must be True or False, not {allowed!r}")
+        self._allow_pickle = bool(allowed)
+
+    def _check_pickle(self) -> None:
+        if not self._allow_pickle:
+            raise TypeError(
+                "allow_pickle is False, so this rank pickles no objects and unpickles none: send arrays, or"
+                " set comm.allow_pickle = True on all ranks, if you trust them"
+            )
 
     def _run(self, call: Call) -> Any:
         """Make a call and wait for its end."""

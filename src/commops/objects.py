@@ -43,8 +43,8 @@ class Objects(Messages):
     pickle instead of in it; their bytes then go the way of the call of the same name for arrays, in as
     many steps. Received arrays are writable and nobody else's.
 
-    Each raises TypeError if an object cannot be pickled here (nothing has been sent), and whatever unpickling
-    raises where the object arrives. The communicator stays usable in both cases.
+    Each raises TypeError if an object cannot be pickled here (nothing has been sent), or if `allow_pickle`
+    is False, and whatever unpickling raises where the object arrives. The communicator stays usable then.
     """
 
     __slots__ = ()
@@ -65,6 +65,7 @@ class Objects(Messages):
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
+        self._check_pickle()
         packed = pack_parts(obj)
         if isinstance(packed, list):
             dest, tag = rank_of(dest, self.size, "dest"), tag_of(tag, receives=False)
@@ -74,6 +75,7 @@ class Objects(Messages):
 
     def isend_object(self, obj: object, dest: int, tag: int = 0) -> Work[None]:
         """Start a `send_object`. The object is pickled at once."""
+        self._check_pickle()
         return Work((self._send(pack(obj), OBJECT, dest, tag),), lambda: None)
 
     def recv_object(self, source: int = ANY, tag: int = ANY, *, status: bool = False) -> Any:
@@ -99,11 +101,13 @@ class Objects(Messages):
         Exception
             Whatever unpickling the object raises. The message has been received.
         """
+        self._check_pickle()
         packed = None if status else core.recv_bytes(self._core, OBJECT, source, tag, self._timeout)
         return self.irecv_object(source, tag, status=status).wait() if packed is None else unpack(packed)
 
     def irecv_object(self, source: int = ANY, tag: int = ANY, *, status: bool = False) -> Work[Any]:
         """Start a `recv_object`."""
+        self._check_pickle()
 
         def allocate(
             dtype: int, shape: tuple[int, ...], counts: None, carries: int, source: int, tag: int
@@ -147,6 +151,7 @@ class Objects(Messages):
         return self._start(self._broadcast_object(obj, root))
 
     def _broadcast_object(self, obj: object, root: int) -> Call:
+        self._check_pickle()
         sends = self.rank == rank_of(root, self.size)
         arguments, received = of_objects(broadcast(self._at, pack(obj) if sends else None, root))
         return arguments, lambda got: obj if sends else unpack(received(got))
@@ -176,6 +181,7 @@ class Objects(Messages):
 
     def iscatter_object(self, objs: Sequence[object] | None = None, root: int = 0) -> Work[Any]:
         """Start a `scatter_object`."""
+        self._check_pickle()
         if self.rank != rank_of(root, self.size):
             arguments, received = of_objects(scatter(self._at, None, root, None, None))
             return self._start((arguments, lambda got: unpack(received(got))))
@@ -207,6 +213,7 @@ class Objects(Messages):
         return self._start(self._gather_object("gather", obj, root))
 
     def _gather_object(self, kind: str, obj: object, root: int) -> Call:
+        self._check_pickle()
         root = rank_of(root, self.size)
         packed = pack(obj)
         return gather_bytes(kind, packed, root, partial(_unpack_all, own=(self.rank, packed)))
@@ -240,6 +247,7 @@ class Objects(Messages):
 
     def ialltoall_object(self, objs: Sequence[object]) -> Work[list[Any]]:
         """Start an `alltoall_object`."""
+        self._check_pickle()
         _, data = self._one_for_each(objs)
         return self._start(alltoall_bytes(data, _unpack_all))
 
@@ -269,6 +277,7 @@ class Objects(Messages):
 
     def ireduce_object(self, obj: object, op: ObjectOp = "sum", root: int = 0) -> Work[Any]:
         """Start a `reduce_object`."""
+        self._check_pickle()
         root = rank_of(root, self.size)
         return self._start(gather_bytes("gather", pack(obj), root, _folder(op)))
 
@@ -281,6 +290,7 @@ class Objects(Messages):
 
     def iallreduce_object(self, obj: object, op: ObjectOp = "sum") -> Work[Any]:
         """Start an `allreduce_object`."""
+        self._check_pickle()
         return self._start(gather_bytes("allgather", pack(obj), 0, _folder(op)))
 
     def _one_for_each(self, objs: Sequence[object] | None) -> tuple[object, list[Array]]:

@@ -23,7 +23,7 @@ class Recovery(Group):
     __slots__ = ()
 
     def revoke(self) -> None:
-        """Break this communicator for all its ranks: calls in progress, and later ones, raise `RevokedError`.
+        """Break this communicator for all its ranks: their calls, now and later, raise `RevokedError`.
 
         For a rank that has found out that it makes no sense to go on, while others wait in a call that will
         not end. It waits for nobody. `agree` and `shrink` still work.
@@ -119,6 +119,7 @@ class Recovery(Group):
                 core.shrink(old._core, self._timeout), self._world_hosts, self._timeout, old._generation + 1
             )
             new._entrance, new._owner = old._entrance, old._owner
+            new.allow_pickle = self.allow_pickle
             whole = new.agree(not new._core.failed)
             if old is not self:
                 old._core.close()

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 # Each rank may set these for itself. All others shape what ranks send, or which algorithm they use.
-OWN = frozenset({"spin_us", "socket_bytes", "heartbeat_ms", "handshake_ms"})
+OWN = frozenset({"spin_us", "socket_bytes", "heartbeat_ms", "handshake_ms", "tls_kernel"})
 
 _FORMAT = 1
 _CACHES = "/sys/devices/system/cpu/cpu0/cache"

@@ -20,21 +20,19 @@ CALLS = 1000
 
 
 @pytest.mark.parametrize("count", [1, 1000, 100_000])
-def test_threads_may_share_a_communicator(world: World, count: int) -> None:
-    """Their calls are alike, so that it does not matter whose comes first."""
-
+def test_threads_with_a_communicator_each(world: World, count: int) -> None:
     def program(comm: Comm, count: int) -> None:
         wrong: list[object] = []
 
-        def work() -> None:
+        def work(own: Comm) -> None:
             try:
                 for _ in range(300):
-                    if not (comm.allreduce(np.ones(count)) == comm.size).all():
+                    if not (own.allreduce(np.ones(count)) == own.size).all():
                         wrong.append(count)
             except commops.CommError as error:
                 wrong.append(error)
 
-        threads = [threading.Thread(target=work) for _ in range(2)]
+        threads = [threading.Thread(target=work, args=(comm.dup(),)) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import pickle
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from commops import Comm
 from commops.pickling import pack, unpack
 
 from .cases import Array
-from .layouts import ALL, FEW
+from .layouts import ALL, FEW, Layout
 from .world import Raised, World
 
 _leaves = st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.floats(allow_nan=False)
@@ -325,3 +326,49 @@ def test_raised_is_what_a_program_raises(world: World) -> None:
     assert [type(end) for end in ends] == [type(None), Raised, type(None)]
     assert isinstance(ends[1].error, AssertionError)
     assert issubclass(commops.CommError, Exception)
+
+
+def test_without_pickle_there_is_no_way_to_it(fresh: Callable[..., World]) -> None:
+    def program(comm: Comm) -> None:
+        comm.allow_pickle = False
+        child = comm.dup()
+        calls: list[Callable[[Comm], object]] = [
+            lambda c: c.send_object(1, 0),
+            lambda c: c.isend_object(1, 0),
+            lambda c: c.recv_object(),
+            lambda c: c.irecv_object(),
+            lambda c: c.broadcast_object(1),
+            lambda c: c.ibroadcast_object(1),
+            lambda c: c.scatter_object([1] * c.size),
+            lambda c: c.iscatter_object([1] * c.size),
+            lambda c: c.gather_object(1),
+            lambda c: c.igather_object(1),
+            lambda c: c.allgather_object(1),
+            lambda c: c.iallgather_object(1),
+            lambda c: c.alltoall_object([1] * c.size),
+            lambda c: c.ialltoall_object([1] * c.size),
+            lambda c: c.reduce_object(1),
+            lambda c: c.ireduce_object(1),
+            lambda c: c.allreduce_object(1),
+            lambda c: c.iallreduce_object(1),
+        ]
+        named = {name for name in dir(comm) if name.endswith("_object") and not name.startswith("_")}
+        assert len(calls) == len(named)  # a new call on objects is to be tried here too
+        for group in (comm, child, child.shrink()):
+            assert not group.allow_pickle
+            for call in calls:
+                with pytest.raises(TypeError, match="allow_pickle is False"):
+                    call(group)
+            assert (group.allreduce(np.ones(3)) == group.size).all()
+        with pytest.raises(TypeError, match="must be True or False"):
+            comm.allow_pickle = "no"  # type: ignore[assignment]
+        if comm.rank == 0:
+            comm.allow_pickle = True
+            comm.send_object({"a": 1}, 1)
+        elif comm.rank == 1:
+            with pytest.raises(TypeError):
+                comm.recv(source=0)  # an object is not taken for an array
+            comm.allow_pickle = True
+            assert comm.recv_object(0) == {"a": 1}
+
+    fresh(Layout("aaa", "shm", (("COMMOPS_ALLOW_PICKLE", "0"),), name="no-pickle")).run(program)

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comm.layouts import SMALL, Layout
-from comm.world import Died, Raised, World
 
 import commops
+from comm.layouts import SMALL, Layout
+from comm.world import Died, Raised, World
 from commops import Comm
 
 Fresh = Callable[..., World]
@@ -42,6 +42,7 @@ WITHIN = {"shm": 1.0, "tcp": 2.0, "auto": 2.0}
 def endure(comm: Comm, call: Callable[[Comm, int], object], n: int) -> tuple[Any, ...]:
     """Call until it fails; then go on with who is left, and see that the new communicator works."""
     told: list[Any] = []
+    shrunk = 0.0
     while True:
         try:
             if not told:

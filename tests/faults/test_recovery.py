@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comm.layouts import Layout
-from comm.world import World
 
 import commops
+from comm.layouts import Layout
+from comm.world import World
 from commops import Comm
 
 Fresh = Callable[..., World]

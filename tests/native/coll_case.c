@@ -439,3 +439,14 @@ bool coll_check(coll_run *run, world *w)
     if (!good) world_describe(w, stderr);
     return good;
 }
+
+bool coll_check_well(coll_run *run, world *w)
+{
+    char what[160];
+    coll_describe(&run->c, what, sizeof what);
+    bool good = true;
+    for (int r = 0; r < run->size && good; r++)
+        if (run->ranks[r].task->ended && !run->ranks[r].task->err) good = check_rank(run, r, what);
+    if (!good) world_describe(w, stderr);
+    return good;
+}

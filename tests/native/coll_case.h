@@ -38,6 +38,8 @@ void coll_free(coll_run *run);
 
 /* After a run of the world: were all of them well, and right? Complains through CHECKF. */
 bool coll_check(coll_run *run, world *w);
+/* The same of those that ended well, whatever became of the others. */
+bool coll_check_well(coll_run *run, world *w);
 
 const void *coll_out(const coll_run *run, int rank, size_t *bytes); /* what a rank has received; borrowed */
 void coll_describe(const coll_case *c, char *out, size_t n);

@@ -40,8 +40,7 @@ struct world {
     uint64_t polls;
     int64_t moved_at;            /* when anything last did */
     world_fault faults[WORLD_FAULTS];
-    int nfaults;
-    bool somebody_died;
+    int nfaults, ndead;
     world_payload *payload;
 };
 
@@ -144,11 +143,11 @@ static cmo_err rank_window(world *w, int r)
     const cmo_tunables *t = &w->settings.tunables;
     /* For its pieces and, in case it talks to all of them, a pipe to every rank of its host. */
     const size_t piece = cmo_piece_head_bytes(nlocal) + (size_t)(t->slots * t->slot_bytes) + CMO_PAGE;
-    size_t bytes = CMO_PAGE * 8 + piece * (size_t)(1 + w->settings.children) + (size_t)nlocal * ((size_t)t->pipe_bytes + 2 * CMO_PAGE);
+    const size_t pipes = (size_t)nlocal * ((size_t)t->pipe_bytes + 2 * CMO_PAGE);
+    size_t bytes = CMO_PAGE * 8 + piece * (size_t)(1 + w->settings.children) + pipes;
     world_rank *rank = &w->ranks[r];
-    bool alone = nlocal == 1;
-    CMO_TRY(cmo_window_create(&rank->window, nlocal, bytes, alone));
-    if (!alone) return cmo_window_map(cmo_window_fd(rank->window), nlocal, &rank->head, &rank->head_bytes);
+    CMO_TRY(cmo_window_create(&rank->window, nlocal, bytes, nlocal == 1));
+    if (nlocal > 1) return cmo_window_map(cmo_window_fd(rank->window), nlocal, &rank->head, &rank->head_bytes);
     rank->head = cmo_window_base(rank->window);
     return CMO_OK;
 }
@@ -246,7 +245,6 @@ const int *world_hosts(const world *w) { return w->host; }
 uint64_t world_polls(const world *w) { return w->polls; }
 
 bool world_is_dead(const world *w, int r) { return w->ranks[r].dead; }
-
 void world_add_fault(world *w, world_fault fault)
 {
     if (w->nfaults == WORLD_FAULTS) abort();
@@ -326,7 +324,7 @@ static void world_kill(world *w, int r)
         if (!t->ended) task_end(w, t, CMO_EPEERLOST);
     rank->start = rank->running = NULL;
     rank->noticed_at = cmo_sim_now(w->sim) + (int64_t)cmo_sim_random(w->sim, (uint64_t)notice + 1);
-    w->somebody_died = true;
+    w->ndead++;
     if (cmo_sim_kill(w->sim, r)) abort();
     for (int i = 0; i < w->settings.size; i++)
         if (w->host[i] == w->host[r] && cmo_sim_alarm(w->sim, i, rank->noticed_at)) abort();
@@ -334,9 +332,10 @@ static void world_kill(world *w, int r)
 
 static void happen(world *w, world_fault *f)
 {
+    const bool linked = w->host[f->rank] != w->host[f->other];
     f->done = true;
     if (f->what == FAULT_KILL && !w->ranks[f->rank].dead) world_kill(w, f->rank);
-    if (f->what == FAULT_CUT && w->host[f->rank] != w->host[f->other] && cmo_sim_cut(w->sim, f->rank, f->other)) abort();
+    if (f->what == FAULT_CUT && linked && cmo_sim_cut(w->sim, f->rank, f->other)) abort();
     if (f->what == FAULT_PAUSE) w->ranks[f->rank].paused_till = cmo_sim_now(w->sim) + f->pause;
 }
 
@@ -350,8 +349,8 @@ static void notice_ends(world *w, int r)
         if (w->host[i] != w->host[r]) continue;
         place++;
         if (!w->ranks[i].dead || rank->told[i] || cmo_sim_now(w->sim) < w->ranks[i].noticed_at) continue;
-        rank->told[i] = 1;
         cmo_engine_neighbour_ended(rank->engine, place);
+        rank->told[i] = 1;
     }
 }
 
@@ -367,7 +366,7 @@ static uint64_t memory_mark(const world_rank *rank)
            atomic_load_explicit(&p->finished, memory_order_relaxed);
 }
 
-/* Who waits will look again before long, whether anything has happened or not. */
+/* Who waits looks again before long, whatever happens. */
 static void rank_sleep(world *w, int r)
 {
     world_rank *rank = &w->ranks[r];
@@ -387,11 +386,11 @@ static bool rank_poll(world *w, int r)
         if (cmo_sim_alarm(w->sim, r, rank->paused_till)) abort();
         return false;
     }
-    if (w->somebody_died) notice_ends(w, r);
+    if (w->ndead) notice_ends(w, r);
     rank_start(w, r);
     w->polls++;
-    int before = w->unfinished;
-    uint64_t mark = memory_mark(rank);
+    const int before = w->unfinished;
+    const uint64_t mark = memory_mark(rank);
     bool moved = cmo_engine_poll(rank->engine);
     rank_collect(w, r);
     if (w->unfinished < before) rank_start(w, r); /* what waited for the end of others */

@@ -81,7 +81,8 @@ static void add_faults(plan *p, uint64_t polls)
     }
     /* A partition, which separates all links between its sides */
     const uint64_t at = draw(p, polls);
-    const int first = !draw(p, 4) && p->size > 1 && p->size <= SMALL ? 1 + (int)draw(p, (uint64_t)p->size - 1) : p->size;
+    const bool parts = !draw(p, 4) && p->size > 1 && p->size <= SMALL;
+    const int first = parts ? 1 + (int)draw(p, (uint64_t)p->size - 1) : p->size;
     for (int a = 0; a < first; a++)
         for (int b = first; b < p->size; b++) {
             p->cuts = true;
@@ -94,22 +95,27 @@ static void add_faults(plan *p, uint64_t polls)
     }
 }
 
+static const char *const step_names[] = {"sum", "agree", "shrink"};
+
+static void show(plan *p, int r, int round, int step)
+{
+    const world_task *t = p->task[r][round][step];
+    fprintf(stderr, "    rank %d%s, round %d, %s: %s, flag %llx of %llx, sum %llu, ended at %g s %s\n", r,
+            world_is_dead(p->w, r) ? " (dead)" : "", round, step_names[step], cmo_err_name(t->err),
+            (unsigned long long)t->flag, round < ROUNDS ? (unsigned long long)p->flag[r][round] : 0,
+            (unsigned long long)p->out[r][round], (double)t->ended_at * 1e-9, t->err ? t->op.text : "");
+}
+
 static void complain(plan *p, int r, int round, int step, const char *what)
 {
     const world_task *t = p->task[r][round][step];
     fprintf(stderr, "SEED=%llu: rank %d of %d, round %d, %s: %s: %s (%s)\n", (unsigned long long)p->seed, r, p->size,
-            round, (const char *[]){"sum", "agree", "shrink"}[step], what, cmo_err_name(t->err), t->op.text);
+            round, step_names[step], what, cmo_err_name(t->err), t->op.text);
     world_describe(p->w, stderr);
     for (int i = 0; i < p->size; i++)
         for (int k = 0; k <= ROUNDS; k++)
-            for (int s = 0; s < STEPS; s++) {
-                t = p->task[i][k][s];
-                if (t)
-                    fprintf(stderr, "    rank %d%s, round %d, %s: %s, flag %llx of %llx, sum %llu, ended at %g s %s\n", i,
-                            world_is_dead(p->w, i) ? " (dead)" : "", k, (const char *[]){"sum", "agree", "shrink"}[s],
-                            cmo_err_name(t->err), (unsigned long long)t->flag, k < ROUNDS ? (unsigned long long)p->flag[i][k] : 0,
-                            (unsigned long long)p->out[i][k], (double)t->ended_at * 1e-9, t->err ? t->op.text : "");
-            }
+            for (int s = 0; s < STEPS; s++)
+                if (p->task[i][k][s]) show(p, i, k, s);
 }
 
 static bool went_well(plan *p, int r, int round, int step)
@@ -236,6 +242,31 @@ static void test_left_behind(uint64_t seed)
     world_destroy(p.w);
 }
 
+/* Where a rank has no memory for the new communicator, no rank gets it; and they may agree on what to do. */
+static void test_no_memory(uint64_t seed)
+{
+    world_settings settings = world_plain(2 + (int)(seed % 5), WORLD_ONE_HOST, seed);
+    settings.tunables.slot_bytes = 1 << 20; /* more than all else that the windows have room for */
+    settings.tunables.pipe_bytes = 4096;
+    settings.timeout = 20;
+    world *w = world_create(&settings);
+    CHECK(w != NULL);
+    for (int r = 0; w && r < settings.size; r++) {
+        world_task *shrink = world_add(w, r), *agree = world_add(w, r);
+        shrink->what = TASK_SHRINK;
+        agree->what = TASK_AGREE;
+        agree->waits = true;
+        agree->flag = UINT64_MAX;
+    }
+    CHECK(w && world_run(w));
+    for (int r = 0; w && r < settings.size; r++) {
+        const world_task *shrink = world_tasks(w, r);
+        CHECKF(shrink->err == CMO_ENOMEM, "%s: %s", cmo_err_name(shrink->err), shrink->op.text);
+        CHECK(!shrink->next->err && shrink->next->flag == UINT64_MAX);
+    }
+    world_destroy(w);
+}
+
 static void test_seed(uint64_t seed)
 {
     const uint64_t polls = run(seed, 1, SMALL, 0); /* nothing happens, and is found out how long that takes */
@@ -247,6 +278,7 @@ static void test_seed(uint64_t seed)
 int main(void)
 {
     const char *seed = getenv("SEED"), *quick = getenv("QUICK");
+    for (uint64_t s = 0; s < 5; s++) test_no_memory(s);
     if (seed) test_seed(strtoull(seed, NULL, 10));
     else
         for (uint64_t s = 0; s < (quick && *quick != '0' ? 200 : 5000); s++) test_seed(s);

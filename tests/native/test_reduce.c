@@ -158,7 +158,7 @@ struct arrays {
 
 static unsigned char *allocate(size_t bytes)
 {
-    unsigned char *memory = malloc(bytes);
+    unsigned char *memory = calloc(bytes, 1); /* long doubles are compared with their padding */
     if (memory == NULL)
         abort();
     return memory;

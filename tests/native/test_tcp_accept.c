@@ -86,7 +86,7 @@ static void test_a_crowd_of_silent_strangers_keeps_nobody_out(void)
     const int64_t start = cmo_now();
     const int before = open_descriptors();
     poll_world(&w);
-    CHECK(open_descriptors() - before == 64);
+    CHECK(open_descriptors() - before == 128);
     cmo_link *l = open_link(&w, 1, 0); /* behind all of them */
     UNTIL(&w, l->up);
     CHECK(cmo_now() - start < 3 * CMO_SECOND);

@@ -200,6 +200,8 @@ static void test_who_has_no_certificate_or_an_older_tls_is_sent_away(void)
         v.l->ERR_clear_error();
         leave(&v);
     }
+    char from[CMO_ADDRESS_TEXT];
+    CHECK(cmo_tcp_refused(w.net[0], from) == 2 && !strncmp(from, "127.0.0.1:", 10));
     check_talk(&w, 0, 1);
     world_close(&w);
 }

@@ -57,6 +57,7 @@ static void negative_offset(cmo_header *h) { h->aux = (uint64_t)INT64_MAX + 1; }
 static void too_many_dims(cmo_header *h) { h->ndim = CMO_MAX_DIMS + 1; }
 static void one_dim(cmo_header *h) { h->ndim = 1; }
 static void payload(cmo_header *h) { h->length = 1; }
+static void long_agreement(cmo_header *h) { h->length = CMO_MAX_AGREE_BYTES + 1; }
 static void long_text(cmo_header *h) { h->length = CMO_MAX_FAIL_BYTES + 1; }
 
 static void test_impossible_headers_are_refused(void)
@@ -70,10 +71,11 @@ static void test_impossible_headers_are_refused(void)
         CHECK(parse_changed(kind, too_many_dims) == CMO_EPROTO);
         int announces = kind == CMO_EAGER || kind == CMO_RTS;
         CHECK(parse_changed(kind, one_dim) == (announces ? CMO_OK : CMO_EPROTO));
-        int carries = announces || kind == CMO_DATA || kind == CMO_FAIL;
+        int carries = announces || kind == CMO_DATA || kind == CMO_FAIL || kind == CMO_AGREE;
         CHECK(parse_changed(kind, payload) == (carries ? CMO_OK : CMO_EPROTO));
     }
     CHECK(parse_changed(CMO_FAIL, long_text) == CMO_EPROTO);
+    CHECK(parse_changed(CMO_AGREE, long_agreement) == CMO_EPROTO);
 }
 
 static cmo_err parse_shape(const uint64_t *shape, int ndim, uint64_t itemsize, uint64_t length)

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char gone_on[] = "the other ranks have gone on without this one, which they could not reach, or which had not "
-                              "answered in time";
+static const char gone_on[] = "the other ranks have gone on without this one, which they could not reach, or which had "
+                              "not answered in time";
 
 typedef struct agree_call { /* in the op's state */
     uint8_t kind, error;
@@ -71,8 +71,9 @@ static cmo_err refusal(const cmo_agreement *a)
         if (at + 16 < sizeof ranks) snprintf(ranks + at, sizeof ranks - at, "%s%d", at ? ", " : "", r);
         if (!cause) cause = c->engine->cause[c->world[r]];
     }
-    return cmo_fail(CMO_EPEERLOST, "of %d ranks those that are left here, %d, may not go on: ranks %s cannot be reached "
-                    "(%.100s), and may do so elsewhere", c->size, left, ranks, cause ? cause : "no answer");
+    return cmo_fail(CMO_EPEERLOST,
+                    "of %d ranks those that are left here, %d, may not go on: ranks %s cannot be reached (%.100s), and "
+                    "may do so elsewhere", c->size, left, ranks, cause ? cause : "no answer");
 }
 
 static cmo_err agree_step(cmo_op *op)
@@ -93,8 +94,9 @@ void cmo_agree_describe(const cmo_op *op, char *out, size_t n)
     const agree_call *call = (const agree_call *)(const void *)op->inline_state;
     const char *name = call->kind == CMO_AGREE_SHRINK ? "shrink" : "agree";
     size_t at = (size_t)snprintf(out, n, "%s: no agreement within %g s; missing:", name, op->timeout), start = at;
+    const uint8_t *has = a->proposing ? a->has_accepted : a->has_voted;
     for (int r = 0; r < op->comm->size && at + 16 < n; r++) {
-        const bool missing = !a->leads ? a->missing[r] : a->alive[r] && !(a->proposing ? a->has_accepted : a->has_voted)[r];
+        const bool missing = a->leads ? a->alive[r] && !has[r] : a->missing[r];
         if (missing) at += (size_t)snprintf(out + at, n - at, " %d", r);
     }
     if (at == start) snprintf(out + at, n - at, " %d, which has to collect the votes", a->coordinator);

@@ -42,8 +42,8 @@
 #include "comm/ballot.h"
 #include "comm/engine.h"
 
-/* Enter the next agreement of the communicator, which may have failed. The op is as in cmo_call_start. When it has ended
- * well, cmo_agree_flag, cmo_agree_build give what was agreed.
+/* Enter the next agreement of the communicator, which may have failed. The op is as in cmo_call_start. When it has
+ * ended well, cmo_agree_flag, cmo_agree_build give what was agreed.
  *
  * It ends with CMO_EMISMATCH where others have entered another kind; CMO_EREVOKED where the others go on without this
  * rank; CMO_EPEERLOST on a side that may not decide; CMO_ENOMEM where a member has no memory for what is to come;
@@ -58,7 +58,7 @@ cmo_err cmo_agree_build(cmo_comm *comm, cmo_comm **out);
 
 /* For the rest of the room. */
 void cmo_agree_heard(struct cmo_channel *channel, const cmo_header *h, const uint8_t *payload); /* an AGREE frame */
-cmo_err cmo_agree_check(const cmo_header *h); /* CMO_EPROTO for a header that no rank sends */
+cmo_err cmo_agree_check(const cmo_header *h, int ranks); /* CMO_EPROTO for what none of so many ranks sends */
 void cmo_agree_ended(cmo_op *op);
 void cmo_agree_describe(const cmo_op *op, char *out, size_t n); /* for whom it waited in vain */
 void cmo_agree_free(cmo_comm *comm);

@@ -177,8 +177,9 @@ static void call(cmo_agreement *a)
     if (a->proposing || a->calls == CALLS || waited < a->calls * a->recall) return;
     for (int r = 0; r < c->size; r++) a->missing[r] = a->alive[r] && !a->has_voted[r];
     cmo_set_write(a->scratch, a->missing, c->size);
+    const size_t bytes = cmo_set_bytes(c->size);
     for (int r = 0; r < c->size; r++)
-        if (a->alive[r] && (a->missing[r] || a->calls)) tell(a, r, CMO_AGREE_CALL, a->number, 0, cmo_set_bytes(c->size));
+        if (a->alive[r] && (a->missing[r] || a->calls)) tell(a, r, CMO_AGREE_CALL, a->number, 0, bytes);
     a->calls++;
 }
 
@@ -280,10 +281,11 @@ void cmo_agreement_pass(cmo_agreement *a)
 
 /* ------------------------------------------------------------------ hearing */
 
-cmo_err cmo_agree_check(const cmo_header *h)
+cmo_err cmo_agree_check(const cmo_header *h, int ranks)
 {
     const bool bare = h->tag == CMO_AGREE_ACCEPT || h->tag == CMO_AGREE_REFUSE;
-    if (h->tag < 0 || h->tag >= CMO_AGREE_WHATS || !h->seq || bare == (h->length > 0))
+    if (h->tag < 0 || h->tag >= CMO_AGREE_WHATS || !h->seq || bare == (h->length > 0) ||
+        h->length > cmo_vote_bytes(ranks, true))
         return cmo_fail(CMO_EPROTO, "an agreement in %llu bytes of kind %lld", (unsigned long long)h->length,
                         (long long)h->tag);
     return CMO_OK;

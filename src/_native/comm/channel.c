@@ -141,7 +141,7 @@ static cmo_err rx_begin(cmo_channel *c, const uint8_t *shape_bytes)
         if (!c->rx_news) return cmo_fail(CMO_ENOMEM, "what rank %d tells of a failure", c->peer);
         break;
     case CMO_AGREE:
-        CMO_TRY(cmo_agree_check(h));
+        CMO_TRY(cmo_agree_check(h, c->engine->size));
         free(c->rx_news);
         c->rx_news = c->rx_payload = malloc(h->length + 1);
         if (!c->rx_news) return cmo_fail(CMO_ENOMEM, "what rank %d says in an agreement", c->peer);

@@ -10,7 +10,6 @@
  * The driver holds `driving` while it is one. A thread that must change something for a moment (make or close a
  * communicator) counts itself in `nwanting`, wakes the driver if it sleeps, and takes `driving`, which the driver lets
  * go between two passes. */
-#include "base/process.h"
 #include "comm/internal.h"
 
 #include <stdio.h>
@@ -190,14 +189,6 @@ void cmo_engine_slept(void *engine, const struct epoll_event *events, int n)
         epoll_ctl(e->epoll, EPOLL_CTL_DEL, neighbour->pidfd, NULL);
         cmo_engine_neighbour_ended(e, (int)which);
     }
-}
-
-void cmo_engine_neighbour_ended(cmo_engine *e, int which)
-{
-    cmo_engine_poll(e); /* what it did before it died still counts */
-    char how[64];
-    cmo_process_end(e->neighbours[which].pidfd, how, sizeof how);
-    cmo_peer_lost(e, e->neighbour_world[which], true, how);
 }
 
 typedef struct drive_ctx {

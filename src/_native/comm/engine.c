@@ -172,8 +172,8 @@ static void op_expire(cmo_engine *e, cmo_op *op)
     cmo_comm_fail(op->comm, CMO_ETIMEOUT, text);
 }
 
-/* Has this process stood still until long after the deadline? Then the others may have given up, and what they say of it
- * is still to be heard. */
+/* Has this process stood still until long after the deadline? Then the others may have given up, and what they say of
+ * it is still to be heard. */
 static bool op_oversleeps(cmo_op *op, int64_t now)
 {
     if (op->overslept || now - op->deadline < CMO_LATE) return false;

@@ -4,6 +4,7 @@
  * tells all the others where it stands itself, so that each can say who had made which call. Where all ranks share
  * memory that is a verdict in shared memory and a look at the others' records; elsewhere a FAIL frame from each to
  * each. A broken communicator stays broken. */
+#include "base/process.h"
 #include "comm/internal.h"
 
 #include <stdio.h>
@@ -189,12 +190,13 @@ cmo_err cmo_failure_parse(const cmo_header *h, const uint8_t *payload, cmo_told 
     return cmo_told_parse(told, payload, CMO_TOLD_BYTES);
 }
 
-/* Take note of what others say, and have said for `age`. A rank that was not there to hear it, or stood still for longer
- * than its own deadline, is the one for which they gave up. */
+/* Take note of what others say, and have said for `age`. A rank that was not there to hear it, or stood still for
+ * longer than its own deadline, is the one for which they gave up. */
 static void fail_as_told(cmo_comm *c, cmo_err err, const char *text, bool first_hand, int author, int64_t age)
 {
     const cmo_op *op = current(c);
-    const bool was_there = op && !op->overslept && age < CMO_LATE && cmo_engine_now(c->engine) < op->deadline + CMO_LATE;
+    const int64_t now = cmo_engine_now(c->engine);
+    const bool was_there = op && !op->overslept && age < CMO_LATE && now - CMO_LATE < op->deadline;
     if (err != CMO_ETIMEOUT || was_there) {
         comm_fail(c, err, text, first_hand, author);
         return;
@@ -435,4 +437,12 @@ void cmo_peer_lost(cmo_engine *e, int world, bool ended, const char *cause)
         if (c->outer) c->outer->lost[cmo_comm_rank_of(c->outer, world)] = 1;
         comm_fail(c, CMO_EPEERLOST, text, ended, cmo_comm_outermost(c)->rank);
     }
+}
+
+void cmo_engine_neighbour_ended(cmo_engine *e, int which)
+{
+    cmo_engine_poll(e); /* what it did before it died still counts */
+    char how[64];
+    cmo_process_end(e->neighbours[which].pidfd, how, sizeof how);
+    cmo_peer_lost(e, e->neighbour_world[which], true, how);
 }

@@ -374,9 +374,14 @@ void cmo_xfer_send(cmo_xfer *x)
         cmo_list_append(&x->channel->sends, &x->node);
         return;
     }
+    cmo_comm *outer = cmo_comm_outermost(c);
+    const int rank = cmo_comm_rank_of(outer, c->world[x->peer]);
     char text[CMO_TEXT];
-    snprintf(text, sizeof text, "%s", x->channel ? "its connection is gone" : cmo_reason());
-    if (x->op->point) x->op->lost = x->peer;
+    if (!x->channel) snprintf(text, sizeof text, "%s", cmo_reason());
+    else if (x->channel->parted) snprintf(text, sizeof text, "rank %d has closed its communicators", rank);
+    else snprintf(text, sizeof text, "the connection to rank %d is gone", rank);
+    if (x->op->point) x->op->lost = rank;
+    else if (!outer->failed) outer->lost[rank] = 1;
     cmo_xfer_fail(x, CMO_EPEERLOST, text);
 }
 

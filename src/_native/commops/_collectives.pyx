@@ -22,11 +22,28 @@ cdef dict op_codes = _native.OPS
 cdef int64_t MOST_ROWS = 2**63 - 1
 
 
+cdef int check_order(Comm comm) except -1:
+    """Ranks could not agree on the order of calls that two threads make at the same time."""
+    if comm.collecting:
+        raise ValueError("another thread is in a collective of this communicator, and ranks must make the same ones in"
+                         " the same order: give each thread a communicator of its own (comm.dup())")
+    return 0
+
+
+cdef cmo_err make_op(cmo_op *op, Comm comm, const cmo_call *call, double timeout, bint light) except *:
+    """Make a collective and wait for its end, which comm.finish() is to look at."""
+    check_order(comm)
+    comm.collecting = True
+    comm.engine.inside += 1
+    cdef cmo_err err = comm.ended(op, cmo_call_begin(op, comm.core, call, timeout, light))
+    comm.collecting = False
+    return err
+
+
 cdef int make(Comm comm, const cmo_call *call, double timeout, bint light) except -1:
     """Make a collective and wait for its end."""
     cdef cmo_op op
-    comm.engine.inside += 1
-    return comm.finish(&op, comm.ended(&op, cmo_call_begin(&op, comm.core, call, timeout, light)))
+    return comm.finish(&op, make_op(&op, comm, call, timeout, light))
 
 
 def barrier(Comm comm not None, double timeout):
@@ -86,8 +103,7 @@ def run(Comm comm not None, tuple asked not None, double timeout):
     if asked[ALLOCATE] is not None:
         call = prepare(comm, asked)
         light = asked[SENT] is None or cnp.PyArray_NBYTES(asked[SENT]) <= LIGHT_BYTES
-        comm.engine.inside += 1
-        call.finish(comm.ended(&call.op, cmo_call_begin(&call.op, comm.core, &call.call, timeout, light)))
+        call.finish(make_op(&call.op, comm, &call.call, timeout, light))
         return call.array
     memset(&request, 0, sizeof(request))
     fill(&request, dims, asked)
@@ -98,6 +114,7 @@ def start(Comm comm not None, tuple asked not None, double timeout):
     """Make a collective and return its Call at once."""
     cdef Call call = prepare(comm, asked)
     cdef cmo_err err
+    check_order(comm)
     call.launch()
     with nogil:
         err = cmo_call_start(&call.op, comm.core, &call.call, timeout)

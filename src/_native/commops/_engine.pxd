@@ -26,6 +26,7 @@ cdef class Comm:
     cdef cmo_comm *core
     cdef object spare  # a Call for the rest of a message: nothing may be made while this thread keeps the engine
     cdef bint closed
+    cdef bint collecting  # a thread is in a blocking collective; the interpreter's lock protects it
 
     cdef int usable(self) except -1
     cdef tuple lost(self)

@@ -12,9 +12,9 @@ from commops.core cimport (
     CMO_AGAIN, CMO_EINTERRUPT, CMO_EPEERLOST, CMO_OK, cbool, cmo_coll, cmo_comm, cmo_comm_build, cmo_comm_close,
     cmo_comm_offer, cmo_comm_revoke, cmo_engine, cmo_engine_close, cmo_engine_create, cmo_engine_destroy,
     cmo_engine_enter, cmo_engine_leave, cmo_engine_world, cmo_err, cmo_member, cmo_neighbour, cmo_net, cmo_op,
-    cmo_op_finish, cmo_reason, cmo_tcp_config, cmo_tcp_net, cmo_tcp_offloaded, cmo_tunables_read, cmo_window_alloc,
-    cmo_window_attaches, cmo_window_base, cmo_window_create, cmo_window_destroy, cmo_window_fd, cmo_window_free,
-    cmo_window_map, cmo_window_size, cmo_window_unmap, cmo_window_used, cmo_world, pthread_atfork
+    cmo_op_finish, cmo_reason, cmo_tcp_config, cmo_tcp_net, cmo_tcp_offloaded, cmo_tcp_refused, cmo_tunables_read,
+    cmo_window_alloc, cmo_window_attaches, cmo_window_base, cmo_window_create, cmo_window_destroy, cmo_window_fd,
+    cmo_window_free, cmo_window_map, cmo_window_size, cmo_window_unmap, cmo_window_used, cmo_world, pthread_atfork
 )
 
 import os
@@ -211,6 +211,20 @@ cdef class Engine:
             return  # a thread that is stopped in a call may still use the engine
         with nogil:
             cmo_engine_destroy(engine)
+
+    def refused(self):
+        """How many connections from strangers were refused, and from where the last came; None: there were none."""
+        cdef char last[128]
+        cdef uint64_t count
+        if self.engine == NULL or self.sockets == NULL or self.forks != forks:
+            return None
+        self.inside += 1
+        with nogil:
+            cmo_engine_enter(self.engine)
+            count = cmo_tcp_refused(self.sockets, last)
+            cmo_engine_leave(self.engine)
+        self.inside -= 1
+        return (count, last.decode()) if count else None
 
     cdef int alive(self) except -1:
         if self.engine == NULL:

@@ -102,6 +102,7 @@ cdef extern from "commops.h" nogil:
         cmo_tls_config tls
     cmo_err cmo_tcp_net(cmo_net **, const cmo_tcp_config *)
     cbool cmo_tcp_offloaded(const cmo_net *)
+    uint64_t cmo_tcp_refused(const cmo_net *, char *)
 
     ctypedef struct cmo_layout:
         cmo_dtype dtype

@@ -309,7 +309,8 @@ static cmo_fate sim_fate(cmo_net *net, int peer)
 {
     sim_net *n = (sim_net *)net;
     sim_end **slot = end_slot(n->sim, n->rank, peer);
-    return slot && *slot && (*slot)->cut ? CMO_FATE_UNKNOWN : n->sim->ranks[peer].dead ? CMO_FATE_ENDED : CMO_FATE_UNKNOWN;
+    const bool reached = !slot || !*slot || !(*slot)->cut;
+    return reached && n->sim->ranks[peer].dead ? CMO_FATE_ENDED : CMO_FATE_UNKNOWN;
 }
 
 static const cmo_net_ops sim_ops = {

@@ -268,6 +268,14 @@ static cmo_err tcp_take_listeners(tcp_net *n, const int *listeners, int count)
     return CMO_OK;
 }
 
+uint64_t cmo_tcp_refused(const cmo_net *net, char *last)
+{
+    const tcp_net *n = (const tcp_net *)net;
+    last[0] = 0;
+    if (n->refused) cmo_address_format(last, &n->refused_last);
+    return n->refused;
+}
+
 bool cmo_tcp_offloaded(const cmo_net *net)
 {
     const tcp_net *n = (const tcp_net *)net;

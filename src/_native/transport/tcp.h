@@ -43,6 +43,10 @@ typedef struct cmo_tcp_config {
  * - With TLS, what a rank writes is in its own memory for a moment longer, and is lost with it: cmo_link.unsent. */
 cmo_err cmo_tcp_net(cmo_net **out, const cmo_tcp_config *config);
 
+/* How many connections were refused because who made them did not prove to be a rank of the job, and the address from
+ * which the last of them came, as text of CMO_ADDRESS_TEXT bytes; empty if there were none. */
+uint64_t cmo_tcp_refused(const cmo_net *net, char *last);
+
 bool cmo_tcp_offloaded(const cmo_net *); /* a link of it is up, for which the kernel does the encrypting of TLS */
 
 #endif

@@ -6,13 +6,25 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { MAX_STRANGERS = 64 };
+enum { MAX_STRANGERS = 128 };
 
 static void tcp_accept_more(tcp_net *n, bool yes)
 {
     n->accepting = yes;
     n->accept_at = CMO_NEVER;
     CMO_EACH(node, &n->listening) cmo_tcp_watch(n, socket_at(node), yes ? EPOLLIN : 0);
+}
+
+void cmo_tcp_note_stranger(tcp_net *n, const tcp_socket *s)
+{
+    n->refused++;
+    n->refused_last = s->address;
+}
+
+void cmo_tcp_refuse(tcp_net *n, tcp_socket *s)
+{
+    cmo_tcp_note_stranger(n, s);
+    cmo_tcp_discard(n, s);
 }
 
 void cmo_tcp_stranger_left(tcp_net *n)
@@ -58,11 +70,12 @@ void cmo_tcp_accept(tcp_net *n, const tcp_socket *listener)
 /* Room for others, where strangers fill the table and the oldest has had time enough. */
 static void tcp_make_room(tcp_net *n, int64_t now)
 {
-    const int64_t grace = n->handshake_ns / 16;
+    /* Enough for a peer across an ocean; and the less it is, the sooner a peer has its turn behind many strangers */
+    const int64_t grace = n->handshake_ns / 64;
     CMO_EACH(node, &n->pending) {
         tcp_socket *s = socket_at(node);
         if (n->strangers < MAX_STRANGERS || !s->inbound || s->stage == CHOSEN) continue;
-        if (now - s->born >= grace) cmo_tcp_discard(n, s);
+        if (now - s->born >= grace) cmo_tcp_refuse(n, s);
         else cmo_tcp_schedule(n, s->born + grace);
         return;
     }

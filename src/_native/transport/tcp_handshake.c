@@ -83,7 +83,7 @@ static void tcp_on_hello(tcp_net *n, tcp_socket *s)
     cmo_answer a = {.version = CMO_HANDSHAKE_VERSION};
     memcpy(s->hello, s->in, sizeof s->hello);
     if (cmo_hello_parse(&h, s->hello) || !tcp_nonce(a.nonce)) {
-        cmo_tcp_discard(n, s);
+        cmo_tcp_refuse(n, s);
         return;
     }
     a.status = cmo_hello_judge(&h, &n->own);
@@ -102,6 +102,7 @@ static void tcp_on_hello(tcp_net *n, tcp_socket *s)
     if (a.status == CMO_ANSWER_ACCEPTED) {
         tcp_expect(s, AWAIT_PROOF, CMO_PROOF_BYTES);
     } else {
+        if (!s->link) cmo_tcp_note_stranger(n, s); /* else a peer, that has another connection or none any more */
         s->stage = REFUSING;
         s->link = NULL;
     }
@@ -143,7 +144,7 @@ static void tcp_on_proof(tcp_net *n, tcp_socket *s)
 {
     uint8_t code[CMO_MAC_BYTES];
     if (!tcp_client_code(n, s, code) || !cmo_mac_equal(code, s->in)) {
-        cmo_tcp_discard(n, s);
+        cmo_tcp_refuse(n, s);
         return;
     }
     uint8_t welcome[CMO_WELCOME_BYTES];
@@ -167,7 +168,8 @@ static void tcp_on_welcome(tcp_net *n, tcp_socket *s)
 static void tcp_broke(tcp_net *n, tcp_socket *s, int error)
 {
     const cmo_err final = error == EKEYREJECTED ? CMO_EAUTH : error == EPROTO ? CMO_EPROTO : CMO_OK;
-    cmo_tcp_fail(n, s, final, cmo_tcp_why(s, error));
+    if (final && s->stage == AWAIT_HELLO) cmo_tcp_refuse(n, s); /* by its certificate, or for what is no TLS */
+    else cmo_tcp_fail(n, s, final, cmo_tcp_why(s, error));
 }
 
 /* Wait for room to send, or for bytes: either may be what TLS needs for its handshake. */
@@ -206,7 +208,7 @@ static bool tcp_fill(tcp_net *n, tcp_socket *s)
         if (k > 0) {
             s->got += (size_t)k;
             if (s->stage == AWAIT_HELLO && !cmo_hello_begins(s->in, s->got)) {
-                cmo_tcp_discard(n, s);
+                cmo_tcp_refuse(n, s);
                 return false;
             }
         } else if (k == 0) {

@@ -99,6 +99,8 @@ typedef struct tcp_net {
     cmo_node listening, pending, live, closed; /* sockets: every one is in one of these, by its stage */
     cmo_node planned;       /* links with an attempt to be begun */
     int strangers;          /* inbound sockets in pending */
+    uint64_t refused;       /* connections of strangers that did not prove to be a rank of the job … */
+    cmo_address refused_last; /* … and from where the last of them came */
     bool accepting;         /* whether epoll tells of new connections */
     int64_t accept_at;      /* when to accept again, out of descriptors; CMO_NEVER: when a stranger has gone */
     int64_t check_at;       /* of the next tcp_check; CMO_NEVER: no link is up */
@@ -139,6 +141,8 @@ void cmo_tcp_fail(tcp_net *n, tcp_socket *s, cmo_err final, const char *what);
 /* tcp_accept.c */
 
 void cmo_tcp_accept(tcp_net *n, const tcp_socket *listener); /* whoever is waiting */
+void cmo_tcp_note_stranger(tcp_net *n, const tcp_socket *s); /* count it */
+void cmo_tcp_refuse(tcp_net *n, tcp_socket *s);              /* close an inbound socket that is no peer's; count it */
 void cmo_tcp_stranger_left(tcp_net *n);                      /* an inbound socket is closed, or has become a link */
 void cmo_tcp_accept_due(tcp_net *n, int64_t now);            /* make room for others, or begin to accept again */
 

@@ -31,7 +31,11 @@ static void tcp_expire(tcp_net *n, tcp_socket *s)
     } else if (!s->inbound && s->link->attempts == s->link->naddresses) {
         s->deadline = cmo_now() + n->handshake_ns; /* every address is being tried: the peer would only be asked anew */
     } else {
-        if (!s->inbound) s->link->silent = true;
+        if (s->inbound) {
+            cmo_tcp_refuse(n, s);
+            return;
+        }
+        s->link->silent = true;
         cmo_tcp_fail(n, s, CMO_OK, "it has accepted the connection, and is silent");
     }
 }

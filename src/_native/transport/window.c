@@ -82,7 +82,8 @@ cmo_err cmo_window_create(cmo_window **out, int nlocal, size_t bytes, bool priva
         }
         /* Sealed, so that no peer can shrink it under our feet. */
         if (ftruncate(w->fd, (off_t)w->size) || fcntl(w->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW)) {
-            err = cmo_fail(CMO_ESYS, "a window of %zu bytes: %s", w->size, strerror(errno));
+            err = cmo_fail(CMO_ESYS, "a window of %zu bytes: %s%s", w->size, strerror(errno),
+                           errno == EFBIG ? " (is `ulimit -f` set?)" : "");
             goto fail;
         }
     }

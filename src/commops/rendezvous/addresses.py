@@ -36,7 +36,7 @@ __all__ = ["choose", "host_name", "listen", "local_addresses", "machine_addresse
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _LOOPBACK = [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")]
-_BACKLOG = 1024
+_BACKLOG = 4096
 _SIOCGIFCONF = 0x8912
 _IFREQ = struct.calcsize("@16sLLHBBB0L")  # struct ifreq, whose longest member is a struct ifmap
 _SWITCHED_OFF = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)

@@ -19,7 +19,7 @@ __all__ = ["Endpoint", "TCPEndpoint", "UnixEndpoint", "is_own_user"]
 # What getaddrinfo returns: family, kind, protocol, canonical name, and an address as that family has it.
 _Found: TypeAlias = Sequence[tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]]
 
-_BACKLOG = 1024
+_BACKLOG = 4096  # a rank must not have to knock twice because strangers came before it
 _UNIX_NAME = b"\0commops:"  # the leading zero byte makes the name abstract: it vanishes with its socket
 _UCRED = struct.Struct("3i")
 _LONGEST_UNIX_NAME = 107 - len(_UNIX_NAME)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from commops.rendezvous import tcp_handshake as handshake
 from commops.rendezvous.endpoint import Endpoint
+from commops.rendezvous.strangers import tell_of_strangers
 from commops.rendezvous.table import Table
 from commops.rendezvous.tcp_protocol import Kind, Message, ProtocolError, encode, parse
 
@@ -23,14 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["StoreServer"]
 
-HANDSHAKE_TIMEOUT = 5.0
-"""Seconds that a peer has to prove itself."""
-
-MAX_STRANGERS = 128
-"""Connections that may be unproved at a time; further ones wait in the kernel's queue."""
-
-STRANGER_GRACE = 1.0
-"""Seconds after which an unproved connection gives way to one that waits in the queue."""
+HANDSHAKE_TIMEOUT = 5.0  # seconds that a peer has to prove itself
+MAX_STRANGERS = 256  # connections that may be unproved at a time; further ones wait in the kernel's queue
+STRANGER_GRACE = 0.25  # seconds after which an unproved connection gives way to one that waits in the queue
 
 _CHUNK = 256 << 10  # read or written at a time, so that a large value does not hold up the others
 _LONGEST_PAUSE = 3600.0
@@ -44,19 +40,12 @@ _SECURING, _STRANGER, _IDLE, _WAITING, _ANSWERING = range(5)
 class _Connection:
     """One client, as the server sees it."""
 
+    # fmt: off
     __slots__ = (
-        "inbox",
-        "keys",
-        "missing",
-        "nonce",
-        "outbox",
-        "request",
-        "since",
-        "sock",
-        "state",
-        "timer",
-        "token",
+        "inbox", "keys", "missing", "nonce", "outbox", "request",
+        "since", "sock", "state", "timer", "token",
     )
+    # fmt: on
 
     def __init__(self, sock: socket.socket, now: float) -> None:
         self.sock = sock
@@ -112,6 +101,7 @@ class StoreServer:
         self._wills: dict[bytes, tuple[_Connection, bytes]] = {}  # whose, and what to store under the key
         self._ended = False  # whether a connection has ended since wills were last carried out
         self._refusals: dict[str, int] = {}
+        self._turned_away = 0  # connections that ended unproved
         self._connections: set[_Connection] = set()
         self._strangers: dict[_Connection, None] = {}  # oldest first
         self._waiters: dict[bytes, set[_Connection]] = {}
@@ -135,6 +125,7 @@ class StoreServer:
         thread.join()
         self._waker.close()
         self._thread = None
+        tell_of_strangers(f"the store at {self.endpoint.url}", self._turned_away)
 
     def forget(self) -> None:
         """In a forked child, where the thread does not exist: close its descriptors and nothing else.
@@ -199,6 +190,7 @@ class StoreServer:
         if connection not in self._connections:
             return
         self._connections.discard(connection)
+        self._turned_away += connection in self._strangers
         self._strangers.pop(connection, None)
         self._ended = True
         self._stop_waiting(connection)
