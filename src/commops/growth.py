@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from commops.arguments import ANY
-from commops.errors import CommError, RendezvousError
+from commops.errors import RendezvousError
 from commops.rendezvous.deadline import Deadline
 from commops.rendezvous.waiting import Admission, Door, Newcomer
 
@@ -64,7 +64,7 @@ def grow(comm: Comm) -> Comm:
 
     def watch() -> str:
         if pending.done():
-            return f"the group broke while it grew: {pending.exception()}"
+            return "a rank that was there before was lost while the group grew"
         if nonces and (lost := door.gone(nonces)):
             names = ", ".join(str(comm.size + one) for one in lost)
             return f"the newcomer that was to be rank {names} has ended"
@@ -89,8 +89,6 @@ def grow(comm: Comm) -> Comm:
         raise RendezvousError(f"grow: {error}; the ranks that were there before can go on") from error
     finally:
         guard.close()
-        with contextlib.suppress(CommError):
-            pending.wait()
     return comm._grown(world, generation)
 
 

@@ -330,7 +330,12 @@ class Meeting:
             failure = self._store.compare_and_set(over, None, b"", timeout=self._left(_GRACE))
         else:
             self._store.set(_joined(plan, self._rank), b"", timeout=self._left())
-            failure = self._await(over, self._left())
+            try:
+                failure = self._await(over, self._left())
+            except RendezvousError as error:
+                # Rank 0 may have found just then that all have joined: what came first counts for everybody.
+                text = f"rank {self._rank} cannot join: {error}"
+                failure = self._store.compare_and_set(over, None, text.encode(), timeout=_GRACE)
         if failure:
             raise RendezvousError(failure.decode(errors="replace"))
 
@@ -379,7 +384,10 @@ class Meeting:
                     self._store.set(f"done/{plan.job}", b"", timeout=patience)
                 return
             with contextlib.suppress(RendezvousError):  # some may never have come
-                self._store.get(f"done/{plan.job}", timeout=patience)
+                self._await(f"done/{plan.job}", patience)
+            if self._watch:  # one of them may never leave; the others may not have read what was decided
+                with contextlib.suppress(RendezvousError):
+                    self._store.get(f"done/{plan.job}", timeout=min(patience, _GRACE))
             ours = ["world", *(f"{name}/{plan.job}" for name in ("over", "left", "done"))]
             ours += [_joined(plan, rank) for rank in range(1, self._size)]
             ours += [_trouble(nonce) for nonce in plan.nonces.values()]
