@@ -51,6 +51,7 @@ OTHERS = {
     "revoke": "()",
     "agree": "(flag)",
     "shrink": "()",
+    "grow": "()",
     "close": "()",
     "empty": "(shape, dtype=float64)",
     "zeros": "(shape, dtype=float64)",

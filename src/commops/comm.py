@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
     from commops.rendezvous.bootstrap import World
+    from commops.rendezvous.entrance import Entrance
 
 __all__ = ["ANY", "Comm", "Status"]
 
@@ -49,7 +50,8 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
     - `CommTimeoutError`, if `timeout` seconds have passed;
     - `RevokedError`, if the communicator was closed here, or revoked.
 
-    After that the ranks that are left may `agree`, and make a new communicator of themselves by `shrink`.
+    After that the ranks that are left may `agree`, and make a new communicator of themselves by `shrink`, to
+    which `grow` adds the processes that wait to join.
 
     Arrays may have any NumPy bool or numeric dtype, or bfloat16, any shape and any memory layout. An
     `out` must have the right shape and dtype, and may overlap `x`; nothing is cast.
@@ -63,14 +65,14 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
     hosts : tuple of str
         Name of the host of each rank.
     generation : int
-        How often the group of ranks has been rebuilt after a failure.
+        How often the group of ranks has been rebuilt, by `shrink` or `grow`.
     timeout : float
         Seconds within which each call must end. May be set.
     allow_pickle : bool
         Whether calls on Python objects may be made. May be set.
     """
 
-    __slots__ = ("_closed", "_engine")
+    __slots__ = ("_closed", "_engine", "_outgrown")
 
     def __init__(
         self,
@@ -84,12 +86,24 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
         super().__init__(core, world_hosts, timeout, generation)
         self._engine = engine
         self._closed = False
+        self._outgrown = False
 
     @classmethod
-    def _of_world(cls, world: World, timeout: float) -> Comm:
-        comm = cls(world.engine.world(), world.hosts, timeout, engine=world.engine)
+    def _of_world(
+        cls, world: World, timeout: float, generation: int = 0, entrance: Entrance | None = None
+    ) -> Comm:
+        comm = cls(world.engine.world(), world.hosts, timeout, generation, engine=world.engine)
+        comm._owner, comm._entrance = comm, entrance
+        if entrance is not None:
+            entrance.use()
         comm.allow_pickle = os.environ.get("COMMOPS_ALLOW_PICKLE", "1") != "0"
         _open_worlds.append(comm)
+        return comm
+
+    def _grown(self, world: World, generation: int) -> Comm:
+        self._outgrown = True
+        comm = Comm._of_world(world, self.timeout, generation, self._entrance)
+        comm.allow_pickle = self.allow_pickle
         return comm
 
     def __repr__(self) -> str:
@@ -97,6 +111,9 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
 
     def close(self) -> None:
         """Leave the group. Need not be called by all ranks, and may be called again.
+
+        The communicator that `init` or `grow` has returned takes with it all that `split`, `dup` and `shrink`
+        have made of it, but not what `grow` has. So does one that `shrink` has made, once it has grown.
 
         What was sent still goes out (it is waited for, a few seconds at most). Calls of this rank that go on,
         and later ones, raise `RevokedError`; ranks that still wait for this one raise `PeerLostError`.
@@ -116,6 +133,11 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
 
                 flight.save(self._engine, folder)
             self._engine.close()
+            if self._entrance is not None:
+                self._entrance.leave()
+        elif self._outgrown:
+            self._owner.close()
+        self._owner = None
 
     def __enter__(self) -> Self:
         return self

@@ -21,10 +21,12 @@ class Group:
         "_allow_pickle",
         "_at",
         "_core",
+        "_entrance",
         "_generation",
         "_half",
         "_hosts",
         "_local",
+        "_owner",
         "_timeout",
         "_world_hosts",
     )
@@ -38,6 +40,10 @@ class Group:
         self._world_hosts = world_hosts
         self._hosts = tuple(world_hosts[r] for r in world)
         self.timeout = timeout
+        # Of a communicator of a whole world, or what shrink has made of it: where newcomers may ask to join,
+        # and the communicator that owns the engine. No other may grow.
+        self._entrance: Any = None
+        self._owner: Any = None
         self._allow_pickle = True
         self._half: tuple[Any, Any] | None = None  # how far a shrink had come; see recovery.py
 
@@ -68,7 +74,7 @@ class Group:
 
     @property
     def generation(self) -> int:
-        """How often the group of ranks has been rebuilt after a failure."""
+        """How often the group of ranks has been rebuilt, by `shrink` or `grow`."""
         return self._generation
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import operator
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from commops.comm import Comm
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from commops.rendezvous.credentials import Credentials
+    from commops.rendezvous.entrance import Entrance
     from commops.rendezvous.store import Store
-    from commops.rendezvous.token import Token
 
 __all__ = ["init"]
 
@@ -101,7 +100,11 @@ def init(
     if place.size == 1:
         from commops.rendezvous.bootstrap import alone
 
-        comm = Comm._of_world(alone(), timeout)
+        entrance = None
+        if place.where is not None:  # it needs nobody now, but others may join it later
+            with contextlib.suppress(Exception):  # which then is an error there
+                entrance = _entrance(place, transport, token, _credentials(tls, 2))
+        comm = Comm._of_world(alone(), timeout, entrance=entrance)
     else:
         comm = _join(place, transport, timeout, token, credentials)
     offer()
@@ -114,6 +117,7 @@ class _Place(NamedTuple):
     Attributes
     ----------
     rank, size : int
+        Both 0 for a newcomer to a group that runs.
     where : str, Store or None
     served : bool
         Whether the launcher serves the store there, so that rank 0 must not.
@@ -151,6 +155,9 @@ def _place(rendezvous: str | Store | None, rank: int | None, size: int | None) -
     """Find out who this process is: from the arguments, or else from the launcher, or else alone."""
     from commops.launch.environment import detect
 
+    if os.environ.get("COMMOPS_JOIN", "0") not in ("", "0"):
+        hint = "COMMOPS_JOIN is set, but where is the group? Set COMMOPS_RENDEZVOUS to where its ranks met"
+        return _Place(0, 0, rendezvous or os.environ.get("COMMOPS_RENDEZVOUS"), True, hint)
     if (rank is None) != (size is None):
         raise ValueError(f"rank and size go together: rank={rank}, size={size}")
     where = rendezvous or os.environ.get("COMMOPS_RENDEZVOUS")
@@ -195,9 +202,34 @@ def _credentials(tls: bool | str | PathLike[str] | None, size: int) -> Credentia
 def _join(
     place: _Place, transport: str, timeout: float, token: str | bytes | None, tls: Credentials | None
 ) -> Comm:
-    from commops.rendezvous.bootstrap import meet
     from commops.rendezvous.deadline import Deadline
-    from commops.rendezvous.prefix_store import PrefixStore
+
+    deadline = Deadline(timeout)
+    entrance = _entrance(place, transport, token, tls)
+    if place.size == 0:
+        from commops import growth
+
+        entrance.use()
+        try:
+            world, generation = growth.join(entrance, timeout)
+            # Once: the next group that this process joins begins with it, and its children are no newcomers.
+            os.environ.pop("COMMOPS_JOIN", None)
+            return Comm._of_world(world, timeout, generation, entrance)
+        finally:
+            entrance.leave()
+    with entrance.opened(timeout, serves=place.rank == 0 and not place.served) as store:
+        world = entrance.meet(store, "world", place.rank, place.size, deadline)
+        # Each of them, because any of them may end just after it has returned from here.
+        if place.served and "COMMOPS_ELASTIC" in os.environ:
+            from commops.rendezvous.waiting import BEGUN, PART
+
+            store.set(f"{PART}/{BEGUN}", b"")
+    return Comm._of_world(world, timeout, entrance=entrance)
+
+
+def _entrance(place: _Place, transport: str, token: str | bytes | None, tls: Credentials | None) -> Entrance:
+    """Make out of what this process was told how it, and others after it, can join."""
+    from commops.rendezvous.entrance import Entrance
     from commops.rendezvous.token import load_token
 
     if place.where is None:
@@ -210,19 +242,9 @@ def _join(
             " machines, so they need a token: set COMMOPS_TOKEN_FILE (or COMMOPS_TOKEN) to the same secret on"
             " all of them"
         )
-    deadline = Deadline(timeout)
-    with _opened(place, place.where, secret, tls, timeout) as store:
-        world = meet(
-            PrefixStore("world", store),
-            place.rank,
-            place.size,
-            transport=transport,
-            token=secret,
-            tls=tls,
-            interface=interface,
-            deadline=deadline,
-        )
-    return Comm._of_world(world, timeout)
+    return Entrance(
+        place.where, place.served, transport=transport, token=secret, tls=tls, interface=interface
+    )
 
 
 def _forfeit(
@@ -230,9 +252,10 @@ def _forfeit(
 ) -> None:
     """Tell the other ranks why this one will not come, where that can be done in a moment."""
     # What goes wrong with rank 0 of a launcher is the launcher's to tell.
-    if place.size == 1 or place.where is None or (place.rank == 0 and place.served):
+    if place.size <= 1 or place.where is None or (place.rank == 0 and place.served):
         return
     from commops.rendezvous.deadline import Deadline
+    from commops.rendezvous.entrance import Entrance
     from commops.rendezvous.meeting import Meeting
     from commops.rendezvous.prefix_store import PrefixStore
     from commops.rendezvous.token import load_token
@@ -242,26 +265,17 @@ def _forfeit(
         credentials = None  # where they are what is wrong, a file or Redis can still be told
         with contextlib.suppress(Exception):
             credentials = _credentials(tls, place.size)
-        with _opened(place, place.where, secret, credentials, _MOMENT) as store:
+        entrance = Entrance(
+            place.where,
+            place.served,
+            transport="auto",
+            token=secret,
+            tls=credentials,
+            interface="loopback",
+        )
+        with entrance.opened(_MOMENT, serves=place.rank == 0) as store:
             part = PrefixStore("world", store)
             Meeting(part, place.rank, place.size, secret, Deadline(_MOMENT)).forfeit(error)
-
-
-@contextlib.contextmanager
-def _opened(
-    place: _Place, where: str | Store, secret: Token | None, tls: Credentials | None, timeout: float
-) -> Iterator[Store]:
-    """Open the store where the ranks meet; a Store of the caller's stays open."""
-    from commops.rendezvous.store import Store
-    from commops.rendezvous.url import open_store
-
-    serves = place.rank == 0 and not place.served
-    store = open_store(where, is_server=serves, token=secret, timeout=timeout, tls=tls or False)
-    try:
-        yield store
-    finally:
-        if not isinstance(where, Store):
-            store.close()
 
 
 def _interface(where: str | Store) -> str:

@@ -1,8 +1,8 @@
-"""Going on after a failure: revoke, agree, shrink."""
+"""Going on after a failure: revoke, agree, shrink, grow."""
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -15,7 +15,7 @@ __all__ = ["Recovery"]
 
 
 class Recovery(Group):
-    """What the ranks that are left do together when some are lost.
+    """What the ranks that are left do together when some are lost, and how others take their places.
 
     The meaning is that of MPI's user-level failure mitigation (MPIX_Comm_revoke, _agree, _shrink; Bland et
     al., "Post-failure recovery of MPI communication capability", 2013).
@@ -124,6 +124,7 @@ class Recovery(Group):
                     self._timeout,
                     old._generation + 1,
                 )
+                new._entrance, new._owner = old._entrance, old._owner
                 new.allow_pickle = self.allow_pickle
             self._half = old, new
             try:
@@ -139,3 +140,50 @@ class Recovery(Group):
                 return new
             old, new = new, None
             self._half = old, None
+
+    def grow(self) -> Self:
+        """Admit the processes that wait to join, and make a communicator of them and the ranks of this one.
+
+        All ranks must call it, at a point at which they would go on together: between two steps of a loop,
+        say. Where nobody waits it returns this communicator itself, and costs rank 0 a look into the store
+        and all of them a broadcast of 8 bytes, so it may be called often.
+
+        Those who wait are processes that were started with ``COMMOPS_JOIN=1`` and the rendezvous and token of
+        this group. They are in `commops.init`, which returns the new communicator to them.
+
+        The ranks that were there before keep their order and come first. All ranks have the next
+        `generation`, newcomers too: so a program knows by a generation above 0 that it has to take over the
+        state of the others, and by the number of ranks who they are.
+
+        This communicator stays as it is, and may be closed when all that was begun on it has ended. That
+        closes its world, also if it was made by `shrink`, and never the new one.
+
+        Returns
+        -------
+        Comm
+            Of the same `timeout` as this one; this one itself where nobody waits, or there is no room.
+
+        Raises
+        ------
+        RendezvousError
+            On all ranks, if the new world does not come about: a newcomer has ended while it joined, or does
+            not fit, or the store cannot be reached. This communicator is still what it was, and `grow` may be
+            called again. Also where newcomers have nowhere to ask: on communicators made by `split` and
+            `dup`, without a rendezvous, or where rank 0 itself had served the store.
+        PeerLostError, RevokedError, MismatchError, CommTimeoutError
+            As of any collective.
+
+        Notes
+        -----
+        1. Rank 0 counts in the store who waits. If somebody does, it calls them, and those who live answer.
+        2. It broadcasts how many there will be and where they meet, and tells the newcomers so, and their
+           ranks.
+        3. All of them meet, as in `commops.init`, and make a world of their own: new connections, new shared
+           memory, a new name. Nothing of the old world can be taken for its own. Either all ranks have it or
+           none.
+        """
+        from commops.growth import grow
+
+        self_: Any = self
+        grown: Any = grow(self_)
+        return grown  # type: ignore[no-any-return]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from .conftest import Run, only_line
 
 SUM = """
@@ -59,3 +61,34 @@ def test_a_failure_shows_the_ranks_traceback_and_not_the_commands(commops: Run, 
     assert result.returncode == 1
     assert "LookupError: lost" in result.stderr
     assert "click" not in result.stderr
+
+
+def test_all_ranks_are_started_again(commops: Run, tmp_path: Path) -> None:
+    (tmp_path / "again.py").write_text("import os, sys; sys.exit(os.environ['COMMOPS_RESTART_COUNT'] == '0')")
+    result = commops("run", "-n", "2", "--max-restarts", "1", "again.py")
+    assert result.returncode == 0
+    assert result.stderr.count("starting all ranks again (restart 1 of 1)") == 1
+
+
+def test_an_elastic_job_has_as_many_ranks_as_it_may_have(commops: Run, tmp_path: Path) -> None:
+    (tmp_path / "size.py").write_text(
+        "import os, commops\n"
+        "with commops.init() as comm: print(comm.size, os.environ['COMMOPS_ELASTIC'],"
+        " os.environ['TORCHELASTIC_MAX_RESTARTS'])\n"
+    )
+    assert commops("run", "--elastic", "1:3", "size.py").stdout == "3 1:3 3\n" * 3
+    result = commops("run", "--elastic", "1:3", "-n", "2", "--max-restarts", "0", "size.py")
+    assert result.stdout == "2 1:3 0\n" * 2
+
+
+@pytest.mark.parametrize("text", ["3", "2:1", "0:2", ":", "1:x", "-1:2"])
+def test_what_is_no_pair_of_numbers(commops: Run, text: str) -> None:
+    result = commops("run", f"--elastic={text}", "x.py")
+    assert result.returncode == 2
+    assert "is not MIN:MAX" in result.stderr
+
+
+def test_a_number_of_ranks_outside_of_the_two(commops: Run) -> None:
+    result = commops("run", "--elastic", "2:3", "-n", "4", "x.py")
+    assert result.returncode == 2
+    assert "-n 4 is not within --elastic 2:3" in result.stderr

@@ -16,7 +16,7 @@ from commops.rendezvous import tcp_handshake as handshake
 from commops.rendezvous import tcp_server
 from commops.rendezvous.card import Card, _proof, disagreement, unseal
 from commops.rendezvous.endpoint import Endpoint
-from commops.rendezvous.meeting import Plan
+from commops.rendezvous.plan import Plan
 from commops.rendezvous.tcp_protocol import ProtocolError, encode, parse
 from commops.rendezvous.token import Token
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from commops.rendezvous import tcp_handshake as handshake
 from commops.rendezvous.card import Card, forfeit
-from commops.rendezvous.meeting import Plan
+from commops.rendezvous.plan import Plan
 from commops.rendezvous.tcp_protocol import Kind, Message, encode
 
 from .store import NONCE, TOKEN

@@ -59,7 +59,7 @@ class Programs:
         flags: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
         popen: dict[str, object] | None = None,
-        **options: bool,
+        **options: object,
     ) -> subprocess.Popen[bytes]:
         """Start `commops.launch.run.run(n, program, arguments, **options)` in an interpreter of its own."""
         text = ", ".join(f"{name}={value}" for name, value in options.items())

@@ -8,7 +8,7 @@ import pytest
 
 from commops.errors import AuthenticationError, RendezvousError
 from commops.rendezvous.card import seal
-from commops.rendezvous.meeting import Plan
+from commops.rendezvous.plan import Plan
 from commops.rendezvous.token import Token
 
 from .test_card import cards

@@ -9,6 +9,16 @@ from commops.cli.options import ranks_option
 __all__ = ["command"]
 
 
+def _bounds(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Return the two numbers of ``MIN:MAX``."""
+    if value is None:
+        return None
+    least, colon, most = value.partition(":")
+    if not (colon and least.isdecimal() and most.isdecimal() and 1 <= int(least) <= int(most)):
+        raise click.BadParameter(f"{value!r} is not MIN:MAX, two numbers of ranks from 1 on, as in 2:4")
+    return int(least), int(most)
+
+
 @click.command(context_settings={"allow_interspersed_args": False})
 @ranks_option
 @click.option("-m", "module", is_flag=True, help="PROGRAM is a module's name, as in python -m.")
@@ -17,6 +27,20 @@ __all__ = ["command"]
     "--tls",
     is_flag=True,
     help="Encrypt what goes over TCP, with certificates made for this job, or those of COMMOPS_TLS_FILE.",
+)
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    metavar="K",
+    help="When a rank fails, end the others and start all of them again, K times at most; with --elastic,"
+    " start K replacements at most.  [default: 0; with --elastic 3]",
+)
+@click.option(
+    "--elastic",
+    metavar="MIN:MAX",
+    callback=_bounds,
+    help="When a rank fails, let the others go on if there are MIN at least, and start a replacement, which"
+    " joins when they call grow; never more than MAX.  [default of -n: MAX]",
 )
 @click.argument("program")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -27,6 +51,8 @@ def command(
     module: bool,
     label: bool,
     tls: bool,
+    max_restarts: int | None,
+    elastic: tuple[int, int] | None,
     program: str,
     arguments: tuple[str, ...],
 ) -> None:
@@ -43,5 +69,19 @@ def command(
         credentials = job_credentials(tls)
     except (ImportError, ValueError, CommError) as error:
         raise click.ClickException(str(error)) from error
-    n = ranks or usable_cores()
-    ctx.exit(run(n, program, arguments, module=module, label=label, tls=credentials))
+    n = ranks or (elastic[1] if elastic else usable_cores())
+    if elastic and not elastic[0] <= n <= elastic[1]:
+        raise click.UsageError(f"-n {n} is not within --elastic {elastic[0]}:{elastic[1]}")
+    if max_restarts is None:
+        max_restarts = 3 if elastic else 0
+    code = run(
+        n,
+        program,
+        arguments,
+        module=module,
+        label=label,
+        tls=credentials,
+        max_restarts=max_restarts,
+        elastic=elastic,
+    )
+    ctx.exit(code)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
-from commops.errors import PeerLostError, RevokedError
+from commops.errors import PeerLostError, RendezvousError, RevokedError
 
 __all__ = ["Failure", "cause_text", "from_exception", "from_status", "in_order", "others_text"]
 
@@ -66,8 +66,15 @@ def from_exception(rank: int, error: BaseException) -> Failure:
         except Exception:
             traceback.print_exc()
     code = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
-    consequence = isinstance(error, PeerLostError | RevokedError)
+    consequence = isinstance(error, PeerLostError | RevokedError) or _tells_of_an_end(error)
     return Failure(rank, code, _one_line(error), text, consequence)
+
+
+def _tells_of_an_end(error: BaseException) -> bool:
+    """Whether a rank could not join because another has ended."""
+    from commops.rendezvous.plan import ENDED
+
+    return isinstance(error, RendezvousError) and ENDED in str(error)
 
 
 def _one_line(error: BaseException) -> str:

@@ -111,7 +111,7 @@ class Lines:
     sink : Sink
         Where its lines go.
     label : bytes
-        Put before each line.
+        Put before each line. It may be set.
     """
 
     def __init__(self, descriptor: int, sink: Sink, label: bytes = b"") -> None:
@@ -119,7 +119,7 @@ class Lines:
         self.descriptor = descriptor
         self.sink = sink
         self.closed = False
-        self._label = label
+        self.label = label
         self._open_line = b""
 
     def read_some(self) -> bool:
@@ -160,9 +160,9 @@ class Lines:
                 os.close(self.descriptor)
 
     def _pass_on(self, text: bytes) -> None:
-        if self._label and text:
+        if self.label and text:
             body, newline = (text[:-1], b"\n")
             if not text.endswith(b"\n"):
                 body = text
-            text = self._label + body.replace(b"\n", b"\n" + self._label) + newline
+            text = self.label + body.replace(b"\n", b"\n" + self.label) + newline
         self.sink.put(text)

@@ -29,6 +29,14 @@ class SignalQueue:
         """Return the descriptor that becomes readable."""
         return self._ours.fileno()
 
+    def hold(self) -> None:
+        """Hold the signals back, so that none is lost in a process that is about to be forked."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.numbers)
+
+    def let_through(self) -> None:
+        """Let signals arrive, those too that were held back."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.numbers)
+
     def take(self) -> list[signal.Signals]:
         """Return what has arrived and was not taken."""
         try:
@@ -56,7 +64,7 @@ def queued() -> Iterator[SignalQueue]:
     """Queue SIGINT, SIGTERM and SIGHUP instead of acting on them; those that are ignored stay ignored.
 
     They are held back on entry, so that none is lost between a fork and the moment its process has its
-    own handling; `signal.pthread_sigmask` lets them through.
+    own handling; `SignalQueue.let_through` lets them through.
     """
     before = {
         number: handler

@@ -13,49 +13,20 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import math
-import os
-import pickle
-import select
-import signal
+import itertools
 import sys
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import partial
-from typing import NamedTuple
 
 from commops.launch import process
-from commops.launch.failure import Failure, cause_text, from_status, in_order, others_text
-from commops.launch.rank import Meeting, become
-from commops.launch.relay import Lines, Sink
-from commops.launch.signals import SignalQueue, foreground, queued
+from commops.launch.elastic import ElasticJob
+from commops.launch.job import Job, Outcome
+from commops.launch.rank import Lives, Meeting
+from commops.launch.signals import SignalQueue, queued
 from commops.rendezvous.credentials import Credentials
 
 __all__ = ["Outcome", "fork_ranks"]
-
-_PEER_GRACE = 2.0  # seconds for the ranks to notice by themselves that one of them failed
-_TERM_GRACE = 1.0  # from SIGTERM to SIGKILL after a failure
-_STOP_GRACE = 0.5  # between the steps of an end that somebody asked for
-_READER_GRACE = 0.2  # for a reader of our output that takes nothing, when somebody asked for the end
-
-
-class Outcome(NamedTuple):
-    """How a job ended.
-
-    Attributes
-    ----------
-    code : int
-        The exit code for the launcher.
-    signal : int or None
-        The signal that told the launcher to end.
-    failures : tuple of Failure
-        The cause first. Empty where all ranks ended well.
-    """
-
-    code: int
-    signal: int | None
-    failures: tuple[Failure, ...]
 
 
 def fork_ranks(
@@ -66,6 +37,8 @@ def fork_ranks(
     speak: bool = True,
     stop: int | None = None,
     tls: Credentials | None = None,
+    max_restarts: int = 0,
+    elastic: tuple[int, int] | None = None,
 ) -> Outcome:
     """Run ``child(rank)`` in `n` forks of this process, and return when nothing of them is left.
 
@@ -84,10 +57,18 @@ def fork_ranks(
         A descriptor (borrowed) that ends all ranks when it becomes readable.
     tls : Credentials, optional
         What ranks and store show each other, if they are to speak TLS.
+    max_restarts : int
+        How often all ranks are started again, after one of them has failed and the others were ended; where
+        the job is elastic, how many replacements are started for ranks that have failed.
+    elastic : tuple of int, optional
+        How many ranks there must be for the others to go on when one has failed, and may be at most. Every
+        replacement that may be started is forked at the beginning, because later the store has a thread, and
+        waits.
 
     Returns
     -------
     Outcome
+        Of the last start.
 
     Raises
     ------
@@ -98,10 +79,10 @@ def fork_ranks(
     -----
     Each rank finds ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``LOCAL_WORLD_SIZE``, ``MASTER_ADDR``,
     ``MASTER_PORT`` (free for the program's own use), ``COMMOPS_RENDEZVOUS``, ``COMMOPS_JOB``,
-    ``COMMOPS_TOKEN_FILE``, with TLS ``COMMOPS_TLS`` and ``COMMOPS_TLS_FILE``, and, unless it was set,
-    ``OMP_NUM_THREADS`` in its environment. Rank 0 reads standard input, the others read nothing. Output goes
-    through the launcher in whole lines; a lone rank, and rank 0 at a terminal, write directly, so that
-    progress bars, prompts and debuggers work.
+    ``COMMOPS_TOKEN_FILE``, with TLS ``COMMOPS_TLS`` and ``COMMOPS_TLS_FILE``, unless it was set
+    ``OMP_NUM_THREADS``, and how often ranks were started before, as `Lives` has it, in its environment. Rank
+    0 reads standard input, the others read nothing. Output goes through the launcher in whole lines; a lone
+    rank, and rank 0 at a terminal, write directly, so that progress bars, prompts and debuggers work.
     """
     if threading.current_thread() is not threading.main_thread() or threading.active_count() > 1:
         raise RuntimeError("ranks are forked from a process without threads; commops.launch works from any")
@@ -109,9 +90,9 @@ def fork_ranks(
     import commops.launch.environment
     import commops.rendezvous.bootstrap
     import commops.rendezvous.prefix_store
+    import commops.rendezvous.tcp_store
+    import commops.rendezvous.token
     import commops.rendezvous.url
-    from commops.rendezvous.tcp_store import TCPStore
-    from commops.rendezvous.token import new_token
 
     if tls:
         import commops.rendezvous.tls_socket  # noqa: F401
@@ -122,220 +103,49 @@ def fork_ranks(
         process.limit_loaded_blas(int(threads))
     with contextlib.ExitStack() as stack:
         stack.enter_context(process.adopting_orphans())
-        spare = process.children()
-        restore_limit = stack.enter_context(process.room_for_descriptors(4 * n + 32))
+        spared = process.children()
+        restore_limit = stack.enter_context(process.room_for_descriptors(4 * n + 5 * max_restarts + 32))
         signals = stack.enter_context(queued())
-        token = new_token()
-        meeting = stack.enter_context(contextlib.closing(Meeting(n, token, tls.pem if tls else None)))
-        job = stack.enter_context(contextlib.closing(_Job(n, meeting, signals, label, speak, stop)))
-        stack.callback(process.kill_children, spare)  # whatever happens below
+        stack.callback(process.kill_children, spared)  # whatever happens below
         gc.freeze()  # or a collection in each rank would copy every page that it touches
+        kind: Callable[..., Job] = partial(ElasticJob, elastic) if elastic else Job
+        make = partial(kind, n, signals, label, speak, stop)
+        for number in itertools.count():
+            # The store's thread has ended with the ranks before, so this process may fork again.
+            lives = Lives(0 if elastic else number, max_restarts)
+            outcome = _start(n, child, make, signals, spared, restore_limit, lives, tls)
+            if not outcome.restarts:
+                return outcome
+    raise AssertionError("a job ends")
+
+
+def _start(
+    n: int,
+    child: Callable[[int], int],
+    make: Callable[[Meeting], Job],
+    signals: SignalQueue,
+    spared: Set[int],
+    restore_limit: Callable[[], None],
+    lives: Lives,
+    tls: Credentials | None,
+) -> Outcome:
+    """Start all ranks, with a job, a token and a store of their own, and see them through."""
+    from commops.rendezvous.tcp_store import TCPStore
+    from commops.rendezvous.token import new_token
+
+    token = new_token()
+    with (
+        contextlib.closing(Meeting(n, token, tls.pem if tls else None, lives)) as meeting,
+        contextlib.closing(make(meeting)) as job,
+    ):
+        signals.hold()
         for rank in range(n):
             job.fork(rank, child, restore_limit)
+        job.fork_spares(child, restore_limit)
         with TCPStore("127.0.0.1", 0, is_server=True, token=token, timeout=60.0, tls=tls) as store:
+            job.opens(store)
             meeting.open_gate(store.address)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.numbers)
+            signals.let_through()
             job.watch()
-        process.kill_children(spare)
+        process.kill_children(spared)
         return job.end()
-
-
-def _same_file(one: int, other: int) -> bool:
-    try:
-        return os.path.sameopenfile(one, other)
-    except OSError:
-        return False
-
-
-class _Job:
-    """The launcher's view of its ranks while they run."""
-
-    def __init__(
-        self, n: int, meeting: Meeting, signals: SignalQueue, label: bool, speak: bool, stop: int | None
-    ) -> None:
-        self._n, self._meeting, self._signals = n, meeting, signals
-        self._label, self._speak, self._stop = label, speak, stop
-        self._out = Sink(1)
-        self._err = self._out if _same_file(1, 2) else Sink(2)
-        self._lines: dict[int, list[Lines]] = {}
-        self._running: dict[int, tuple[int, int]] = {}  # rank → process id and descriptor, until waited for
-        self._told = False  # whether the ranks were sent a signal
-        self._steps: list[tuple[float, signal.Signals]] = []  # when to send what to the ranks
-        self._failures: dict[int, Failure] = {}  # in order of arrival
-        self._cause: Failure | None = None  # the one that was printed
-        self._signal: signal.Signals | None = None
-        self._asked = False  # whether somebody wants the end
-
-    # ---- birth
-
-    def fork(self, rank: int, child: Callable[[int], int], restore_limit: Callable[[], None]) -> None:
-        """Start one rank."""
-        streams: dict[int, int] = {}
-        if rank > 0:
-            streams[0] = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self._lines[rank] = []
-        for number, sink in ((1, self._out), (2, self._err)):
-            direct = not self._label and (self._n == 1 or (rank == 0 and os.isatty(number)))
-            if not direct:
-                reader, streams[number] = os.pipe()
-                self._lines[rank].append(Lines(reader, sink, b"[%d] " % rank if self._label else b""))
-        launcher = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                self._signals.restore_in_child()
-                restore_limit()
-                self._shed()
-                become(rank, self._meeting, streams, child, launcher=launcher)
-            finally:
-                os._exit(70)  # never into the launcher's frames
-        for descriptor in streams.values():
-            os.close(descriptor)
-        self._running[rank] = pid, os.pidfd_open(pid)
-
-    def _shed(self) -> None:
-        """Close, as a rank, what the launcher holds of the other ranks."""
-        for lines in self._lines.values():
-            for line in lines:
-                os.close(line.descriptor)
-        for _, descriptor in self._running.values():
-            os.close(descriptor)
-
-    # ---- life
-
-    def watch(self) -> None:
-        """Return when all ranks have ended."""
-        while self._running:
-            self._poll(set(self._running))
-            self._take_steps()
-
-    def _poll(self, ranks: set[int]) -> None:
-        """Sleep until something happens, and deal with all that has."""
-        actions: dict[int, Callable[[], object]] = {
-            self._signals.fileno(): self._on_signal,
-            self._meeting.reports.fileno(): self._read_reports,
-        }
-        if self._stop is not None:
-            actions[self._stop] = self._on_stop
-        for rank in ranks:
-            actions[self._running[rank][1]] = partial(self._on_end, rank)
-        for line in (line for lines in self._lines.values() for line in lines):
-            if not line.closed and not line.sink.full:
-                actions[line.descriptor] = line.read_some
-        poll = select.poll()
-        for descriptor in actions:
-            poll.register(descriptor, select.POLLIN)
-        for sink in {self._out, self._err}:
-            if sink.pending:
-                actions[sink.descriptor] = sink.write_some
-                poll.register(sink.descriptor, select.POLLOUT)
-        pause = self._steps[0][0] - time.monotonic() if self._steps else math.inf
-        for descriptor, _ in poll.poll(None if pause == math.inf else max(0, math.ceil(pause * 1000))):
-            actions[descriptor]()
-
-    def _read_reports(self) -> None:
-        while True:
-            try:
-                report = self._meeting.reports.recv(1 << 20)
-            except BlockingIOError:
-                return
-            failure = pickle.loads(report)  # from a fork of this very process
-            self._fail(failure)
-
-    def _on_end(self, rank: int) -> None:
-        self._read_reports()  # the rank wrote its own before it ended
-        pid, descriptor = self._running.pop(rank)
-        os.close(descriptor)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if code != 0 and rank not in self._failures:
-            self._fail(from_status(rank, code, stopped=self._told))
-
-    def _fail(self, failure: Failure) -> None:
-        self._failures[failure.rank] = failure
-        if self._signal is None and self._cause is None and not failure.consequence:
-            self._say_cause(failure)
-        self._plan((_PEER_GRACE, signal.SIGTERM), (_PEER_GRACE + _TERM_GRACE, signal.SIGKILL))
-
-    def _say_cause(self, failure: Failure) -> None:
-        self._cause = failure
-        for line in self._lines[failure.rank]:
-            line.read_all()  # what the rank printed before it failed comes before
-        self._say(cause_text(failure, self._n))
-
-    def _say(self, text: str) -> None:
-        if self._speak:
-            self._err.put(text.encode(errors="backslashreplace"))
-
-    # ---- death
-
-    def _plan(self, *steps: tuple[float, signal.Signals], again: bool = False) -> None:
-        """Have signals sent, each after so many seconds, unless that is planned already."""
-        if again or not (self._steps or self._told):
-            now = time.monotonic()
-            self._steps = [(now + delay, number) for delay, number in steps]
-
-    def _take_steps(self) -> None:
-        while self._steps and self._steps[0][0] <= time.monotonic():
-            number = self._steps.pop(0)[1]
-            self._told = True
-            for pid, _ in self._running.values():
-                os.kill(pid, number)  # not waited for, so the number is still its own
-
-    def _on_signal(self) -> None:
-        for number in self._signals.take():
-            if self._signal is not None:  # somebody is losing patience
-                self._plan((0.0, signal.SIGKILL), again=True)
-                continue
-            self._signal, self._asked = number, True
-            self._say("commops: interrupted\n" if number == signal.SIGINT else f"commops: {number.name}\n")
-            last = (2 * _STOP_GRACE, signal.SIGKILL)
-            if number != signal.SIGINT:
-                self._plan((0.0, signal.SIGTERM), last, again=True)
-            elif foreground():  # the ranks have had theirs; a second one would cut their clean-up short
-                self._told = True
-                self._plan((_STOP_GRACE, signal.SIGTERM), last, again=True)
-            else:
-                self._plan((0.0, signal.SIGINT), (_STOP_GRACE, signal.SIGTERM), last, again=True)
-
-    def _on_stop(self) -> None:
-        self._stop, self._asked = None, True
-        self._plan((0.0, signal.SIGTERM), (_STOP_GRACE, signal.SIGKILL), again=True)
-
-    def end(self) -> Outcome:
-        """Pass on the last output, tell what became of the ranks, and return how it went."""
-        self._read_reports()
-        for line in (line for lines in self._lines.values() for line in lines):
-            line.read_all()
-            line.close()
-        failures = in_order(self._failures.values())
-        if self._signal is None and failures:
-            if self._cause is None:
-                self._say_cause(failures[0])
-            self._say(others_text([failure for failure in failures if failure is not self._cause]))
-        self._write_out()
-        code = failures[0].code if failures else 0
-        if self._out.lost:
-            self._say(f"commops: output was lost: {self._out.lost}\n")
-            self._write_out()
-            code = code or 1
-        return Outcome(code if self._signal is None else 128 + self._signal, self._signal, tuple(failures))
-
-    def _write_out(self) -> None:
-        """Write what is left; a reader that stands still is waited for until somebody asks for the end."""
-        self._steps = []
-        while self._out.pending or self._err.pending:
-            if not self._asked:
-                self._poll(set())
-            else:
-                self._out.drain(_READER_GRACE)
-                self._err.drain(_READER_GRACE)
-                return
-
-    def close(self) -> None:
-        """Let go of the ranks' descriptors; the ranks themselves are the caller's to end."""
-        for lines in self._lines.values():
-            for line in lines:
-                line.close()
-        for _, descriptor in self._running.values():
-            os.close(descriptor)
-        self._running.clear()

@@ -20,7 +20,8 @@ from commops.rendezvous.card import Card
 from commops.rendezvous.credentials import Credentials
 from commops.rendezvous.deadline import Deadline
 from commops.rendezvous.engine import doorbell, make_engine, share
-from commops.rendezvous.meeting import Meeting, Plan
+from commops.rendezvous.meeting import Meeting
+from commops.rendezvous.plan import Plan
 from commops.rendezvous.store import Store
 from commops.rendezvous.token import Token
 
@@ -69,6 +70,9 @@ def meet(
     tls: Credentials | None,
     interface: str,
     deadline: Deadline,
+    generation: int = 0,
+    outlives: bool = False,
+    watch: Callable[[], str] | None = None,
 ) -> World:
     """Meet the other ranks.
 
@@ -86,6 +90,10 @@ def meet(
         Where to listen, as `addresses.choose` takes it.
     deadline : Deadline
         For everything.
+    generation : int
+        Of the world: one more than that of the world out of which it has grown.
+    outlives, watch
+        As `Meeting` has them.
 
     Raises
     ------
@@ -94,7 +102,7 @@ def meet(
     AuthenticationError
         If ranks have different tokens.
     """
-    meeting = Meeting(store, rank, size, token, deadline)
+    meeting = Meeting(store, rank, size, token, deadline, outlives=outlives, watch=watch)
     try:
         with contextlib.closing(_Sockets()) as sockets:
             try:
@@ -107,7 +115,9 @@ def meet(
             plan, engine = meeting.hold(
                 card,
                 lambda cards: _tunables(cards, table),
-                lambda plan, waiting, check: _engine(rank, plan, sockets, token, tls, waiting, check),
+                lambda plan, waiting, check: _engine(
+                    rank, plan, sockets, token, tls, generation, waiting, check
+                ),
             )
     except OSError as error:
         raise RendezvousError(f"rank {rank} cannot join: {error}") from error
@@ -206,6 +216,7 @@ def _engine(
     sockets: _Sockets,
     token: Token | None,
     tls: Credentials | None,
+    generation: int,
     deadline: Deadline,
     check: Callable[[], None],
 ) -> Any:
@@ -230,5 +241,6 @@ def _engine(
         token=key,
         tunables=plan.tunables,
         host_names=[card.host_name for card in plan.cards],
+        generation=generation,
         tls=tls.pem if tls else None,
     )

@@ -64,6 +64,7 @@ def make_engine(
     token: bytes,
     tunables: dict[str, int],
     host_names: list[str],
+    generation: int = 0,
     tls: bytes | None = None,
     listeners: Sequence[socket.socket] = (),
     places: Sequence[str] = (),
@@ -83,6 +84,7 @@ def make_engine(
             token=token,
             tunables=tunables,
             host_names=host_names,
+            generation=generation & 0xFFFFFFFF,
             tls=tls,
             exact=bool(os.environ.get("COMMOPS_TRACE")),
         )

@@ -12,21 +12,22 @@
 A random nonce on each card tells what belongs to this job from what a killed one left behind. Whoever knows
 that the holder of a card is in trouble says so under ``trouble/<nonce>``: a process that finds its rank
 taken, and the store itself for a rank that ends meanwhile (if it can tell: `Store.bequeath`). Rank 0 looks
-there while it waits.
+there while it waits. Where the store outlives rank 0, it also says for a rank 0 that ends that
+there is no world.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from commops.errors import AuthenticationError, RendezvousError
 from commops.rendezvous.card import Card, ForfeitError, disagreement, forfeit, seal, unseal
 from commops.rendezvous.deadline import Deadline
 from commops.rendezvous.handover import BrokenOffError
+from commops.rendezvous.plan import ENDED, Plan
 from commops.rendezvous.store import Store
 from commops.rendezvous.token import Token
 
@@ -43,80 +44,6 @@ _MOST_KEYS = 256  # in one wait
 _Engine = TypeVar("_Engine")
 
 
-class Plan(NamedTuple):
-    """What rank 0 has decided.
-
-    Attributes
-    ----------
-    job : str
-        A random name for this world, 32 hexadecimal digits.
-    nonces : dict of str
-        Of the cards that were read, by the rank (as JSON has it, in digits).
-    cards : list of Card
-        Of all ranks; empty where there is an error.
-    tunables : dict
-        Name and value of all that ranks must have alike.
-    key : str
-        The secret of a job without a token.
-    error, authentication : str, bool
-        Why there is no world, and whether it is for the token; empty where there is one.
-    """
-
-    job: str
-    nonces: dict[str, str]
-    cards: list[Card]
-    tunables: dict[str, int]
-    key: str = ""
-    error: str = ""
-    authentication: bool = False
-
-    def pack(self, token: Token | None) -> bytes:
-        """Return the bytes that go into the store."""
-        return seal(token, "world", self._asdict() | {"cards": [card.fields() for card in self.cards]})
-
-    @classmethod
-    def fields_of(cls, token: Token | None, data: bytes) -> dict[str, Any]:
-        """Return what `of` takes, of what `pack` has returned.
-
-        Raises
-        ------
-        AuthenticationError
-            If its writer had another token.
-        RendezvousError
-            If it is no plan, or one of another version of commops. The cards are not looked at: those of
-            another job may be of another version.
-        """
-        fields = unseal(token, "world", data, "rank 0")
-        if not (
-            isinstance(fields, dict)
-            and fields.keys() == _PLAN_KINDS.keys()
-            and all(type(fields[name]) is kind for name, kind in _PLAN_KINDS.items())
-            and all(type(nonce) is str for nonce in fields["nonces"].values())
-            and all(type(value) is int for value in fields["tunables"].values())
-            and re.fullmatch("[0-9a-f]{32}", fields["job"])
-        ):
-            raise RendezvousError(
-                "the answer of rank 0 makes no sense; does it run another version of commops?"
-            )
-        return fields
-
-    @classmethod
-    def of(cls, fields: dict[str, Any]) -> Plan:
-        """Return the plan with these fields; RendezvousError if its cards make no sense."""
-        return cls(**fields | {"cards": [Card.of(one, rank) for rank, one in enumerate(fields["cards"])]})
-
-
-_PLAN_KINDS = {
-    "job": str,
-    "nonces": dict,
-    "cards": list,
-    "tunables": dict,
-    "key": str,
-    "error": str,
-    "authentication": bool,
-}
-
-
 class Meeting:
     """One rank's part in the steps that the module describes.
 
@@ -128,12 +55,28 @@ class Meeting:
     token : Token, optional
     deadline : Deadline
         For everything.
+    outlives : bool
+        Whether the store goes on when rank 0 ends.
+    watch : callable, optional
+        Says what this rank knows of trouble by other means than the store; empty while there is none.
     """
 
-    def __init__(self, store: Store, rank: int, size: int, token: Token | None, deadline: Deadline) -> None:
+    def __init__(
+        self,
+        store: Store,
+        rank: int,
+        size: int,
+        token: Token | None,
+        deadline: Deadline,
+        *,
+        outlives: bool = False,
+        watch: Callable[[], str] | None = None,
+    ) -> None:
         self._store, self._rank, self._size = store, rank, size
         self._token, self._deadline = token, deadline
-        self._will = ""  # the key of what the store says for us should we end before the others have a world
+        self._outlives, self._watch = outlives, watch
+        # The keys of what the store says for us should we end before the others have a world.
+        self._wills: list[str] = []
 
     def hold(
         self,
@@ -187,17 +130,18 @@ class Meeting:
                 # Rank 0 takes it away when it has read it; or this rank, when it tries again.
                 self._replace_forfeit(forfeit(self._token, text))
                 return
-            plan = Plan(job=os.urandom(16).hex(), nonces={}, cards=[], tunables={}, error=text)
+            plan = Plan.without_world(text)
             self._announce(plan)
             self._part(plan, min(self._left(), _GRACE))
 
     # ---- 1: cards
 
     def _publish(self, card: Card) -> None:
-        if self._rank != 0:  # whose end others notice by the store's, or by nothing
-            self._will = _trouble(card.nonce)
-            text = f"rank {self._rank} ({card.who}) ended while the ranks joined"
-            self._store.bequeath(self._will, self._complaint(text), timeout=self._left())
+        text = f"rank {self._rank} ({card.who}) {ENDED}"
+        if self._rank != 0:
+            self._bequeath(_trouble(card.nonce), self._complaint(text))
+        elif self._outlives:  # or else others notice by the store's end
+            self._bequeath("world", Plan.without_world(text).pack(self._token))
         value = card.pack(self._token)
         stored = self._replace_forfeit(value)
         if stored == value:
@@ -235,9 +179,14 @@ class Meeting:
 
     def _renounce(self) -> None:
         """From here on our end is no trouble to anybody here."""
-        if self._will:
+        for key in self._wills:
             with contextlib.suppress(RendezvousError):
-                self._store.bequeath(self._will, None, timeout=_LAST_WORD)
+                self._store.bequeath(key, None, timeout=_LAST_WORD)
+        self._wills = []
+
+    def _bequeath(self, key: str, value: bytes) -> None:
+        if self._store.bequeath(key, value, timeout=self._left()):
+            self._wills.append(key)
 
     # ---- 2: the plan
 
@@ -259,6 +208,8 @@ class Meeting:
             error=error,
             authentication=authentication,
         )
+        if self._outlives:
+            self._bequeath(f"over/{plan.job}", f"rank 0 ({own.who}) {ENDED}".encode())
         self._announce(plan)
         return plan
 
@@ -331,7 +282,7 @@ class Meeting:
     def _await_bytes(self) -> bytes:
         waiting = Deadline(self._left() * _EARLY)
         try:
-            return self._store.get("world", timeout=waiting.remaining())
+            return self._await("world", waiting.remaining())
         except RendezvousError:
             if waiting.remaining() > 0:  # not in vain, but without a store
                 raise
@@ -379,7 +330,12 @@ class Meeting:
             failure = self._store.compare_and_set(over, None, b"", timeout=self._left(_GRACE))
         else:
             self._store.set(_joined(plan, self._rank), b"", timeout=self._left())
-            failure = self._store.get(over, timeout=self._left())
+            try:
+                failure = self._await(over, self._left())
+            except RendezvousError as error:
+                # Rank 0 may have found just then that all have joined: what came first counts for everybody.
+                text = f"rank {self._rank} cannot join: {error}"
+                failure = self._store.compare_and_set(over, None, text.encode(), timeout=_GRACE)
         if failure:
             raise RendezvousError(failure.decode(errors="replace"))
 
@@ -421,14 +377,17 @@ class Meeting:
 
     def _part(self, plan: Plan, patience: float) -> None:
         """Be done with the store; as rank 0, when everybody else is."""
+        self._renounce()
         with contextlib.suppress(RendezvousError):
             if self._rank != 0:
-                self._renounce()
                 if self._store.add(f"left/{plan.job}", 1, timeout=patience) == self._size - 1:
                     self._store.set(f"done/{plan.job}", b"", timeout=patience)
                 return
             with contextlib.suppress(RendezvousError):  # some may never have come
-                self._store.get(f"done/{plan.job}", timeout=patience)
+                self._await(f"done/{plan.job}", patience)
+            if self._watch:  # one of them may never leave; the others may not have read what was decided
+                with contextlib.suppress(RendezvousError):
+                    self._store.get(f"done/{plan.job}", timeout=min(patience, _GRACE))
             ours = ["world", *(f"{name}/{plan.job}" for name in ("over", "left", "done"))]
             ours += [_joined(plan, rank) for rank in range(1, self._size)]
             ours += [_trouble(nonce) for nonce in plan.nonces.values()]
@@ -447,6 +406,20 @@ class Meeting:
             return False
         return True
 
+    def _await(self, key: str, seconds: float) -> bytes:
+        """Return the value under a key when there is one, or raise what this rank hears by other means."""
+        if self._watch is None:
+            return self._store.get(key, timeout=seconds)
+        waiting = Deadline(seconds)
+        while True:
+            try:
+                return self._store.get(key, timeout=min(_LOOK[1], waiting.remaining()))
+            except RendezvousError:
+                if text := self._watch():
+                    raise RendezvousError(text) from None
+                if waiting.remaining() == 0.0:
+                    raise
+
     def _look_up(self, key: str) -> bytes | None:
         """Return the value under a key, or None where there is none (or no store any more)."""
         try:
@@ -459,6 +432,8 @@ class Meeting:
 
     def _trouble(self, nonces: Collection[str]) -> str:
         """Return what somebody knows of trouble with the holders of these; empty where there is none."""
+        if self._watch and (text := self._watch()):
+            return text
         if self._store.count("trouble/", timeout=self._left(_GRACE)):
             for nonce in nonces:
                 if (value := self._look_up(_trouble(nonce))) is not None:
