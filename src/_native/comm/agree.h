@@ -42,13 +42,13 @@
 #include "comm/ballot.h"
 #include "comm/engine.h"
 
-/* Enter the next agreement of the communicator, which may have failed. The op is as in cmo_call_start. When it has
- * ended well, cmo_agree_flag, cmo_agree_build give what was agreed.
+/* Enter the next agreement of the communicator, which may have failed. The op is as in cmo_call_start. `leaves`: who
+ * keeps the others waiting for half of the time is left behind, as in a shrink. When it has ended well, cmo_agree_flag,
+ * cmo_agree_build give what was agreed.
  *
  * It ends with CMO_EMISMATCH where others have entered another kind; CMO_EREVOKED where the others go on without this
  * rank; CMO_EPEERLOST on a side that may not decide; CMO_ENOMEM where a member has no memory for what is to come;
- * CMO_ETIMEOUT, after which it may be entered again. `leaves`: who keeps the others waiting for half of the time is left
- * behind, as in a shrink. */
+ * CMO_ETIMEOUT, after which it may be entered again. */
 cmo_err cmo_agree_start(cmo_op *op, cmo_comm *comm, uint64_t flag, bool leaves, double timeout);
 cmo_err cmo_shrink_start(cmo_op *op, cmo_comm *comm, double timeout);
 

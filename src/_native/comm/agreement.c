@@ -159,10 +159,11 @@ static void decide(cmo_agreement *a, uint64_t number, const cmo_proposal *p, boo
     const int size = a->comm->size, rank = a->comm->rank;
     proposal_copy(&a->decision, p, size);
     a->decided = number;
+    /* Whom nobody tells that others have gone on, and who hears them close, would take itself for the last one */
+    const bool to_all = coordinates || size <= TELL_ALL || p->kind == CMO_AGREE_SHRINK;
     for (int r = 0; r < size; r++) {
         const int distance = (r - rank + size) % size;
-        /* Whom nobody tells that others have gone on, and who hears them close, would take itself for the last one */
-        if (coordinates || size <= TELL_ALL || p->kind == CMO_AGREE_SHRINK || !(distance & (distance - 1)) || a->asks[r]) tell_decision(a, r);
+        if (to_all || !(distance & (distance - 1)) || a->asks[r]) tell_decision(a, r);
     }
     agreement_reset(a);
     a->comm->engine->moved = true;

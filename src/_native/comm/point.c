@@ -144,7 +144,8 @@ cmo_err cmo_send_now(cmo_comm *comm, const cmo_message *m, bool *rest)
     cmo_channel *c = e->channel[comm->world[m->peer]];
     /* From time to time one goes the way of others, which looks at what else there is: whoever sends without end leaves
      * the progress thread no chance to. What was handed over to a driver who has left since goes first. */
-    if (c && !cmo_engine_look_due(e) && !comm->failed && !comm->closed && !comm->left[m->peer] && !comm->lost[m->peer] && !e->unposted &&
+    if (c && !cmo_engine_look_due(e) && !comm->failed && !comm->closed && !comm->left[m->peer] &&
+        !comm->lost[m->peer] && !e->unposted &&
         !atomic_load_explicit(&e->nsubmitted, memory_order_relaxed)) {
         const cmo_header h = {.kind = CMO_EAGER, .space = CMO_POINT, .comm = comm->id, .tag = m->tag,
                               .length = m->bytes, .dtype = (uint8_t)m->dtype, .fingerprint = m->extra,
