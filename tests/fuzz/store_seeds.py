@@ -51,6 +51,7 @@ CARD = Card(
     unix="name",
     addresses="127.0.0.1:1",
     loopback=True,
+    tls=False,
     tunables={"slots": 4},
     nonce="n",
 )
