@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-__all__ = ["Switch", "needs_root"]
+__all__ = ["TC", "Switch", "needs_root"]
+
+TC = shutil.which("tc", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root, and ip of iproute2"
@@ -61,8 +63,8 @@ class Switch:
         """Let the links of these hosts carry no more than that, in each direction."""
         shape = ["root", "tbf", "rate", rate, "burst", "16kb", "latency", "200ms"]
         for host in hosts:
-            run("tc", "qdisc", "add", "dev", self._ports[host], *shape)
-            run("ip", "netns", "exec", self.names[host], "tc", "qdisc", "add", "dev", "cable", *shape)
+            run(TC or "tc", "qdisc", "add", "dev", self._ports[host], *shape)
+            run("ip", "netns", "exec", self.names[host], TC or "tc", "qdisc", "add", "dev", "cable", *shape)
 
     def close(self) -> None:
         for port in (*self._ports, self._switch):

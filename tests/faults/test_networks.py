@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from rendezvous.ranks import JOIN, Ranks, Told
 
-from .networks import Switch, needs_root, switch
+from .networks import TC, Switch, needs_root, switch
 
 HEARTBEAT = 2.0
 
@@ -120,7 +119,7 @@ def test_a_host_that_ends_while_nobody_hears_it(ranks: Ranks, three: Switch, tmp
 
 
 @needs_root
-@pytest.mark.skipif(shutil.which("tc") is None, reason="links are limited by tc of iproute2")
+@pytest.mark.skipif(TC is None, reason="links are limited by tc of iproute2")
 def test_a_slow_link_carries_the_right_bytes(ranks: Ranks, tmp_path: Path) -> None:
     source = (
         JOIN
