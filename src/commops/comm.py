@@ -133,6 +133,10 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
 
                 flight.save(self._engine, folder)
             self._engine.close()
+            if not _open_worlds:
+                from commops.stacks import withdraw
+
+                withdraw()
             if self._entrance is not None:
                 self._entrance.leave()
         elif self._outgrown:

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 
-__all__ = ["SIGNAL", "ask", "offer"]
+__all__ = ["SIGNAL", "ask", "offer", "withdraw"]
 
 SIGNAL = signal.SIGRTMAX - 7
 """The signal by which a rank is asked."""
@@ -46,6 +46,18 @@ def offer() -> None:
         return
     fcntl.fcntl(_file, fcntl.F_SETFL, os.O_APPEND)  # whoever asks has emptied it: write where it ends now
     faulthandler.register(SIGNAL, file=_file, all_threads=True, chain=False)
+
+
+def withdraw() -> None:
+    """Take back what `offer` has done: this process is no rank any more. Without an offer it does nothing."""
+    global _offered_by, _file
+    if _offered_by != os.getpid() or _file < 0:
+        return
+    import faulthandler
+
+    faulthandler.unregister(SIGNAL)
+    os.close(_file)
+    _file, _offered_by = -1, 0
 
 
 def ask(pid: int) -> str:
