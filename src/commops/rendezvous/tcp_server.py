@@ -190,7 +190,7 @@ class StoreServer:
         if connection not in self._connections:
             return
         self._connections.discard(connection)
-        # Who leaves at once and has said nothing is no stranger worth a word: a rank that has ended, or a look.
+        # Who leaves at once and has said nothing is not worth a word: a rank that has ended, or a look.
         said = bool(connection.inbox) or time.monotonic() - connection.since >= STRANGER_GRACE
         self._turned_away += connection in self._strangers and said
         self._strangers.pop(connection, None)
