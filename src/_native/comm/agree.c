@@ -74,7 +74,8 @@ static cmo_err refusal(const cmo_agreement *a)
     int left = 0;
     for (int r = 0; r < c->size; r++) {
         const size_t at = strlen(ranks);
-        left += a->alive[r];
+        left += a->alive[r] || a->mute[r] == CMO_REFUSES;
+        if (a->mute[r] == CMO_REFUSES) continue;
         if (!a->alive[r]) c->lost[r] = 1;
         if (a->alive[r] || a->ended[r]) continue;
         if (at + 16 < sizeof ranks) snprintf(ranks + at, sizeof ranks - at, "%s%d", at ? ", " : "", r);

@@ -359,6 +359,6 @@ void cmo_agree_heard(cmo_channel *channel, const cmo_header *h, const uint8_t *p
         if (a->proposing && h->aux == a->ballot) a->has_accepted[from] = 1;
         break;
     default: /* REFUSE */
-        if (from == a->coordinator) a->mute[from] = 1;
+        if (from == a->coordinator) a->mute[from] = CMO_REFUSES;
     }
 }

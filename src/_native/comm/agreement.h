@@ -6,6 +6,8 @@
 #include "comm/agree.h"
 #include "comm/internal.h"
 
+enum { CMO_REFUSES = 2 }; /* in `mute`: it answers, and may not decide */
+
 typedef struct cmo_agreement {
     cmo_comm *comm;
     uint64_t number;         /* of the agreement that comes, or is under way */
