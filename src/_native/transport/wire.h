@@ -28,7 +28,8 @@
  *
  * `space` says how a message is matched: in COLLECTIVE by (comm, source, seq, tag = phase and step of the algorithm),
  * in POINT by (comm, source, tag = the user's). `fingerprint` is that of the call in COLLECTIVE; in POINT it is the
- * sender's own word (whether the message is a pickled object). */
+ * sender's own word (whether the message is a pickled object). In FAIL it says whose words the reason is: their rank in
+ * the low 32 bits, and in the high ones whether that rank saw the failure itself; such words stand before others'. */
 #ifndef CMO_WIRE_H
 #define CMO_WIRE_H
 
