@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import re
 import signal
 import threading
@@ -101,11 +103,16 @@ def test_a_rank_that_does_not_call_is_named(fresh: Fresh, layout: Layout) -> Non
 
 @pytest.mark.parametrize("layout", [*LAYOUTS, Layout("aaa", "shm", name="again")], ids=str)
 @pytest.mark.parametrize("n", [2, 300_000])
-def test_a_rank_that_stands_still_is_named_and_left_behind(fresh: Fresh, layout: Layout, n: int) -> None:
-    def program(comm: Comm, n: int) -> Any:
+@pytest.mark.parametrize("where", ["anywhere", "between calls"])
+def test_a_rank_that_stands_still_is_named_and_left_behind(
+    fresh: Fresh, layout: Layout, n: int, where: str
+) -> None:
+    def program(comm: Comm, n: int, where: str) -> Any:
         total = np.float64(0)
         try:
-            while True:
+            for number in itertools.count():
+                if where == "between calls" and number == 20 and comm.rank == 1:
+                    os.kill(os.getpid(), signal.SIGSTOP)
                 total = comm.allreduce(np.ones(n))[-1]
         except (commops.CommTimeoutError, commops.RevokedError) as error:
             assert total in (0, comm.size)
@@ -118,9 +125,10 @@ def test_a_rank_that_stands_still_is_named_and_left_behind(fresh: Fresh, layout:
 
     world = fresh(layout, timeout=1.0)
     stopped = 1
-    world.start(program, n)
-    time.sleep(0.1)
-    world.signal(stopped, signal.SIGSTOP)
+    world.start(program, n, where)
+    if where == "anywhere":
+        time.sleep(0.1)
+        world.signal(stopped, signal.SIGSTOP)
     others = [rank for rank in range(layout.size) if rank != stopped]
     for told, size, total in world.collect(others):
         assert told.startswith("CommTimeoutError: allreduce passed its deadline of 1 s")

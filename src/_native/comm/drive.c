@@ -213,6 +213,7 @@ static void drive_slept(void *ctx, const struct epoll_event *events, int n)
 static cmo_err drive(cmo_engine *e, cmo_op *op, int64_t deadline)
 {
     drive_ctx ctx = {e, op};
+    e->look |= e->remote != NULL; /* from now on it is known how old news can be that comes by a socket */
     return cmo_wait(&e->waiter, drive_poll, drive_slept, &ctx, deadline);
 }
 

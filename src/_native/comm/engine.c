@@ -189,6 +189,7 @@ static void pass_look(cmo_engine *e)
 {
     int64_t now = cmo_engine_now(e);
     e->look = false;
+    e->looked = now;
     CMO_EACH(n, &e->busy) {
         cmo_comm *c = CMO_ENTRY(n, cmo_comm, busy);
         cmo_failure_look(c);
@@ -452,6 +453,7 @@ cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
     e->collectives = w->collectives;
     e->now = w->now;
     e->now_ctx = w->now_ctx;
+    e->looked = cmo_engine_now(e);
     e->threadless = w->threadless;
     e->keeps_mappings = w->keeps_mappings || w->threadless;
     e->window = w->window;

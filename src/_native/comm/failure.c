@@ -13,7 +13,7 @@
 
 /* How long a failure waits, at most, for the others to say where they stand. Those who make different calls are all
  * there, and on a busy machine their word may take a while; of a passed deadline an absence is the likely cause. */
-static const int64_t settle_time = 3 * CMO_SECOND, settle_time_late = CMO_SECOND;
+static const int64_t settle_time = 3 * CMO_SECOND, settle_time_late = CMO_LATE;
 /* The same, for ranks of several hosts to say whom they have lost, and how: who only sees a connection end knows less
  * than the ranks of the lost one's host, and all are to tell the same. */
 static const int64_t settle_time_lost = CMO_SECOND / 4;
@@ -190,20 +190,20 @@ cmo_err cmo_failure_parse(const cmo_header *h, const uint8_t *payload, cmo_told 
     return cmo_told_parse(told, payload, CMO_TOLD_BYTES);
 }
 
-/* Take note of what others say, and have said for `age`. A rank that was not there to hear it, or stood still for
- * longer than its own deadline, is the one for which they gave up. */
-static void fail_as_told(cmo_comm *c, cmo_err err, const char *text, bool first_hand, int author, int64_t age)
+/* Take note of what others say, and have not said before `since`. A rank that was not in its call then, or has stood
+ * still since, or for longer than its own deadline, is the one for which they gave up. */
+static void fail_as_told(cmo_comm *c, cmo_err err, const char *text, bool first_hand, int author, int64_t since)
 {
     const cmo_op *op = current(c);
-    const int64_t now = cmo_engine_now(c->engine);
-    const bool was_there = op && !op->overslept && age < CMO_LATE && now - CMO_LATE < op->deadline;
+    const int64_t late = cmo_engine_now(c->engine) - CMO_LATE;
+    const bool was_there = op && op->called <= since && !op->overslept && late < since && late < op->deadline;
     if (err != CMO_ETIMEOUT || was_there) {
         comm_fail(c, err, text, first_hand, author);
         return;
     }
-    char late[CMO_TEXT];
-    snprintf(late, sizeof late, "the other ranks have given up waiting for this one: %.400s", text);
-    comm_fail(c, CMO_EREVOKED, late, first_hand, author);
+    char given_up[CMO_TEXT];
+    snprintf(given_up, sizeof given_up, "the other ranks have given up waiting for this one: %.400s", text);
+    comm_fail(c, CMO_EREVOKED, given_up, first_hand, author);
 }
 
 /* Another word on why the communicator broke. Everybody hears everybody's, and takes the best. */
@@ -234,7 +234,7 @@ void cmo_failure_heard(cmo_channel *channel, const cmo_header *h, const uint8_t 
         c->doomed = true;
         memcpy(c->failed_text, cause, sizeof c->failed_text);
     } else if (!c->failed) {
-        fail_as_told(c, err, cause, first_hand, author, 0);
+        fail_as_told(c, err, cause, first_hand, author, channel->engine->looked);
     } else if (c->failed == CMO_EPEERLOST && err == CMO_EPEERLOST && !c->word.given) {
         hear_of_loss(c, h, first_hand, author, cause);
     }
@@ -355,8 +355,7 @@ static void take_verdict(cmo_comm *p, const cmo_piece *theirs)
         if (c->piece ? is_ahead(c, &told) : current(c) != NULL) return;
     }
     if (err == CMO_EPEERLOST && v->lost >= 0 && v->lost < c->size) c->lost[v->lost] = 1;
-    fail_as_told(c, err, text, v->first_hand, v->author >= 0 && v->author < c->size ? v->author : c->rank,
-                 cmo_engine_now(c->engine) - v->at);
+    fail_as_told(c, err, text, v->first_hand, v->author >= 0 && v->author < c->size ? v->author : c->rank, v->at);
 }
 
 /* Look into shared memory: has somebody broken the communicator, or closed it before the collective that we are in? */

@@ -149,8 +149,9 @@ void cmo_ask_point(cmo_op *op, int64_t now);          /* has its message been wa
 
 /* ------------------------------------------------------------------ failure.c */
 
-/* Who waits, and is awake, sees a deadline pass, or hears of a failure, long before so much time is over. */
-#define CMO_LATE (CMO_SECOND / 2)
+/* When a deadline has passed, the others wait so long for the word of those who have not come; whoever hears of it later
+ * is the one for whom they have given up. Who waits, and is awake, hears of it long before. */
+#define CMO_LATE CMO_SECOND
 
 void cmo_peer_lost(cmo_engine *e, int world, bool ended, const char *cause); /* ended: so the system says */
 /* What a FAIL frame says of its sender; a pure function. CMO_EPROTO for what no rank sends. */
@@ -238,6 +239,7 @@ struct cmo_engine {
     bool has_control;            /* a frame of control has been queued since this was last cleared */
     bool look;                   /* look at deadlines, abort words and deaths in the next pass */
     unsigned passes;
+    int64_t looked;              /* when that was done last: what has come since can be no older */
     unsigned fast_calls;         /* calls that could be made on the fast path */
     cmo_waiter waiter, thread_waiter; /* of threads that call, and of the progress thread */
     unsigned core_asked;              /* the neighbour that is next asked on which core it stands; the driver's */

@@ -103,6 +103,7 @@ static void *thread_main(void *engine)
         wanted |= left == CMO_LEFT_NOW || (left == CMO_LEFT_SOON && sleep_soon(e));
         if (!wanted || atomic_load_explicit(&e->stop, memory_order_acquire) || !cmo_role_take(e)) continue;
         atomic_store_explicit(&e->called, 0, memory_order_relaxed);
+        e->look = true; /* as in drive() */
         cmo_wait(&e->thread_waiter, thread_poll, cmo_engine_slept, e, CMO_NEVER);
         cmo_role_leave(e);
     }
