@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
+import string
 import subprocess
 from collections.abc import Iterator, Sequence
 
@@ -25,11 +27,15 @@ def run(*command: str) -> None:
         raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
+_LETTERS = itertools.cycle(string.ascii_letters)
+
+
 class Switch:
     """Namespaces with a cable each to one switch. Number i has the address 10.81.0.<i + 1>."""
 
     def __init__(self, count: int) -> None:
-        name = f"cm{os.getpid() % 100000}"
+        # A name of its own each time: the kernel takes links and namespaces down behind the command's end.
+        name = f"cm{os.getpid() % 100000}{next(_LETTERS)}"
         self.names = [f"{name}-{number}" for number in range(count)]
         self._switch = name
         self._ports = [f"{name}p{number}" for number in range(count)]

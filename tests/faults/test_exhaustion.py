@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import resource
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +15,7 @@ import pytest
 
 import commops
 from comm.layouts import Layout
-from comm.world import World
+from comm.world import Nursery, World
 from commops import Comm
 from rendezvous.ranks import JOIN, Ranks, failures
 
@@ -46,6 +50,72 @@ def test_a_rank_that_may_not_have_what_it_needs(
     assert all("rank 1" in text for _, text in others), others
 
 
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[Callable[[int], str]]:
+    """Make a control group of so many bytes of memory, whose members are written to the file that it returns."""
+    made: list[Path] = []
+
+    def group(limit: int) -> str:
+        name = f"commops-test-{os.getpid()}"
+        for parent, file in (("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")):
+            folder = Path(parent, name)
+            with contextlib.suppress(OSError):
+                if Path(parent, "cgroup.procs").exists():
+                    folder.mkdir()
+                    made.append(folder)
+                    (folder / file).write_text(str(limit))
+                    return str(folder / "cgroup.procs")
+        pytest.skip("no control group with a limit of memory can be made here")
+
+    yield group
+    for folder in made:
+        deadline = time.monotonic() + 10  # its members have ended, and leave it a moment later
+        while folder.exists() and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        assert not folder.exists()
+
+
+def test_a_control_group_without_memory_for_an_array(nursery: Nursery, group: Callable[[int], str]) -> None:
+    """The kernel would not refuse it, but kill somebody."""
+
+    def program(comm: Comm, members: str) -> tuple[str, bool]:
+        with open(members, "w", encoding="ascii") as file:
+            file.write(str(os.getpid()))
+        comm.barrier()
+        told = ""
+        for _ in range(5):  # what a try in vain has taken is given back
+            try:
+                comm.empty(200 << 20, np.uint8)
+            except MemoryError as error:
+                told = str(error)
+        shared = comm.zeros(20 << 20, np.uint8)
+        shared += comm.rank
+        return told, bool((comm.allreduce(shared) == comm.size * (comm.size - 1) // 2).all())
+
+    world = nursery.world(Layout("aaa", "shm"))
+    try:
+        ends = world.run(program, group(256 << 20))
+    finally:
+        world.close()
+    assert all(right and "cannot reserve shared memory" in told for told, right in ends), ends
+    assert any("the memory limit of control group /commops-test" in told for told, _ in ends), ends
+
+
+def test_a_store_in_a_small_file_system(ranks: Ranks, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k,mode=700", "tmpfs", small], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        with contextlib.suppress(OSError):
+            (small / "full").write_bytes(bytes(8192))
+        told = ranks.run(2, JOIN, url=f"file://{small}", timeout=10.0)
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert all("No space left on device" in text for _, text in failures(told, within=2.0)), "\n".join(one.text for one in told)
+
+
 def test_no_descriptor_is_left_for_a_connection(fresh: Fresh) -> None:
     def program(comm: Comm) -> str:
         import os
@@ -63,4 +133,6 @@ def test_no_descriptor_is_left_for_a_connection(fresh: Fresh) -> None:
 
     ends = fresh(Layout("aaa", "tcp")).run(program)
     assert "Too many open files" in ends[1], ends
-    assert all(end.startswith(("PeerLostError", "CommTimeoutError")) for end in ends), ends
+    errors = "PeerLostError", "CommTimeoutError"
+    assert all(end.startswith(errors) for end in ends[1:]), ends
+    assert ends[0].startswith(("fine", *errors)), ends  # it may have had all it needs before

@@ -1,6 +1,7 @@
 #include "base/process.h"
 
-#include <fcntl.h>
+#include "base/file.h"
+
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -20,21 +21,12 @@ typedef struct pidfd_end {
 enum { ASKS_EXIT = 1 << 3 };
 #define GET_END _IOWR(0xFF, 11, pidfd_end)
 
-static size_t read_file(const char *path, char *out, size_t n)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t got = fd < 0 ? -1 : read(fd, out, n - 1);
-    if (fd >= 0) close(fd);
-    out[got > 0 ? got : 0] = 0;
-    return got > 0 ? (size_t)got : 0;
-}
-
 /* The process id, which is its own as long as nobody has waited for it; 0: somebody has. */
 static long pid_of(int pidfd)
 {
     char path[48], text[512];
     snprintf(path, sizeof path, "/proc/self/fdinfo/%d", pidfd);
-    if (!read_file(path, text, sizeof text)) return 0;
+    if (!cmo_read_file(path, text, sizeof text)) return 0;
     const char *line = strstr(text, "Pid:");
     const long pid = line ? strtol(line + 4, NULL, 10) : 0;
     return pid > 0 ? pid : 0;
@@ -46,7 +38,7 @@ static int status_of_zombie(int pidfd, int *status)
     char path[32], text[1024];
     const long pid = pid_of(pidfd);
     snprintf(path, sizeof path, "/proc/%ld/stat", pid);
-    if (!pid || !read_file(path, text, sizeof text)) return 0;
+    if (!pid || !cmo_read_file(path, text, sizeof text)) return 0;
     const char *state = strrchr(text, ')'), *last = strrchr(text, ' ');
     if (!state || (state[2] != 'Z' && state[2] != 'X') || !last || pid_of(pidfd) != pid) return 0;
     *status = (int)strtol(last, NULL, 10);
@@ -95,6 +87,6 @@ bool cmo_process_stopped(int pidfd)
     char path[32], text[1024];
     const long pid = pid_of(pidfd);
     snprintf(path, sizeof path, "/proc/%ld/stat", pid);
-    const char *state = pid && read_file(path, text, sizeof text) ? strrchr(text, ')') : NULL;
+    const char *state = pid && cmo_read_file(path, text, sizeof text) ? strrchr(text, ')') : NULL;
     return state && state[1] && (state[2] == 'T' || state[2] == 't') && pid_of(pidfd) == pid;
 }

@@ -1,8 +1,11 @@
 #include "transport/window.h"
 
+#include "base/memory.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -20,7 +23,7 @@ typedef struct window_hole { /* free bytes, in order of offset; kept in private 
 struct cmo_window {
     cmo_window_head *base;
     size_t size, used;
-    int fd;
+    int fd, nlocal;
     uint64_t word[2]; /* random; see transport/attach.h */
     window_hole *holes;
     pthread_mutex_t lock;
@@ -41,14 +44,46 @@ static size_t default_bytes(int nlocal)
     return round_up(memory < share ? memory : share, CMO_PAGE);
 }
 
+enum {
+    LEAST_STEP = 4 << 20, /* that is reserved between looks at what is left, and at most a quarter of it */
+    NOT_ASKED = 256 << 10 /* a look costs more than reserving less than this */
+};
+
+/* How much of so many bytes may be reserved now. A system that has nothing left, or a control group, does not refuse: it
+ * kills somebody. So there must be room before it is asked, also for the ranks of this host that reserve at the same
+ * time. 0: there is none, and the reason is recorded. */
+static size_t window_step(const cmo_window *w, size_t bytes)
+{
+    char limit[200];
+    if (bytes < NOT_ASKED) return bytes;
+    const uint64_t left = cmo_memory_left(limit, sizeof limit), share = left / (uint64_t)w->nlocal;
+    size_t step = share / 4 > LEAST_STEP ? share / 4 / CMO_PAGE * CMO_PAGE : LEAST_STEP;
+    if (step > bytes) step = bytes;
+    if (step <= share) return step;
+    cmo_fail(CMO_ENOMEM, "%s has %zu MiB left for %d ranks", limit, (size_t)(left >> 20), w->nlocal);
+    return 0;
+}
+
+static void window_return(const cmo_window *w, uint64_t offset, size_t bytes)
+{
+    if (bytes) fallocate(w->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes);
+}
+
 static cmo_err window_reserve(cmo_window *w, uint64_t offset, size_t bytes)
 {
     if (w->fd < 0) return CMO_OK;
-    int rc;
-    do rc = fallocate(w->fd, 0, (off_t)offset, (off_t)bytes);
-    while (rc && errno == EINTR);
-    if (!rc) return CMO_OK;
-    return cmo_fail(CMO_ENOMEM, "%zu bytes of shared memory cannot be reserved: %s", bytes, strerror(errno));
+    for (size_t done = 0, step; done < bytes; done += step) {
+        int rc = 0;
+        step = window_step(w, bytes - done);
+        if (step) do rc = fallocate(w->fd, 0, (off_t)(offset + done), (off_t)step); while (rc && errno == EINTR);
+        if (step && !rc) continue;
+        char why[CMO_TEXT / 2], after[48] = "";
+        snprintf(why, sizeof why, "%.250s", step ? strerror(errno) : cmo_reason());
+        if (done) snprintf(after, sizeof after, "after %zu MiB of them ", done >> 20);
+        window_return(w, offset, done);
+        return cmo_fail(CMO_ENOMEM, "%zu bytes of shared memory cannot be reserved: %s%s", bytes, after, why);
+    }
+    return CMO_OK;
 }
 
 /* What a neighbour that can read it in our own memory may read there. Without randomness nobody may. */
@@ -71,6 +106,7 @@ cmo_err cmo_window_create(cmo_window **out, int nlocal, size_t bytes, bool priva
         return cmo_fail(CMO_ENOMEM, "a window's bookkeeping");
     }
     w->fd = -1;
+    w->nlocal = nlocal;
     w->size = bytes ? round_up(bytes, CMO_PAGE) : default_bytes(nlocal);
     w->base = MAP_FAILED;
     pthread_mutex_init(&w->lock, NULL);
@@ -159,7 +195,7 @@ cmo_err cmo_window_alloc(cmo_window *w, size_t bytes, uint64_t *offset)
 void cmo_window_free(cmo_window *w, uint64_t offset, size_t bytes)
 {
     bytes = round_up(bytes ? bytes : 1, CMO_PAGE);
-    if (w->fd >= 0) fallocate(w->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes);
+    if (w->fd >= 0) window_return(w, offset, bytes);
     else madvise((char *)w->base + offset, bytes, MADV_DONTNEED);
     pthread_mutex_lock(&w->lock);
     w->used -= bytes;
