@@ -52,12 +52,15 @@ def test_a_rank_that_may_not_have_what_it_needs(
 
 @pytest.fixture
 def group(tmp_path: Path) -> Iterator[Callable[[int], str]]:
-    """Make a control group of so many bytes of memory, whose members are written to the file that it returns."""
+    """Make a control group of so many bytes of memory, and return the file to which members are written."""
     made: list[Path] = []
 
     def group(limit: int) -> str:
         name = f"commops-test-{os.getpid()}"
-        for parent, file in (("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")):
+        for parent, file in (
+            ("/sys/fs/cgroup", "memory.max"),
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        ):
             folder = Path(parent, name)
             with contextlib.suppress(OSError):
                 if Path(parent, "cgroup.procs").exists():
@@ -105,7 +108,9 @@ def test_a_control_group_without_memory_for_an_array(nursery: Nursery, group: Ca
 def test_a_store_in_a_small_file_system(ranks: Ranks, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k,mode=700", "tmpfs", small], check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8k,mode=700", "tmpfs", small], check=False
+    ).returncode:
         pytest.skip("no file system can be mounted here")
     try:
         with contextlib.suppress(OSError):
@@ -113,7 +118,8 @@ def test_a_store_in_a_small_file_system(ranks: Ranks, tmp_path: Path) -> None:
         told = ranks.run(2, JOIN, url=f"file://{small}", timeout=10.0)
     finally:
         subprocess.run(["umount", small], check=True)
-    assert all("No space left on device" in text for _, text in failures(told, within=2.0)), "\n".join(one.text for one in told)
+    texts = [text for _, text in failures(told, within=2.0)]
+    assert all("No space left on device" in text for text in texts), texts
 
 
 def test_no_descriptor_is_left_for_a_connection(fresh: Fresh) -> None:
