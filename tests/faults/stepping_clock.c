@@ -1,5 +1,5 @@
-/* A system's clock that is set by a day every 20 ms, forth and back, for whoever loads this before the C library. What is
- * computed on it and then waited for is a day too late, or past. */
+/* A system's clock that is set by a day every 20 ms, forth and back, for whoever loads this before the C library. What
+ * is computed on it and then waited for is a day too late, or past. */
 #define _GNU_SOURCE
 #include <sys/syscall.h>
 #include <sys/time.h>

@@ -149,8 +149,8 @@ void cmo_ask_point(cmo_op *op, int64_t now);          /* has its message been wa
 
 /* ------------------------------------------------------------------ failure.c */
 
-/* When a deadline has passed, the others wait so long for the word of those who have not come; whoever hears of it later
- * is the one for whom they have given up. Who waits, and is awake, hears of it long before. */
+/* When a deadline has passed, the others wait so long for the word of those who have not come; whoever hears of it
+ * later is the one for whom they have given up. Who waits, and is awake, hears of it long before. */
 #define CMO_LATE CMO_SECOND
 
 void cmo_peer_lost(cmo_engine *e, int world, bool ended, const char *cause); /* ended: so the system says */

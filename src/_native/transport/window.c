@@ -49,8 +49,8 @@ enum {
     NOT_ASKED = 256 << 10 /* a look costs more than reserving less than this */
 };
 
-/* How much of so many bytes may be reserved now. A system that has nothing left, or a control group, does not refuse: it
- * kills somebody. So there must be room before it is asked, also for the ranks of this host that reserve at the same
+/* How much of so many bytes may be reserved now. A system that has nothing left, or a control group, does not refuse:
+ * it kills somebody. So there must be room before it is asked, also for the ranks of this host that reserve at the same
  * time. 0: there is none, and the reason is recorded. */
 static size_t window_step(const cmo_window *w, size_t bytes)
 {
