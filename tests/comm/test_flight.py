@@ -167,9 +167,13 @@ def test_who_is_missing_is_told_with_what_it_does(fresh: Fresh, stops: bool) -> 
         os.kill(pids[1], signal.SIGCONT)
         return str(caught.value)
 
-    told = fresh(Layout("aa", "shm")).outcomes(program, stops)[0]
-    assert f"missing: 1; rank 1 {'is stopped (SIGSTOP), after' if stops else 'computes since '}" in told
-    assert "after allgather(1 × int64), number 1, at " in told
+    for layout in (Layout("aa", "shm"), Layout("aa", "tcp"), Layout("ab"), Layout("aba")):
+        told = fresh(layout).outcomes(program, stops)[0]
+        does = "computes since "
+        if stops:  # whose memory is not here cannot say anything
+            does = "is stopped (SIGSTOP), after" if layout.transport == "shm" else "does not answer"
+        assert f"missing: 1; rank 1 {does}" in told
+        assert ("after allgather(1 × int64), number 1, at " in told) == ("answer" not in does), told
 
 
 def test_a_message_that_does_not_come_is_told_with_what_its_sender_does(fresh: Fresh) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from comm.conftest import fresh as worlds_of_a_test
 from comm.conftest import nursery
-from comm.layouts import Layout
-from comm.world import TIMEOUT, Nursery, World
+from comm.world import Nursery, World
 
-__all__ = ["fresh", "nursery"]
+__all__ = ["fresh", "nursery", "worlds_of_a_test"]
 
 
 def remains(nursery: Nursery) -> dict[str, object]:
@@ -27,16 +27,13 @@ def remains(nursery: Nursery) -> dict[str, object]:
 
 
 @pytest.fixture
-def fresh(nursery: Nursery) -> Iterator[Callable[..., World]]:
-    """Make worlds that one test may break, and see that nothing of them is left."""
-    made: list[World] = []
+def nothing_remains(nursery: Nursery) -> Iterator[None]:
     before = remains(nursery)
-
-    def world(layout: Layout, *, timeout: float = TIMEOUT) -> World:
-        made.append(nursery.world(layout, timeout=timeout))
-        return made[-1]
-
-    yield world
-    for each in made:
-        each.close()
+    yield
     assert remains(nursery) == before
+
+
+@pytest.fixture
+def fresh(nothing_remains: None, worlds_of_a_test: Callable[..., World]) -> Callable[..., World]:
+    """Make worlds that one test may break, and of which nothing may remain when they are closed."""
+    return worlds_of_a_test

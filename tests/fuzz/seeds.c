@@ -54,15 +54,16 @@ void seed_frame(seed *s, const cmo_header *h, const uint64_t *shape, const void 
     if (payload) seed_add(s, payload, (size_t)h->length);
 }
 
-void seed_failure(uint8_t out[SEED_FAILURE_BYTES], uint64_t seq)
+void seed_failure(uint8_t out[CMO_FAIL_BYTES], uint64_t seq)
 {
     cmo_told told = {.heard = true, .in_call = true, .seq = seq};
     for (uint64_t q = seq < CMO_RECENT ? 1 : seq - CMO_RECENT + 1; q <= seq; q++)
         told.recent[q % CMO_RECENT] = (cmo_recent_call){.seq = q, .fingerprint = q * UINT64_C(0x9e3779b97f4a7c15),
                                                         .count = q, .root = 1, .kind = CMO_GATHER, .dtype = CMO_F64};
-    memset(out, 0, SEED_FAILURE_BYTES);
+    memset(out, 0, CMO_FAIL_BYTES);
     cmo_told_write(out, &told);
     strcpy((char *)out + CMO_TOLD_BYTES, "a rank made another call");
+    strcpy((char *)out + CMO_TOLD_BYTES + CMO_TEXT, "computes since 3.0 s, after barrier(), number 4, at f.py:12");
 }
 
 /* ------------------------------------------------------------------ wire */
@@ -70,7 +71,7 @@ void seed_failure(uint8_t out[SEED_FAILURE_BYTES], uint64_t seq)
 static void wire_seeds(void)
 {
     static const uint64_t shape[] = {2, 3, 0, 5};
-    uint8_t failure[SEED_FAILURE_BYTES];
+    uint8_t failure[CMO_FAIL_BYTES];
     const cmo_header headers[] = {
         {.kind = CMO_EAGER, .space = CMO_POINT, .dtype = CMO_U8, .tag = 7, .length = 1},
         {.kind = CMO_EAGER, .space = CMO_COLLECTIVE, .dtype = CMO_F64, .ndim = 2, .seq = 3, .length = 48},
@@ -80,7 +81,7 @@ static void wire_seeds(void)
         {.kind = CMO_CREDIT, .aux = 4096},
         {.kind = CMO_BYE, .comm = 1},
         {.kind = CMO_ASK, .space = CMO_COLLECTIVE, .comm = 1, .seq = 9, .tag = CMO_ASK_TAG, .fingerprint = 1},
-        {.kind = CMO_FAIL, .comm = 1, .id = CMO_EMISMATCH, .aux = 1, .length = SEED_FAILURE_BYTES},
+        {.kind = CMO_FAIL, .comm = 1, .id = CMO_EMISMATCH, .aux = 1, .length = CMO_FAIL_BYTES},
     };
     enum { HEADERS = sizeof headers / sizeof *headers };
     seed all = {.size = 0};

@@ -7,7 +7,7 @@
 #include "comm/internal.h"
 #include "transport/handshake.h"
 
-enum { SEED_BYTES = 1 << 16, SEED_FAILURE_BYTES = CMO_TOLD_BYTES + CMO_TEXT };
+enum { SEED_BYTES = 1 << 16 };
 
 typedef struct seed {
     size_t size;
@@ -20,7 +20,7 @@ void seed_frame(seed *s, const cmo_header *h, const uint64_t *shape, const void 
 void seed_write(const seed *s, const char *target, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* What a FAIL frame tells. */
-void seed_failure(uint8_t out[SEED_FAILURE_BYTES], uint64_t seq);
+void seed_failure(uint8_t out[CMO_FAIL_BYTES], uint64_t seq);
 
 void channel_seeds(void); /* seeds_channel.c */
 

@@ -135,14 +135,14 @@ static uint64_t child_id(void)
 /* What is said beside messages: of this communicator, of one that is to come, of one that is no more. */
 static void news_seeds(void)
 {
-    uint8_t failure[SEED_FAILURE_BYTES];
+    uint8_t failure[CMO_FAIL_BYTES];
     const uint64_t child = child_id();
     const cmo_header news[] = {
         {.kind = CMO_BYE},
         {.kind = CMO_ASK, .space = CMO_COLLECTIVE, .tag = CMO_ASK_TAG},
         {.kind = CMO_ASK, .space = CMO_POINT, .tag = CMO_ASK_TAG},
-        {.kind = CMO_FAIL, .id = CMO_EMISMATCH, .length = SEED_FAILURE_BYTES},
-        {.kind = CMO_FAIL, .id = CMO_EPEERLOST, .aux = 1, .length = SEED_FAILURE_BYTES},
+        {.kind = CMO_FAIL, .id = CMO_EMISMATCH, .length = CMO_FAIL_BYTES},
+        {.kind = CMO_FAIL, .id = CMO_EPEERLOST, .aux = 1, .length = CMO_FAIL_BYTES},
     };
     seed_failure(failure, 1);
     for (size_t i = 0; i < sizeof news / sizeof *news; i++)

@@ -219,9 +219,10 @@ static void enqueue(cmo_engine *e, cmo_op *op)
     cmo_list_append(&op->comm->queue, &op->node);
 }
 
-/* Another thread has closed the communicator since the call looked: end it. */
-static void end_if_closed(cmo_op *op)
+/* Enqueue it; if another thread has closed the communicator since the call looked, end it. Not under the lock. */
+static void admit(cmo_engine *e, cmo_op *op)
 {
+    enqueue(e, op);
     if (op->comm->closed) cmo_op_abandon(op);
 }
 
@@ -241,8 +242,7 @@ void cmo_engine_take_submitted(cmo_engine *e)
     CMO_EACH(n, &taken) { /* to end one takes the lock */
         cmo_op *op = CMO_ENTRY(n, cmo_op, node);
         cmo_list_remove(n);
-        enqueue(e, op);
-        end_if_closed(op);
+        admit(e, op);
     }
 }
 
@@ -251,8 +251,7 @@ void cmo_engine_submit(cmo_engine *e, cmo_op *op)
     /* A call that this thread made before may still be on the list: it had a driver to hand it to, who has left
      * since. */
     if (atomic_load_explicit(&e->nsubmitted, memory_order_relaxed)) cmo_engine_take_submitted(e);
-    enqueue(e, op);
-    end_if_closed(op);
+    admit(e, op);
 }
 
 /* Is somebody waiting for bytes from another host, or for a message? Else its sockets are looked at less often. */

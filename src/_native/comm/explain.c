@@ -85,15 +85,12 @@ void cmo_describe_lost(const cmo_engine *e, int world, char *out, size_t n)
     snprintf(out, n, ", %s %s", in ? "in" : "after", what);
 }
 
-void cmo_describe_missing(const cmo_engine *e, int world, char *out, size_t n)
+/* pidfd: of the process, to see whether it is stopped; -1: it is not. */
+static void describe_doing(const cmo_flight *f, int pidfd, char *out, size_t n)
 {
-    const cmo_flight *f = flight_of(e, world);
-    const int pidfd = f ? e->neighbours[e->neighbour_of[world]].pidfd : -1;
     cmo_flight_call call;
     char what[256], since[48] = "";
     bool in;
-    out[0] = 0;
-    if (!f || world == e->rank || e->dead[world]) return;
     const bool any = cmo_flight_latest(f, &call, &in);
     if (any) describe_recorded(what, sizeof what, f, &call);
     const int64_t from = !any ? 0 : in ? call.start : call.end ? call.end : call.start;
@@ -107,6 +104,20 @@ void cmo_describe_missing(const cmo_engine *e, int world, char *out, size_t n)
         snprintf(out, n, "is in %s%s", what, since);
     else
         snprintf(out, n, "computes%s, after %s", since, what);
+}
+
+void cmo_describe_missing(const cmo_engine *e, int world, char *out, size_t n)
+{
+    const cmo_flight *f = flight_of(e, world);
+    out[0] = 0;
+    if (f && world != e->rank && !e->dead[world])
+        describe_doing(f, e->neighbours[e->neighbour_of[world]].pidfd, out, n);
+}
+
+void cmo_describe_own(const cmo_engine *e, char *out, size_t n)
+{
+    out[0] = 0;
+    if (e->recorder.flight) describe_doing(e->recorder.flight, -1, out, n);
 }
 
 /* ------------------------------------------------------------------ who stands where */
@@ -234,7 +245,7 @@ static void list_ranks(const cmo_comm *c, uint64_t seq, standing which, char *ou
     if (!at && which != SILENT) snprintf(out, n, "none");
 }
 
-/* What those do who are missing, and those who have stopped moving, as far as they are on this host. */
+/* What those do who are missing, and those who have stopped moving: as this host's memory shows it, or as they say. */
 static void list_missing(const cmo_comm *c, char *out, size_t n, size_t at)
 {
     enum { MOST = 4 };
@@ -242,6 +253,8 @@ static void list_missing(const cmo_comm *c, char *out, size_t n, size_t at)
         char doing[300];
         if (standing_of(c, r, c->failed_seq) == ARRIVED) continue;
         cmo_describe_missing(c->engine, c->world[r], doing, sizeof doing);
+        if (!doing[0] && !c->piece)
+            snprintf(doing, sizeof doing, "%s", c->told[r].heard ? c->told[r].doing : "does not answer");
         if (!doing[0]) continue;
         at += (size_t)snprintf(out + at, n - at, "; rank %d %s", r, doing);
         told++;

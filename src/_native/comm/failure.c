@@ -52,17 +52,17 @@ static int lost_rank(const cmo_comm *c)
 
 /* ------------------------------------------------------------------ telling */
 
-enum { FAIL_BYTES = CMO_TOLD_BYTES + CMO_TEXT }; /* of a FAIL frame: where we stood, and why */
-_Static_assert((int)FAIL_BYTES <= (int)CMO_MAX_FAIL_BYTES, "a FAIL frame holds what is told");
+_Static_assert((int)CMO_FAIL_BYTES <= (int)CMO_MAX_FAIL_BYTES, "a FAIL frame holds what is told");
 
 static void tell_remote(cmo_comm *c)
 {
     cmo_engine *e = c->engine;
-    uint8_t payload[FAIL_BYTES];
+    uint8_t payload[CMO_FAIL_BYTES];
     if (c->piece || !c->told || c->has_told) return;
     c->has_told = true;
     cmo_told_write(payload, &c->told[c->rank]);
     memcpy(payload + CMO_TOLD_BYTES, c->failed_text, CMO_TEXT);
+    memcpy(payload + CMO_TOLD_BYTES + CMO_TEXT, c->told[c->rank].doing, CMO_DOING);
     cmo_header h = {.kind = CMO_FAIL, .comm = c->id, .id = as_told(c->failed), .aux = (uint64_t)(lost_rank(c) + 1),
                     .fingerprint = (uint64_t)c->word.first_hand << 32 | (uint32_t)c->word.author,
                     .length = sizeof payload};
@@ -110,6 +110,7 @@ static void comm_fail(cmo_comm *comm, cmo_err err, const char *text, bool first_
     if (c->told || (c->told = calloc((size_t)c->size, sizeof *c->told))) {
         c->told[c->rank] = (cmo_told){.heard = true, .in_call = op != NULL, .seq = c->seq};
         memcpy(c->told[c->rank].recent, c->recent, sizeof c->recent);
+        cmo_describe_own(e, c->told[c->rank].doing, CMO_DOING);
     }
     int64_t settle = err == CMO_EMISMATCH ? settle_time : err == CMO_ETIMEOUT ? settle_time_late
                      : err == CMO_EPEERLOST ? settle_time_lost : 0;
@@ -185,9 +186,11 @@ static bool doom_has_come(cmo_comm *c)
 
 cmo_err cmo_failure_parse(const cmo_header *h, const uint8_t *payload, cmo_told *told)
 {
-    if (h->length != FAIL_BYTES)
+    if (h->length != CMO_FAIL_BYTES)
         return cmo_fail(CMO_EPROTO, "a failure told in %llu bytes", (unsigned long long)h->length);
-    return cmo_told_parse(told, payload, CMO_TOLD_BYTES);
+    CMO_TRY(cmo_told_parse(told, payload, CMO_TOLD_BYTES));
+    memcpy(told->doing, payload + CMO_TOLD_BYTES + CMO_TEXT, CMO_DOING - 1); /* its last byte is 0 */
+    return CMO_OK;
 }
 
 /* Take note of what others say, and have not said before `since`. A rank that was not in its call then, or has stood

@@ -154,7 +154,10 @@ void cmo_ask_point(cmo_op *op, int64_t now);          /* has its message been wa
 #define CMO_LATE CMO_SECOND
 
 void cmo_peer_lost(cmo_engine *e, int world, bool ended, const char *cause); /* ended: so the system says */
-/* What a FAIL frame says of its sender; a pure function. CMO_EPROTO for what no rank sends. */
+/* A FAIL frame tells where its sender stood (comm/told.h), why the communicator failed, and what the sender does: texts
+ * that end in it. */
+enum { CMO_FAIL_BYTES = CMO_TOLD_BYTES + CMO_TEXT + CMO_DOING };
+/* What it says of its sender; a pure function. CMO_EPROTO for what no rank sends. */
 cmo_err cmo_failure_parse(const cmo_header *h, const uint8_t *payload, cmo_told *told);
 void cmo_failure_heard(cmo_channel *c, const cmo_header *h, const uint8_t *payload); /* a FAIL frame has come */
 /* Member `rank` says that its call number `seq` has this fingerprint. True if ours has another: then the communicator
@@ -176,6 +179,7 @@ void cmo_failure_text(cmo_comm *comm, char *out, size_t n); /* the explanation f
  * and what one that is waited for does: "computes since 3.2 s, after …". Empty where that is not known. */
 void cmo_describe_lost(const cmo_engine *e, int world, char *out, size_t n);
 void cmo_describe_missing(const cmo_engine *e, int world, char *out, size_t n);
+void cmo_describe_own(const cmo_engine *e, char *out, size_t n); /* the same of this rank, for others to say */
 
 /* ------------------------------------------------------------------ engine.c, drive.c, thread.c, point.c */
 

@@ -8,7 +8,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CMO_RECENT = 8 }; /* collectives that error messages can tell of; as many as announcements (comm/piece.h) */
+enum {
+    CMO_RECENT = 8,  /* collectives that error messages can tell of; as many as announcements (comm/piece.h) */
+    CMO_DOING = 256  /* bytes of words on what a rank does, their end included */
+};
 
 typedef struct cmo_recent_call { /* a collective that was called; seq 0: none */
     uint64_t seq, fingerprint, count;
@@ -21,9 +24,10 @@ typedef struct cmo_told {
     bool in_call;
     uint64_t seq;            /* of the collective that it is in, or has called last */
     cmo_recent_call recent[CMO_RECENT]; /* its latest collectives, at [seq % CMO_RECENT] */
+    char doing[CMO_DOING];   /* in its own words, which are not checked; of who shares no memory with us; "": none */
 } cmo_told;
 
-/* On the wire, little-endian:
+/* On the wire, little-endian, without the words:
  *
  *      0       8         16                 48                         272
  *     +-------+---------+------------------+------------------+--     --+

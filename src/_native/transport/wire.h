@@ -18,8 +18,8 @@
  *     CTS    | 0, 0                       | sender's transfer   | receiver's transfer | none
  *     DATA   | 0, bytes in this frame     | receiver's transfer | offset in message   | a piece of the message
  *     CREDIT | 0, 0                       | 0                   | bytes returned      | none
- *     FAIL   | 0, bytes                   | error code          | 1 + the lost rank   | where the sender stood,
- *            |                            |                     | or 0                | and the reason
+ *     FAIL   | 0, bytes                   | error code          | 1 + the lost rank   | where the sender stood, the
+ *            |                            |                     | or 0                | reason, what it does now
  *     BYE    | 0, 0                       | 0                   | 0                   | none: sender has closed `comm`
  *     ASK    | 0, 0                       | 0                   | 0                   | none: sender waits in the call
  *            |                            |                     |                     | (seq, fingerprint) of `comm`,
