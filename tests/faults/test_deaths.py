@@ -122,7 +122,7 @@ def test_a_rank_that_dies_before_the_first_call_of_a_group(fresh: Fresh, layout:
         group = comm.split(0, -comm.rank)
         assert group is not None
         with contextlib.suppress(commops.PeerLostError):
-            comm.barrier()  # who is through it knows that all have the group; others may hear of the death in it
+            comm.barrier()  # who is through it knows that all have the group; others may hear of a death
         if comm.rank == dead:
             os.kill(os.getpid(), signal.SIGKILL)
         start = time.monotonic()
