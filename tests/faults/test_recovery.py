@@ -113,15 +113,17 @@ def test_a_rank_that_stands_still_is_named_and_left_behind(
             for number in itertools.count():
                 if where == "between calls" and number == 20 and comm.rank == 1:
                     os.kill(os.getpid(), signal.SIGSTOP)
+                start = time.monotonic()
                 total = comm.allreduce(np.ones(n))[-1]
         except (commops.CommTimeoutError, commops.RevokedError) as error:
             assert total in (0, comm.size)
             told = f"{type(error).__name__}: {error}"
+            seconds = time.monotonic() - start
         try:
             new = comm.shrink()
         except commops.RevokedError as error:
             return told, str(error)
-        return told, new.size, new.allreduce(np.ones(n))[-1]
+        return told, seconds, new.size, new.allreduce(np.ones(n))[-1]
 
     world = fresh(layout, timeout=1.0)
     stopped = 1
@@ -130,8 +132,9 @@ def test_a_rank_that_stands_still_is_named_and_left_behind(
         time.sleep(0.1)
         world.signal(stopped, signal.SIGSTOP)
     others = [rank for rank in range(layout.size) if rank != stopped]
-    for told, size, total in world.collect(others):
+    for told, seconds, size, total in world.collect(others):
         assert told.startswith("CommTimeoutError: allreduce passed its deadline of 1 s")
+        assert seconds < 1 + 1
         # Another may still be in the call before, in which it waits for that one too.
         assert re.search(r"(missing|does not move): (\d, )*1", told), told
         assert size == total == layout.size - 1

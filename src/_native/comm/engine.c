@@ -147,7 +147,7 @@ static void pass_point(cmo_engine *e, cmo_op *op)
         cmo_op_end(e, op, err, cmo_reason());
     } else if (c->failed && !op->endures && (!loss || cmo_failure_settled(c))) {
         char text[CMO_TEXT];
-        snprintf(text, sizeof text, "%s", c->failed_text);
+        cmo_failure_why(c, text, sizeof text);
         op->lost = -1; /* the communicator knows */
         cmo_op_end(e, op, c->failed, text);
     }

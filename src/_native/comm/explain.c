@@ -261,6 +261,12 @@ static void list_missing(const cmo_comm *c, char *out, size_t n, size_t at)
     }
 }
 
+void cmo_failure_why(const cmo_comm *c, char *out, size_t n)
+{
+    const char *whose = c->given_up ? "the other ranks have given up waiting for this one: " : "";
+    snprintf(out, n, "%s%.450s", whose, c->failed_text);
+}
+
 void cmo_failure_text(cmo_comm *comm, char *out, size_t n)
 {
     cmo_comm *c = cmo_comm_outermost(comm);
@@ -280,6 +286,6 @@ void cmo_failure_text(cmo_comm *comm, char *out, size_t n)
                           silent[0] ? "; arrived, but does not move: " : "", silent);
         list_missing(c, out, n, (size_t)at);
     } else {
-        snprintf(out, n, "%s", c->failed_text);
+        cmo_failure_why(c, out, n);
     }
 }

@@ -43,6 +43,9 @@ static cmo_err as_told(cmo_err err)
     return err == CMO_EMISMATCH || err == CMO_ETIMEOUT || err == CMO_EPEERLOST ? err : CMO_EREVOKED;
 }
 
+/* Of those who gave up on this rank, one may hear it from here first: to him it is the deadline that has passed. */
+static cmo_err tells(const cmo_comm *c) { return c->given_up ? CMO_ETIMEOUT : as_told(c->failed); }
+
 static int lost_rank(const cmo_comm *c)
 {
     for (int r = 0; r < c->size; r++)
@@ -63,7 +66,7 @@ static void tell_remote(cmo_comm *c)
     cmo_told_write(payload, &c->told[c->rank]);
     memcpy(payload + CMO_TOLD_BYTES, c->failed_text, CMO_TEXT);
     memcpy(payload + CMO_TOLD_BYTES + CMO_TEXT, c->told[c->rank].doing, CMO_DOING);
-    cmo_header h = {.kind = CMO_FAIL, .comm = c->id, .id = as_told(c->failed), .aux = (uint64_t)(lost_rank(c) + 1),
+    cmo_header h = {.kind = CMO_FAIL, .comm = c->id, .id = tells(c), .aux = (uint64_t)(lost_rank(c) + 1),
                     .fingerprint = (uint64_t)c->word.first_hand << 32 | (uint32_t)c->word.author,
                     .length = sizeof payload};
     for (int r = 0; r < c->size; r++) {
@@ -83,7 +86,7 @@ static void tell_local(cmo_comm *c)
     v->first_hand = c->word.first_hand;
     v->author = c->word.author;
     v->at = cmo_engine_now(c->engine);
-    atomic_store_explicit(&v->err, as_told(c->failed), memory_order_release); /* whoever sees it, sees all of it */
+    atomic_store_explicit(&v->err, tells(c), memory_order_release); /* whoever sees it, sees all of it */
     for (int i = 0; i < p->nlocal; i++) {
         uint64_t none = 0;
         if (i == p->local) continue;
@@ -200,13 +203,8 @@ static void fail_as_told(cmo_comm *c, cmo_err err, const char *text, bool first_
     const cmo_op *op = current(c);
     const int64_t late = cmo_engine_now(c->engine) - CMO_LATE;
     const bool was_there = op && op->called <= since && !op->overslept && late < since && late < op->deadline;
-    if (err != CMO_ETIMEOUT || was_there) {
-        comm_fail(c, err, text, first_hand, author);
-        return;
-    }
-    char given_up[CMO_TEXT];
-    snprintf(given_up, sizeof given_up, "the other ranks have given up waiting for this one: %.400s", text);
-    comm_fail(c, CMO_EREVOKED, given_up, first_hand, author);
+    c->given_up = !c->failed && !c->closed && err == CMO_ETIMEOUT && !was_there;
+    comm_fail(c, c->given_up ? CMO_EREVOKED : err, text, first_hand, author);
 }
 
 /* Another word on why the communicator broke. Everybody hears everybody's, and takes the best. */

@@ -150,8 +150,9 @@ void cmo_ask_point(cmo_op *op, int64_t now);          /* has its message been wa
 /* ------------------------------------------------------------------ failure.c */
 
 /* When a deadline has passed, the others wait so long for the word of those who have not come; whoever hears of it
- * later is the one for whom they have given up. Who waits, and is awake, hears of it long before. */
-#define CMO_LATE CMO_SECOND
+ * later is the one for whom they have given up. Who waits, and is awake, hears of it long before. A call that passes
+ * its deadline is to end within a second of it. */
+#define CMO_LATE (CMO_SECOND * 3 / 4)
 
 void cmo_peer_lost(cmo_engine *e, int world, bool ended, const char *cause); /* ended: so the system says */
 /* A FAIL frame tells where its sender stood (comm/told.h), why the communicator failed, and what the sender does: texts
@@ -175,6 +176,7 @@ void cmo_failure_look_left(cmo_comm *comm);           /* members that have close
 
 bool cmo_failure_settled(cmo_comm *comm);             /* everybody has said where it stood, or had the time to */
 void cmo_failure_text(cmo_comm *comm, char *out, size_t n); /* the explanation for this rank's caller */
+void cmo_failure_why(const cmo_comm *comm, char *out, size_t n); /* the same, without who stands where */
 /* What a world rank of this host was doing when it ended, as its recorder says: ", in barrier(), number 3, at f.py:9";
  * and what one that is waited for does: "computes since 3.2 s, after …". Empty where that is not known. */
 void cmo_describe_lost(const cmo_engine *e, int world, char *out, size_t n);
