@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Self
 
 import numpy as np
 
 from commops._core import recovery as core
 from commops.arguments import whole_number
-from commops.errors import PeerLostError, RevokedError
+from commops.errors import CommTimeoutError, PeerLostError, RevokedError
 from commops.group import Group
 
 __all__ = ["Recovery"]
+
+# What the ranks of a new communicator say of it. It is the AND that counts, and 0 if one was lost meanwhile.
+_WHOLE, _HEALTHY, _IN_TIME = 1, 2, 4
 
 
 class Recovery(Group):
@@ -103,7 +107,8 @@ class Recovery(Group):
         RevokedError
             If this communicator was closed here, or the others have gone on without this rank.
         CommTimeoutError
-            If there is no agreement within `timeout`. It may be called again.
+            If there is no agreement within `timeout`. It may be called again. On all ranks, if that time has
+            passed and some of them still cannot reach each other, though others reach both.
         MemoryError
             On all ranks, if any of them cannot reserve the shared memory of the new communicator.
         MismatchError
@@ -116,6 +121,7 @@ class Recovery(Group):
         """
         # A call that timed out, or was interrupted, goes on where it was: others count on this rank's words.
         old, new = self._half or (self, None)
+        start = time.monotonic()
         while True:
             if new is None:
                 new = type(self)(
@@ -127,17 +133,29 @@ class Recovery(Group):
                 new._entrance, new._owner = old._entrance, old._owner
                 new.allow_pickle = self.allow_pickle
             self._half = old, new
+            flag = _WHOLE
+            if not new._core.failed:
+                flag |= _HEALTHY
+            if self._timeout < 0 or time.monotonic() - start < self._timeout:
+                flag |= _IN_TIME
             try:
-                whole = core.agree(new._core, not new._core.failed, self._timeout, True)
+                agreed = core.agree(new._core, flag, self._timeout, True)
             except (PeerLostError, RevokedError):  # for good
                 self._half = None
                 new._core.close()
                 raise
             if old is not self:
                 old._core.close()
-            if whole:
+            if agreed & _HEALTHY:
                 self._half = None
                 return new
+            if agreed == _WHOLE:  # nobody was lost, it is broken none the less, and somebody's time is up
+                self._half = None
+                new._core.close()
+                raise CommTimeoutError(
+                    f"shrink: within {self._timeout:g} s no communicator was made that works: ranks that all "
+                    "have taken part cannot reach each other"
+                )
             old, new = new, None
             self._half = old, None
 

@@ -92,6 +92,15 @@ def test_a_control_group_without_memory_for_an_array(nursery: Nursery, group: Ca
                 comm.empty(200 << 20, np.uint8)
             except MemoryError as error:
                 told = str(error)
+        kept = []
+
+        def take() -> None:
+            while True:
+                kept.append(comm.empty(200 << 10, np.uint8))  # too little each to be worth a look
+
+        with pytest.raises(MemoryError, match="cannot reserve shared memory"):
+            take()
+        kept.clear()
         shared = comm.zeros(20 << 20, np.uint8)
         shared += comm.rank
         return told, bool((comm.allreduce(shared) == comm.size * (comm.size - 1) // 2).all())
@@ -142,3 +151,33 @@ def test_no_descriptor_is_left_for_a_connection(fresh: Fresh) -> None:
     errors = "PeerLostError", "CommTimeoutError"
     assert all(end.startswith(errors) for end in ends[1:]), ends
     assert ends[0].startswith(("fine", *errors)), ends  # it may have had all it needs before
+
+
+def test_ranks_that_cannot_reach_each_other_do_not_shrink_for_ever(fresh: Fresh) -> None:
+    """Both are reached by the others, so that all agree, again and again, on a group that does not work."""
+
+    def program(comm: Comm) -> str:
+        comm.timeout = 3.0
+        comm.allreduce(np.ones(3))  # makes some of the connections
+        if comm.rank == 1:
+            used = max(map(int, os.listdir("/proc/self/fd")))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            with contextlib.suppress(OSError):
+                while True:
+                    os.open("/dev/null", os.O_RDONLY)
+        start = time.monotonic()
+        try:
+            comm.alltoall(np.ones(comm.size))
+            comm.barrier()
+        except commops.CommError:
+            pass
+        try:
+            comm.shrink()
+        except commops.CommError as error:
+            end = f"{type(error).__name__}: {error}"
+        else:
+            end = "fine"
+        return end if time.monotonic() - start < 4 * comm.timeout else f"late: {end}"
+
+    for end in fresh(Layout("aabb")).run(program):
+        assert end == "fine" or end.startswith(("CommTimeoutError", "RevokedError", "PeerLostError")), end

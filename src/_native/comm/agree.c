@@ -5,9 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char gone_on[] = "the other ranks have gone on without this one, which they could not reach, or which had "
-                              "not answered in time";
-
 typedef struct agree_call { /* in the op's state */
     uint8_t kind, error;
     bool leaves;         /* behind who does not answer */
@@ -57,11 +54,8 @@ static cmo_err outcome(cmo_op *op)
         return CMO_OK;
     }
     if (a->decided == op->seq) cmo_agree_release(op->comm); /* else somebody may look there */
-    a->excluded |= !p->error;
-    if (a->excluded) {
-        cmo_comm_fail(op->comm, CMO_EREVOKED, gone_on);
-        return cmo_fail(CMO_EREVOKED, "%s", gone_on);
-    }
+    if (!p->error) cmo_agreement_left_out(a);
+    if (op->comm->left_out) return cmo_fail(CMO_EREVOKED, "%s", cmo_left_out_text);
     if (p->error == CMO_EMISMATCH) return cmo_fail(CMO_EMISMATCH, "some ranks have called agree and others shrink");
     return cmo_fail((cmo_err)p->error, "a rank cannot reserve shared memory for the new communicator");
 }
@@ -118,7 +112,7 @@ static cmo_err enter(cmo_op *op, cmo_comm *c, cmo_agree_kind kind, uint64_t flag
     cmo_agreement *a;
     cmo_engine_enter(e);
     cmo_err err = c->closed ? cmo_fail(CMO_EREVOKED, "the communicator is closed") : cmo_agreement_of(c, &a);
-    if (!err && a->excluded) err = cmo_fail(CMO_EREVOKED, "%s", gone_on);
+    if (!err && c->left_out) err = cmo_fail(CMO_EREVOKED, "%s", cmo_left_out_text);
     if (!err && a->entered) err = cmo_fail(CMO_EINVAL, "another thread of this rank is in agree or shrink");
     if (!err) {
         cmo_member own = {.piece_offset = 0};

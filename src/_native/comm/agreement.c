@@ -154,6 +154,15 @@ static void vote_for(cmo_agreement *a, int coordinator)
 
 /* ------------------------------------------------------------------ the coordinator */
 
+const char cmo_left_out_text[] = "the other ranks have gone on without this one, which they could not reach, or which "
+                                 "had not answered in time";
+
+void cmo_agreement_left_out(cmo_agreement *a)
+{
+    a->comm->left_out = true;
+    cmo_comm_fail(a->comm, CMO_EREVOKED, cmo_left_out_text);
+}
+
 static void decide(cmo_agreement *a, uint64_t number, const cmo_proposal *p, bool coordinates)
 {
     const int size = a->comm->size, rank = a->comm->rank;
@@ -167,6 +176,7 @@ static void decide(cmo_agreement *a, uint64_t number, const cmo_proposal *p, boo
     }
     agreement_reset(a);
     a->comm->engine->moved = true;
+    if (!p->error && !p->member[rank]) cmo_agreement_left_out(a); /* it may be in another call, and never ask */
 }
 
 /* Ask for the votes that are missing: at first those who owe one, and again, with all the others, who may have to say
@@ -232,7 +242,7 @@ static bool all_have(cmo_agreement *a, const uint8_t *has, int64_t since)
     bool all = true;
     for (int r = 0; r < a->comm->size; r++) {
         if (!a->alive[r] || has[r]) continue;
-        if (!waits) a->mute[r] = 1;
+        if (!waits) a->mute[r] = CMO_SILENT;
         all = false;
     }
     return all;
@@ -276,7 +286,7 @@ void cmo_agreement_pass(cmo_agreement *a)
         if (a->coordinator != lead) vote_for(a, lead);
         /* Half as long again as a coordinator waits for votes; of what is left then, as much for the next one */
         if (a->patience == CMO_NEVER || now - a->since < a->patience + a->patience / 2) return;
-        a->mute[lead] = 1;
+        a->mute[lead] = CMO_SILENT;
         a->patience /= 4;
     }
 }

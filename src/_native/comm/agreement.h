@@ -6,14 +6,13 @@
 #include "comm/agree.h"
 #include "comm/internal.h"
 
-enum { CMO_REFUSES = 2 }; /* in `mute`: it answers, and may not decide */
+enum { CMO_SILENT = 1, CMO_REFUSES }; /* in `mute`: it does not answer; it does, and may not decide */
 
 typedef struct cmo_agreement {
     cmo_comm *comm;
     uint64_t number;         /* of the agreement that comes, or is under way */
     uint64_t seen;           /* of the last whose end this rank's callers have seen */
     bool entered;            /* a call of this rank is in it */
-    bool excluded;           /* the others have gone on without this rank */
     cmo_vote own;
     int64_t patience;        /* for who does not answer; CMO_NEVER: nobody is left behind */
     int64_t recall;          /* between two calls for votes; see call() */
@@ -46,6 +45,10 @@ typedef struct cmo_agreement {
     uint8_t *scratch;        /* [scratch_bytes] a payload that goes out */
     cmo_vote heard;          /* the one that has just come */
 } cmo_agreement;
+
+/* The others have gone on without this rank: fails the communicator here, and says nothing to them. */
+void cmo_agreement_left_out(cmo_agreement *a);
+extern const char cmo_left_out_text[];
 
 /* That of a communicator, made when it is first asked for. */
 cmo_err cmo_agreement_of(cmo_comm *comm, cmo_agreement **out);

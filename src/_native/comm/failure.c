@@ -118,9 +118,9 @@ static void comm_fail(cmo_comm *comm, cmo_err err, const char *text, bool first_
     int64_t settle = err == CMO_EMISMATCH ? settle_time : err == CMO_ETIMEOUT ? settle_time_late
                      : err == CMO_EPEERLOST ? settle_time_lost : 0;
     c->settle = cmo_engine_now(e) + (c->told ? settle : 0);
-    tell_local(c);
+    if (!c->left_out) tell_local(c);
     /* A rank that is not there yet, when others disagree, speaks when it is: they want to know what it calls. */
-    if (op || err != CMO_EMISMATCH) tell_remote(c);
+    if (!c->left_out && (op || err != CMO_EMISMATCH)) tell_remote(c);
     e->moved = e->look = true;
 }
 

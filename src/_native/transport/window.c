@@ -24,6 +24,7 @@ struct cmo_window {
     cmo_window_head *base;
     size_t size, used;
     int fd, nlocal;
+    size_t unasked; /* reserved since it was last asked what the system has left */
     uint64_t word[2]; /* random; see transport/attach.h */
     window_hole *holes;
     pthread_mutex_t lock;
@@ -46,20 +47,24 @@ static size_t default_bytes(int nlocal)
 
 enum {
     LEAST_STEP = 4 << 20, /* that is reserved between looks at what is left, and at most a quarter of it */
-    NOT_ASKED = 256 << 10 /* a look costs more than reserving less than this */
+    NOT_ASKED = 1 << 20 /* a look costs more than reserving a part of this, which may then be too much */
 };
 
 /* How much of so many bytes may be reserved now. A system that has nothing left, or a control group, does not refuse:
  * it kills somebody. So there must be room before it is asked, also for the ranks of this host that reserve at the same
  * time. 0: there is none, and the reason is recorded. */
-static size_t window_step(const cmo_window *w, size_t bytes)
+static size_t window_step(cmo_window *w, size_t bytes)
 {
     char limit[200];
-    if (bytes < NOT_ASKED) return bytes;
+    if (w->unasked + bytes < NOT_ASKED) {
+        w->unasked += bytes;
+        return bytes;
+    }
     const uint64_t left = cmo_memory_left(limit, sizeof limit), share = left / (uint64_t)w->nlocal;
     size_t step = share / 4 > LEAST_STEP ? share / 4 / CMO_PAGE * CMO_PAGE : LEAST_STEP;
     if (step > bytes) step = bytes;
-    if (step <= share) return step;
+    w->unasked = 0;
+    if (step <= share && bytes <= left) return step;
     cmo_fail(CMO_ENOMEM, "%s has %zu MiB left for %d ranks", limit, (size_t)(left >> 20), w->nlocal);
     return 0;
 }
