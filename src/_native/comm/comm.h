@@ -72,7 +72,7 @@ struct cmo_comm {
     cmo_err failed;             /* CMO_OK, or why nothing works any more */
     char failed_text[CMO_TEXT];
     bool left_out;              /* the others have gone on without this rank, which tells them nothing more */
-    bool given_up;              /* CMO_EREVOKED here: at a deadline of the others, whose text it is, they gave up on us */
+    bool given_up;              /* CMO_EREVOKED here: the others gave up on us, at a deadline of which the text tells */
     struct {                    /* of a lost rank: whose word failed_text is; all choose the same */
         bool first_hand;        /* of a rank of the lost one's host, which the system has told of its end */
         int author;
