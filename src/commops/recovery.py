@@ -63,7 +63,8 @@ class Recovery(Group):
             If `flag` is neither, on this rank alone. Nothing has been sent.
         CommTimeoutError
             If a rank that is not lost has not called it within `timeout`. The message names it. It may be
-            called again, and then means the same agreement.
+            called again, and then means the same agreement; others may have this rank's flag already, so it
+            should be the same one.
         PeerLostError
             Where this rank is on the smaller side of a partition: see `shrink`.
         RevokedError

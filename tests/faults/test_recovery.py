@@ -90,7 +90,7 @@ def test_a_rank_that_does_not_call_is_named(fresh: Fresh, layout: Layout) -> Non
         if comm.rank != 1:
             comm.timeout = 0.5
             with pytest.raises(commops.CommTimeoutError, match=r"within 0\.5 s; missing: 1"):
-                comm.agree(True)
+                comm.agree(comm.rank != 2)
             comm.timeout = 30
             comm.send(np.ones(1), 1)
         else:
