@@ -207,6 +207,17 @@ static void fail_as_told(cmo_comm *c, cmo_err err, const char *text, bool first_
     comm_fail(c, c->given_up ? CMO_EREVOKED : err, text, first_hand, author);
 }
 
+/* Before when can what has just come by a socket not have been said? Not before the last look at it, less the time that
+ * it takes to read what lay before it: whoever has been in its call for no longer than that was not there. */
+static int64_t heard_since(cmo_comm *c)
+{
+    const cmo_op *op = current(c);
+    const int64_t quarter = op ? cmo_time_of(op->timeout) / 4 : 0;
+    const int64_t reading = quarter < CMO_SECOND / 10 ? quarter : CMO_SECOND / 10;
+    const int64_t read = cmo_engine_now(c->engine) - reading;
+    return c->engine->looked < read ? c->engine->looked : read;
+}
+
 /* Another word on why the communicator broke. Everybody hears everybody's, and takes the best. */
 static void hear_of_loss(cmo_comm *c, const cmo_header *h, bool first_hand, int author, const char *cause)
 {
@@ -235,7 +246,7 @@ void cmo_failure_heard(cmo_channel *channel, const cmo_header *h, const uint8_t 
         c->doomed = true;
         memcpy(c->failed_text, cause, sizeof c->failed_text);
     } else if (!c->failed) {
-        fail_as_told(c, err, cause, first_hand, author, channel->engine->looked);
+        fail_as_told(c, err, cause, first_hand, author, heard_since(c));
     } else if (c->failed == CMO_EPEERLOST && err == CMO_EPEERLOST && !c->word.given) {
         hear_of_loss(c, h, first_hand, author, cause);
     }
