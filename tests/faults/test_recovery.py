@@ -143,7 +143,8 @@ def test_a_rank_that_stands_still_is_named_and_left_behind(
     # It hears of the deadline, or of what the others did next, whichever comes first.
     given_up = "the other ranks have given up waiting for this one: allreduce passed its deadline of 1 s"
     gone_on = "the other ranks have gone on without this one"
-    assert told.startswith((f"RevokedError: {given_up}", f"RevokedError: {gone_on}")), told
+    assert told.startswith("RevokedError: "), told
+    assert given_up in told or gone_on in told
     assert "have gone on without this one" in end
 
 
