@@ -160,24 +160,22 @@ def test_ranks_that_cannot_reach_each_other_do_not_shrink_for_ever(fresh: Fresh)
         comm.timeout = 3.0
         comm.allreduce(np.ones(3))  # makes some of the connections
         if comm.rank == 1:
-            used = max(map(int, os.listdir("/proc/self/fd")))
+            used = len(os.listdir("/proc/self/fd"))
             resource.setrlimit(resource.RLIMIT_NOFILE, (used, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
             with contextlib.suppress(OSError):
                 while True:
                     os.open("/dev/null", os.O_RDONLY)
-        start = time.monotonic()
-        try:
+        with contextlib.suppress(commops.CommError):  # rank 1 has no connection for it
             comm.alltoall(np.ones(comm.size))
             comm.barrier()
-        except commops.CommError:
-            pass
+        start = time.monotonic()
+        end = "fine"  # now and then the connections that there are do
         try:
             comm.shrink()
         except commops.CommError as error:
             end = f"{type(error).__name__}: {error}"
-        else:
-            end = "fine"
-        return end if time.monotonic() - start < 4 * comm.timeout else f"late: {end}"
+        assert time.monotonic() - start < 4 * comm.timeout
+        return end
 
     for end in fresh(Layout("aabb")).run(program):
         assert end == "fine" or end.startswith(("CommTimeoutError", "RevokedError", "PeerLostError")), end
