@@ -96,7 +96,9 @@ def broadcast(at: Place, x: object, root: object) -> Call:
     if isinstance(x, np.generic):
         raise TypeError(f"x must be an array that can receive root's, or None, not {x!r}")
     target, finish = target_of(receiver_of(x, "x"), array.shape, array.dtype)
-    return call_of("broadcast", finish, dtype=code, root=root, out=target, count=array.size)
+    return call_of(
+        "broadcast", finish, dtype=code, root=root, out=target, count=array.size, shape=array.shape
+    )
 
 
 def scatter(at: Place, x: object, root: object, out: object, counts: Counts | None) -> Call:
@@ -109,7 +111,9 @@ def scatter(at: Place, x: object, root: object, out: object, counts: Counts | No
         block = receiver_of(out)
         code = code_of(block.dtype, "out")
         target, finish = target_of(block, block.shape, block.dtype)
-        return call_of("scatter", finish, dtype=code, root=root, out=target, count=block.size)
+        return call_of(
+            "scatter", finish, dtype=code, root=root, out=target, count=block.size, shape=block.shape
+        )
     if x is None:
         raise TypeError("x must be an array at root, not None")
     array = array_of(x)
@@ -143,14 +147,16 @@ def gather(at: Place, kind: str, x: object, root: object, out: object, counts: C
     elements = elements_of(rows, array.shape)
     if kind == "gather" and at.rank != root:
         return call_of(
-            kind, lambda _: None, dtype=code, root=root, send=packed(array), count=array.size, counts=elements
-        )
+            kind, lambda _: None, dtype=code, root=root, send=packed(array), count=array.size, counts=elements,
+            shape=array.shape,
+        )  # fmt: skip
     target, finish = target_of(out, shape, array.dtype)
     send = packed(array)
     if out is not None and np.may_share_memory(target, send):
         send = send.copy()  # smaller than the result, which is written while x is still being read
     return call_of(
         kind, finish, dtype=code, root=root, send=send, out=target, count=array.size, counts=elements,
+        shape=array.shape,
     )  # fmt: skip
 
 
@@ -168,7 +174,9 @@ def alltoall(
     if send_rows is None:
         target, finish = target_of(out, array.shape, array.dtype, array)
         count = array.size // at.size
-        return call_of("alltoall", finish, dtype=code, send=packed(array), out=target, count=count)
+        return call_of(
+            "alltoall", finish, dtype=code, send=packed(array), out=target, count=count, shape=array.shape
+        )
     if out is not None:
         if recv_rows is not None:
             rows = int(recv_rows.sum())
@@ -178,22 +186,24 @@ def alltoall(
     if 0 in array.shape[1:]:
         # Counts travel in elements, and these rows have none: a byte stands for each of them.
         stand_in = np.zeros(array.shape[0], np.uint8)
-        arguments, counted = _alltoall_counted(stand_in, _UINT8, None, send_rows, recv_rows)
+        arguments, counted = _alltoall_counted(stand_in, _UINT8, None, send_rows, recv_rows, array.shape)
 
         def shaped(got: Array) -> Array:
             shape = (counted(got).shape[0], *array.shape[1:])
             return np.empty(shape, array.dtype) if out is None else check_out(out, shape, array.dtype)
 
         return arguments, shaped
-    return _alltoall_counted(array, code, out, send_rows, recv_rows)
+    return _alltoall_counted(array, code, out, send_rows, recv_rows, array.shape)
 
 
-def _alltoall_counted(array: Array, code: int, out: Any, send_rows: Array, recv_rows: Array | None) -> Call:
+def _alltoall_counted(
+    array: Array, code: int, out: Any, send_rows: Array, recv_rows: Array | None, shape: tuple[int, ...]
+) -> Call:
     """Make an alltoall whose blocks differ: what comes from whom is learned on the way."""
     row = math.prod(array.shape[1:])
     problem: list[str] = []
 
-    def allocate(dtype: int, shape: object, counts: list[int], *_: object) -> Array:
+    def allocate(dtype: int, came_as: object, counts: list[int], *_: object) -> Array:
         came = [n // row for n in counts]
         if recv_rows is not None and came != recv_rows.tolist():
             problem.append(f"alltoall: recv_counts are {recv_rows.tolist()} and the ranks sent {came} rows")
@@ -214,7 +224,7 @@ def _alltoall_counted(array: Array, code: int, out: Any, send_rows: Array, recv_
 
     return call_of(
         "alltoall", finish, dtype=code, send=packed(array), counts=elements_of(send_rows, array.shape),
-        exchange=True, allocate=allocate,
+        exchange=True, shape=shape, allocate=allocate,
     )  # fmt: skip
 
 

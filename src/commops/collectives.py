@@ -58,8 +58,8 @@ class Collectives(Group):
         Parameters
         ----------
         x : ndarray
-            At root the array to send; elsewhere the array that receives it, of the same dtype and number of
-            elements, or None for a new one.
+            At root the array to send; elsewhere the array that receives it, of the same dtype and shape, or
+            None for a new one.
         root : int
             The same on every rank.
 

@@ -16,7 +16,7 @@ from commops._core import native
 from commops.arguments import ANY, whole_number
 from commops.collectives import Collectives
 from commops.dtypes import Array, code_of
-from commops.errors import CommError
+from commops.errors import CommError, MismatchError
 from commops.messages import Messages, Status
 from commops.objects import Objects
 from commops.recovery import Recovery
@@ -117,11 +117,23 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
 
         What was sent still goes out (it is waited for, a few seconds at most). Calls of this rank that go on,
         and later ones, raise `RevokedError`; ranks that still wait for this one raise `PeerLostError`.
+
+        Raises
+        ------
+        MismatchError
+            If others are known by now to have made another call where this rank has made one that needed
+            nothing of them, a `broadcast` of its own for example, and so has ended well. It is closed.
         """
         if self._closed:
             return
         self._closed = True
-        self._core.close()
+        try:
+            self._core.close()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Let go of what belongs to the communicator, which has been closed."""
         if self._engine is not None:
             _open_worlds.remove(self)
             if strangers := self._engine.refused():
@@ -132,13 +144,15 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
                 from commops import flight
 
                 flight.save(self._engine, folder)
-            self._engine.close()
-            if not _open_worlds:
-                from commops.stacks import withdraw
+            try:
+                self._engine.close()
+            finally:
+                if not _open_worlds:
+                    from commops.stacks import withdraw
 
-                withdraw()
-            if self._entrance is not None:
-                self._entrance.leave()
+                    withdraw()
+                if self._entrance is not None:
+                    self._entrance.leave()
         elif self._outgrown:
             self._owner.close()
         self._owner = None
@@ -149,7 +163,11 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except MismatchError:
+            if error is None:
+                raise
 
     def __reduce__(self) -> Any:
         raise TypeError("a communicator belongs to its process and cannot be pickled")
@@ -296,7 +314,8 @@ _open_worlds: list[Comm] = []
 def close_all() -> None:
     """Close what the program has left open. For the end of the interpreter."""
     for comm in list(_open_worlds):
+        rank = comm.rank
         try:
             comm.close()
-        except CommError:
-            continue
+        except CommError as error:
+            print(f"commops: rank {rank}: {type(error).__name__}: {error}", file=sys.stderr)

@@ -62,14 +62,16 @@ def reduction(at: Place, kind: str, x: object, op: Op, out: object, root: object
     number = _number_of(op, array.dtype, code)
     if kind == "reduce" and at.rank != root:
         return call_of(
-            kind, lambda _: None, op=number, dtype=code, root=root, send=packed(array), count=array.size
-        )
+            kind, lambda _: None, op=number, dtype=code, root=root, send=packed(array), count=array.size,
+            shape=array.shape,
+        )  # fmt: skip
     target, finish = target_of(out, array.shape, array.dtype, array, in_place=True)
     if kind == "exscan" and at.rank == 0:
         finish = _filled(target, _identity(op, array.dtype), finish)
     return call_of(
-        kind, finish, op=number, dtype=code, root=root, send=packed(array), out=target, count=array.size
-    )
+        kind, finish, op=number, dtype=code, root=root, send=packed(array), out=target, count=array.size,
+        shape=array.shape,
+    )  # fmt: skip
 
 
 def _filled(target: Array, value: Any, finish: Callable[[Any], Array]) -> Callable[[Any], Array]:
@@ -120,7 +122,7 @@ def reduce_scatter(at: Place, x: object, op: Op, out: object, counts: Counts | N
     target, finish = target_of(out, shape, array.dtype, array)
     return call_of(
         "reduce_scatter", finish, op=number, dtype=code, send=packed(array), out=target, count=target.size,
-        counts=elements_of(rows, array.shape),
+        counts=elements_of(rows, array.shape), shape=array.shape,
     )  # fmt: skip
 
 
@@ -160,7 +162,7 @@ def _folded(at: Place, kind: str, array: Array, code: int, op: Function, out: ob
 
     return call_of(
         "allgather" if to_all else "gather", finish, op=FUNCTION, dtype=code, root=root, send=packed(array),
-        out=blocks, count=array.size,
+        out=blocks, count=array.size, shape=array.shape,
     )  # fmt: skip
 
 

@@ -65,6 +65,23 @@ CALLS: dict[str, tuple[Any, str]] = {
     "scatter": (lambda c: c.scatter(np.zeros(c.size), out=np.zeros(1)), "scatter(1 × float64, root=0)"),
     "blocks": (lambda c: c.reduce_scatter(np.zeros(c.size)), "reduce_scatter(1 × float64, op=sum)"),
     "alltoall": (lambda c: c.alltoall(np.zeros(6 * c.size)), "alltoall(6 × float64)"),
+    "wide": (lambda c: c.allreduce(np.zeros((2, 3))), "allreduce(6 × float64 of shape (2, 3), op=sum)"),
+    "tall": (lambda c: c.allreduce(np.zeros((3, 2))), "allreduce(6 × float64 of shape (3, 2), op=sum)"),
+    "scalar": (lambda c: c.reduce(np.zeros(())), "reduce(1 × float64 of shape (), op=sum, root=0)"),
+    "one": (lambda c: c.reduce(np.zeros(1)), "reduce(1 × float64, op=sum, root=0)"),
+    "long rows": (
+        lambda c: c.gather(np.zeros((1, 6)), counts=[1] * c.size),
+        "gather({6n} × float64 of shape (1, 6), root=0)",
+    ),
+    "short rows": (
+        lambda c: c.gather(np.zeros((2, 3)), counts=[2] * c.size),
+        "gather({6n} × float64 of shape (2, 3), root=0)",
+    ),
+    "deep": (
+        lambda c: c.broadcast(np.zeros((1, 2, 1, 3, 1)), 0),
+        "broadcast(6 × float64 of shape (1, 2, 1, 3, …), root=0)",
+    ),
+    "flat": (lambda c: c.broadcast(np.zeros((6, 1)), 0), "broadcast(6 × float64 of shape (6, 1), root=0)"),
 }
 PAIRS = [
     ("sum", "max"),
@@ -86,6 +103,11 @@ PAIRS = [
     ("reduce", "scan"),
     ("scatter", "blocks"),
     ("root", "scatter"),
+    ("wide", "tall"),
+    ("sum", "wide"),
+    ("scalar", "one"),
+    ("long rows", "short rows"),
+    ("deep", "flat"),
 ]
 
 
@@ -99,7 +121,8 @@ def test_different_calls_are_shown_on_every_rank(
     ends = fresh(layout, timeout=3600).outcomes(one_calls, odd, CALLS[usual][0], CALLS[other][0], 3)
     for text in errors(ends, commops.MismatchError):
         for rank in range(layout.size):
-            assert f"rank {rank}: {CALLS[other if rank == odd else usual][1]}" in text
+            call = CALLS[other if rank == odd else usual][1].replace("{6n}", str(6 * layout.size))
+            assert f"rank {rank}: {call}" in text
     assert isinstance(ends[0].error, ValueError)
 
 
@@ -144,8 +167,46 @@ def test_a_root_hears_in_its_next_call_whom_its_array_does_not_fit(
         comm.barrier()
 
     for text in errors(fresh(layout, timeout=3600).outcomes(program), commops.MismatchError):
-        assert "broadcast: rank 0, the root, sends 3 float64 to rank " in text
-        assert text.endswith("which expects 7 float64")
+        calls = [f"rank {rank}: broadcast({7 if rank else 3} × float64, root=0)" for rank in range(layout.size)]
+        assert text.endswith("; ".join(calls))
+
+
+ALONE: dict[str, Callable[[Comm], Any]] = {
+    "broadcast": lambda c: c.broadcast(np.zeros(3), root=c.rank),
+    "long broadcast": lambda c: c.broadcast(np.zeros(3000), root=c.rank),
+    "scatter": lambda c: c.scatter(np.zeros(c.size), root=c.rank),
+    "gather": lambda c: c.gather(np.zeros(3), root=(c.rank + 1) % c.size),
+    "reduce": lambda c: c.reduce(np.zeros(3), root=(c.rank + 1) % c.size),
+    "scan": lambda c: (c.scan if c.rank % 2 else c.exscan)(np.zeros(3)),
+}
+
+
+@pytest.mark.parametrize("layout", [Layout("aa", "shm"), *LAYOUTS[:3]], ids=str)
+@pytest.mark.parametrize("call", ALONE)
+def test_calls_that_wait_for_nobody_differ_and_nothing_follows(
+    fresh: Fresh, layout: Layout, call: str
+) -> None:
+    def program(comm: Comm) -> None:
+        ALONE[call](comm)
+        comm.close()
+
+    # Who was done before another came cannot know.
+    ends = [end for end in fresh(layout, timeout=3600).outcomes(program) if end is not None]
+    assert any(isinstance(end.error, commops.MismatchError) for end in ends), ends
+    errors(ends, commops.CommError)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:3], ids=str)
+def test_a_block_of_another_shape_is_refused_on_every_rank(fresh: Fresh, layout: Layout) -> None:
+    def program(comm: Comm) -> None:
+        comm.scatter(
+            np.zeros((2 * comm.size, 3)), out=np.zeros((3, 2) if comm.rank == comm.size - 1 else (2, 3))
+        )
+        comm.barrier()
+
+    last = layout.size - 1
+    for text in errors(fresh(layout, timeout=3600).outcomes(program), commops.MismatchError):
+        assert f"float64 of shape (2, 3) to rank {last}, which expects float64 of shape (3, 2)" in text
 
 
 def test_a_root_that_is_done_may_close_after_different_calls(fresh: Fresh) -> None:

@@ -59,7 +59,8 @@ void seed_failure(uint8_t out[CMO_FAIL_BYTES], uint64_t seq)
     cmo_told told = {.heard = true, .in_call = true, .seq = seq};
     for (uint64_t q = seq < CMO_RECENT ? 1 : seq - CMO_RECENT + 1; q <= seq; q++)
         told.recent[q % CMO_RECENT] = (cmo_recent_call){.seq = q, .fingerprint = q * UINT64_C(0x9e3779b97f4a7c15),
-                                                        .count = q, .root = 1, .kind = CMO_GATHER, .dtype = CMO_F64};
+                                                        .count = q, .root = 1, .kind = CMO_GATHER, .dtype = CMO_F64,
+                                                        .ndim = 2, .shape = {1, q}};
     memset(out, 0, CMO_FAIL_BYTES);
     cmo_told_write(out, &told);
     strcpy((char *)out + CMO_TOLD_BYTES, "a rank made another call");

@@ -249,7 +249,8 @@ static cmo_told some_position(uint64_t seq)
     for (uint64_t s = seq < CMO_RECENT ? 1 : seq - CMO_RECENT + 1; s <= seq; s++)
         told.recent[s % CMO_RECENT] = (cmo_recent_call){.seq = s, .fingerprint = s * UINT64_C(0x9e3779b97f4a7c15),
                                              .count = s << 40, .root = 7, .kind = CMO_GATHER,
-                                             .op = CMO_OP_SUM, .dtype = CMO_F64};
+                                             .op = CMO_OP_SUM, .dtype = CMO_F64, .ndim = s % 2 ? CMO_UNTOLD : 2,
+                                             .shape = {s % 2 ? 0 : s, s % 2 ? 0 : UINT64_C(1) << 40}};
     return told;
 }
 
@@ -266,7 +267,9 @@ static void test_what_is_told_is_read_back(void)
         for (int k = 0; k < CMO_RECENT; k++)
             CHECK(got.recent[k].seq == told.recent[k].seq && got.recent[k].fingerprint == told.recent[k].fingerprint &&
                   got.recent[k].count == told.recent[k].count && got.recent[k].root == told.recent[k].root &&
-                  got.recent[k].kind == told.recent[k].kind && got.recent[k].dtype == told.recent[k].dtype);
+                  got.recent[k].kind == told.recent[k].kind && got.recent[k].dtype == told.recent[k].dtype &&
+                  got.recent[k].ndim == told.recent[k].ndim && got.recent[k].shape[0] == told.recent[k].shape[0] &&
+                  got.recent[k].shape[1] == told.recent[k].shape[1]);
     }
 }
 
@@ -276,9 +279,10 @@ static void test_what_nobody_tells_is_refused(void)
         int at, value;
     } wrong[] = {
         {8, 2}, {15, 1},                                           /* in_call is neither 0 nor 1 */
-        {16 + 28, CMO_NKINDS}, {16 + 29, CMO_NOPS}, {16 + 30, CMO_NDTYPES}, {16 + 31, 1}, {16 + 27, 0x80},
+        {16 + 28, CMO_NKINDS}, {16 + 29, CMO_NOPS}, {16 + 30, CMO_NDTYPES}, {16 + 27, 0x80},
+        {16 + 31, CMO_MAX_DIMS + 1}, {16 + 31, CMO_UNTOLD - 1},
         /* Calls of another place, of the future, long past */
-        {16, 1}, {16, 24}, {16 + 32, 1}, {0, 15}, {0, 200},
+        {16, 1}, {16, 24}, {16 + 64, 1}, {0, 15}, {0, 200},
     };
     cmo_told told = some_position(17), got;
     uint8_t bytes[CMO_TOLD_BYTES + 1];
@@ -304,7 +308,8 @@ static void test_what_is_read_of_any_bytes_can_be_used(void)
         if (cmo_told_parse(&got, bytes, sizeof bytes) != CMO_OK) continue;
         for (int k = 0; k < CMO_RECENT; k++)
             CHECK(got.recent[k].kind < CMO_NKINDS && got.recent[k].op < CMO_NOPS && got.recent[k].dtype < CMO_NDTYPES &&
-                  got.recent[k].root >= 0 && got.recent[k].seq <= got.seq);
+                  got.recent[k].root >= 0 && got.recent[k].seq <= got.seq &&
+                  (got.recent[k].ndim <= CMO_MAX_DIMS || got.recent[k].ndim == CMO_UNTOLD));
     }
 }
 

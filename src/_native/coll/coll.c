@@ -20,8 +20,13 @@ static uint64_t call_fingerprint(const cmo_call *c, int size)
 {
     bool learns = c->kind == CMO_BROADCAST || c->kind == CMO_SCATTER;
     bool typeless = learns || c->kind == CMO_BARRIER;
+    bool blocks = c->kind == CMO_GATHER || c->kind == CMO_ALLGATHER || c->kind == CMO_ALLTOALL;
+    bool rows_differ = c->exchange || (blocks && c->counts);
+    int ndim = learns || !c->shape ? 1 : c->ndim; /* 1: the count says it all */
     uint64_t h = mix((uint64_t)c->kind << 16 | (uint64_t)c->op << 8 | (typeless ? 0 : (uint64_t)c->dtype),
-                     (uint64_t)c->root << 1 | c->exchange);
+                     (uint64_t)c->root << 8 | (uint64_t)ndim << 1 | c->exchange);
+    if (ndim > 1)
+        for (int i = rows_differ; i < ndim; i++) h = mix(h, c->shape[i]);
     if (learns || c->exchange || c->kind == CMO_BARRIER) return h;
     if (c->kind == CMO_ALLTOALL && c->counts) return mix(h, 1);
     if (!c->counts) return mix(h, c->count << 1);
@@ -31,10 +36,12 @@ static uint64_t call_fingerprint(const cmo_call *c, int size)
 
 static cmo_recent_call coll_next(const cmo_comm *comm, const cmo_call *call)
 {
-    return (cmo_recent_call){
+    cmo_recent_call next = {
         .seq = comm->seq + 1, .fingerprint = mix(comm->chain, call_fingerprint(call, comm->size)), .root = call->root,
         .count = cmo_block_start(call->counts, call->count, call->counts ? comm->size : 1), .kind = (uint8_t)call->kind,
-        .op = (uint8_t)call->op, .dtype = (uint8_t)call->dtype};
+        .op = (uint8_t)call->op, .dtype = (uint8_t)call->dtype, .ndim = call->shape ? (uint8_t)call->ndim : CMO_UNTOLD};
+    for (int i = 0; call->shape && i < call->ndim && i < CMO_RECENT_DIMS; i++) next.shape[i] = call->shape[i];
+    return next;
 }
 
 /* Give the op its number, fingerprint, algorithm and state. The call's arguments have been checked. */

@@ -1,6 +1,6 @@
 #include "coll/incoming.h"
 
-#include <inttypes.h>
+#include <string.h>
 
 cmo_err cmo_layout_elements(const cmo_layout *layout, uint64_t *elements)
 {
@@ -23,6 +23,12 @@ cmo_err cmo_row_elements(cmo_dtype dtype, int ndim, const uint64_t *shape, uint6
     return cmo_layout_elements(&(cmo_layout){.dtype = dtype, .ndim = ndim - 1, .shape = shape + 1}, elements);
 }
 
+static bool same_shape(const cmo_call *call, const cmo_layout *layout)
+{
+    return !call->shape ||
+           (call->ndim == layout->ndim && !memcmp(call->shape, layout->shape, (size_t)call->ndim * sizeof *call->shape));
+}
+
 cmo_err cmo_incoming(void *ctx, const cmo_layout *layout, void **address)
 {
     const cmo_op *op = ctx;
@@ -31,11 +37,16 @@ cmo_err cmo_incoming(void *ctx, const cmo_layout *layout, void **address)
     uint64_t elements;
     CMO_TRY(cmo_layout_elements(layout, &elements));
     uint64_t expected = cmo_block_count(call->kind == CMO_SCATTER ? call->counts : NULL, call->count, op->comm->rank);
-    if (layout->dtype != call->dtype || elements != expected)
-        return cmo_fail(CMO_EMISMATCH,
-                        "%s: rank %d, the root, sends %" PRIu64 " %s to rank %d, which expects %" PRIu64 " %s",
-                        cmo_kind_name(call->kind), call->root, elements, cmo_dtype_name(layout->dtype), op->comm->rank,
-                        expected, cmo_dtype_name(call->dtype));
-    *address = call->out;
-    return CMO_OK;
+    if (layout->dtype == call->dtype && elements == expected && same_shape(call, layout)) {
+        *address = call->out;
+        return CMO_OK;
+    }
+    enum { SHOWN = 4 };
+    char sent[96], wanted[96];
+    cmo_shape_text(sent, sizeof sent, layout->ndim, layout->shape, SHOWN);
+    if (call->shape) cmo_shape_text(wanted, sizeof wanted, call->ndim, call->shape, SHOWN);
+    else cmo_shape_text(wanted, sizeof wanted, 1, &expected, SHOWN);
+    return cmo_fail(CMO_EMISMATCH, "%s: rank %d, the root, sends %s of shape %s to rank %d, which expects %s of shape %s",
+                    cmo_kind_name(call->kind), call->root, cmo_dtype_name(layout->dtype), sent, op->comm->rank,
+                    cmo_dtype_name(call->dtype), wanted);
 }

@@ -5,8 +5,8 @@
 #include "coll/coll.h"
 
 /* A cmo_allocate whose context is the op of a BROADCAST or SCATTER, elsewhere than at its root: asks call.allocate if
- * there is one; otherwise gives call.out if dtype and number of elements are the call's, and CMO_EMISMATCH, with both,
- * if not. */
+ * there is one; otherwise gives call.out if dtype, number of elements and, where it is told, shape are the call's, and
+ * CMO_EMISMATCH, with both, if not. */
 cmo_err cmo_incoming(void *op, const cmo_layout *layout, void **address);
 
 /* Elements of one row of an array with this shape, of ndim ≥ 1; CMO_EPROTO where they, or their bytes, do not fit. */

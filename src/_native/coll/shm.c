@@ -46,20 +46,21 @@ bool cmo_shm_look_consumed(cmo_comm *c, uint64_t slots)
     return least >= slots;
 }
 
-/* What this rank has called. The shape is there for those who must learn it, and left out elsewhere. */
+/* What this rank has called. The whole shape is there for those who must learn it. */
 static void shm_fill_record(const cmo_op *op, cmo_record *record)
 {
     const cmo_call *call = &op->call;
-    bool shaped = (call->kind == CMO_BROADCAST || call->kind == CMO_SCATTER) && op->comm->rank == call->root;
+    const bool teaches = (call->kind == CMO_BROADCAST || call->kind == CMO_SCATTER) && op->comm->rank == call->root;
+    const int dims = !call->shape ? 0 : teaches || call->ndim < CMO_RECENT_DIMS ? call->ndim : CMO_RECENT_DIMS;
     record->seq = op->seq;
     record->count = cmo_block_start(call->counts, call->count, call->counts ? op->comm->size : 1);
     record->root = call->root;
     record->kind = (uint8_t)call->kind;
     record->op = (uint8_t)call->op;
     record->dtype = (uint8_t)call->dtype;
-    record->ndim = shaped ? (uint8_t)call->ndim : 0;
-    record->flags = call->counts ? CMO_RECORD_COUNTS : 0;
-    for (int i = 0; i < record->ndim; i++) record->shape[i] = call->shape[i];
+    record->ndim = call->shape ? (uint8_t)call->ndim : 0;
+    record->flags = (call->counts ? CMO_RECORD_COUNTS : 0) | (call->shape ? CMO_RECORD_SHAPE : 0);
+    for (int i = 0; i < dims; i++) record->shape[i] = call->shape[i];
 }
 
 cmo_err cmo_shm_announce(cmo_op *op, const void *payload, size_t bytes)
@@ -113,6 +114,27 @@ cmo_err cmo_shm_misfit(const cmo_op *op, int member, uint64_t seq)
                     "collective %" PRIu64 " is %s on rank %d and %s on rank %d, or differs in its arguments, "
                     "or one before it did",
                     op->seq, cmo_kind_name(op->call.kind), op->comm->rank, name, member);
+}
+
+static cmo_err shm_compare_with(const cmo_op *op, int member)
+{
+    const cmo_announcement *theirs = cmo_shm_announcement(op, member);
+    /* Acquire, as in cmo_shm_arrived; the fence before is that of cmo_shm_ring in cmo_shm_announce. */
+    const uint64_t seq = atomic_load_explicit(&theirs->seq, memory_order_acquire);
+    return seq == op->seq && theirs->fingerprint != op->fingerprint ? cmo_shm_misfit(op, member, seq) : CMO_OK;
+}
+
+cmo_err cmo_shm_compare(const cmo_op *op)
+{
+    const cmo_comm *c = op->comm;
+    switch (op->call.kind) {
+    case CMO_BROADCAST: case CMO_SCATTER:
+        for (int i = 0; i < c->size && c->rank == op->call.root; i++) CMO_TRY(shm_compare_with(op, i));
+        return CMO_OK;
+    case CMO_GATHER: case CMO_REDUCE: return shm_compare_with(op, op->call.root);
+    case CMO_SCAN: case CMO_EXSCAN: return shm_compare_with(op, c->size - 1);
+    default: return CMO_OK; /* it has waited for all */
+    }
 }
 
 void cmo_shm_end(const cmo_op *op, const cmo_shm *s)

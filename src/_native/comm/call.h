@@ -31,6 +31,9 @@ typedef enum {
 
 const char *cmo_kind_name(cmo_kind kind);
 
+/* A shape as NumPy writes it: "(2, 3)". Of more than `known` dimensions only these: "(2, 3, …)". */
+void cmo_shape_text(char *out, size_t n, int ndim, const uint64_t *shape, int known);
+
 /* What the arrays of a call that only moves them stand for; it is in the fingerprint, in place of the operation. */
 typedef enum { CMO_ARRAYS, CMO_OBJECTS, CMO_FUNCTION /* operands of the caller's own function */ } cmo_meaning;
 
@@ -76,9 +79,11 @@ typedef struct cmo_call {
     bool exchange;               /* GATHER, ALLGATHER, ALLTOALL: what others send is not known here. The counts travel
                                     first, then `allocate` is asked for `out` (at root only for GATHER). `count` (or
                                     counts[] for ALLTOALL) is what this rank sends. */
-    int ndim;                    /* BROADCAST, SCATTER at root: shape of the array; the others learn it. SCATTER: the
-                                    shape of the whole array, blocks being along axis 0 */
-    const uint64_t *shape;
+    int ndim;                    /* shape of the array that this rank sends, or, where it only receives, of `out`. It is
+                                    in the fingerprint, but for axis 0 where ranks have different rows by right. From
+                                    the root of BROADCAST and SCATTER (there the whole array's, blocks being along axis
+                                    0) the others learn it; it must be that of their `out`, if they tell that */
+    const uint64_t *shape;       /* [ndim]; NULL: not told */
     cmo_allocate allocate;       /* with exchange; and BROADCAST, SCATTER elsewhere than at root: if given, asked for
                                     `out` when dtype and shape are known (for SCATTER, the shape of this rank's block).
                                     If not given, dtype and bytes must equal the root's */

@@ -320,7 +320,7 @@ static void comm_retire(cmo_comm *c)
     if (!atomic_load_explicit(&c->held, memory_order_acquire)) cmo_comm_free(c);
 }
 
-void cmo_comm_close(cmo_comm *c)
+static void comm_close(cmo_comm *c)
 {
     if (c->closed) return;
     cmo_engine *e = c->engine;
@@ -329,8 +329,8 @@ void cmo_comm_close(cmo_comm *c)
     /* After all of its announcements, and before its calls in progress end and their arrays may change: who reads them
      * looks at this last. */
     if (c->piece) atomic_store_explicit(&c->piece[c->local]->closed, 1, memory_order_seq_cst);
-    if (c->local_comm) cmo_comm_close(c->local_comm);
-    if (c->cross_comm) cmo_comm_close(c->cross_comm);
+    if (c->local_comm) comm_close(c->local_comm);
+    if (c->cross_comm) comm_close(c->cross_comm);
     CMO_EACH(n, &c->queue) cmo_op_abandon(CMO_ENTRY(n, cmo_op, node));
     CMO_EACH(n, &e->points)
         if (CMO_ENTRY(n, cmo_op, node)->comm == c) cmo_op_abandon(CMO_ENTRY(n, cmo_op, node));
@@ -349,4 +349,11 @@ void cmo_comm_close(cmo_comm *c)
     e->closed_ids[e->nclosed++ % CMO_CLOSED_IDS] = c->id;
     cmo_list_append(&e->retired, &c->node);
     CMO_EACH(n, &e->retired) comm_retire(CMO_ENTRY(n, cmo_comm, node));
+}
+
+cmo_err cmo_comm_close(cmo_comm *comm)
+{
+    const cmo_err err = comm->closed ? CMO_OK : cmo_comm_unheard(comm);
+    comm_close(comm);
+    return err;
 }

@@ -72,6 +72,7 @@ struct cmo_comm {
     cmo_err failed;             /* CMO_OK, or why nothing works any more */
     char failed_text[CMO_TEXT];
     bool left_out;              /* the others have gone on without this rank, which tells them nothing more */
+    bool explained;             /* a call of this rank has ended with it, and told why */
     bool given_up;              /* CMO_EREVOKED here: the others gave up on us, at a deadline of which the text tells */
     struct {                    /* of a lost rank: whose word failed_text is; all choose the same */
         bool first_hand;        /* of a rank of the lost one's host, which the system has told of its end */
@@ -116,8 +117,9 @@ cmo_err cmo_comm_offer(cmo_comm *parent, int64_t color, int64_t key, cmo_member 
  * the reservation on failure. */
 cmo_err cmo_comm_build(cmo_comm *parent, const cmo_member *members, cmo_comm **out);
 /* No more calls from this rank; those in progress, and those that other threads are about to make, end with
- * CMO_EREVOKED. Peers that still wait for it are told. The struct is freed by the engine, when it is not `held`. */
-void cmo_comm_close(cmo_comm *comm);
+ * CMO_EREVOKED. Peers that still wait for it are told. The struct is freed by the engine, when it is not `held`.
+ * CMO_EMISMATCH, all the same closed: this rank has made another call than others, and no call of its own has told. */
+cmo_err cmo_comm_close(cmo_comm *comm);
 
 /* Say whether its user may still pass it to calls; so it is not to begin with. Any thread. */
 static inline void cmo_comm_hold(cmo_comm *comm, bool held)

@@ -340,6 +340,32 @@ bool cmo_comm_healthy(cmo_comm *comm)
            !(p->piece && atomic_load_explicit(&p->piece[p->local]->abort, memory_order_relaxed));
 }
 
+/* Give the others the time to say where they stand. What they have told may have waited for a driver. */
+static void hear_out(cmo_comm *comm)
+{
+    cmo_engine *e = comm->engine;
+    if (e->threadless) return;
+    cmo_engine_poll(e);
+    while (comm->failed && !cmo_failure_settled(comm)) {
+        cmo_engine_take_ends(e); /* the system says how a lost rank ended */
+        cmo_engine_poll(e);
+        usleep(SETTLE_US);
+    }
+}
+
+cmo_err cmo_comm_unheard(cmo_comm *comm)
+{
+    char text[CMO_TEXT];
+    if (comm->outer || comm->explained) return CMO_OK;
+    cmo_failure_look(comm);
+    if (!comm->engine->threadless) cmo_engine_poll(comm->engine);
+    if (!cmo_failure_concerns(comm)) return CMO_OK;
+    hear_out(comm);
+    if (!cmo_failure_concerns(comm)) return CMO_OK; /* it was about a later one */
+    cmo_failure_text(comm, text, sizeof text);
+    return cmo_fail(CMO_EMISMATCH, "%s", text);
+}
+
 cmo_err cmo_comm_usable(cmo_op *op, cmo_comm *comm, const cmo_call *call)
 {
     op->lost = -1;
@@ -351,13 +377,7 @@ cmo_err cmo_comm_usable(cmo_op *op, cmo_comm *comm, const cmo_call *call)
     cmo_engine_enter(comm->engine);
     cmo_failure_look(comm);
     cmo_failure_late(comm, call);
-    /* What others have told may have waited for a driver */
-    if (!comm->engine->threadless) cmo_engine_poll(comm->engine);
-    while (!comm->engine->threadless && !cmo_failure_settled(comm)) {
-        cmo_engine_take_ends(comm->engine); /* the system says how the lost rank ended */
-        cmo_engine_poll(comm->engine);
-        usleep(SETTLE_US);
-    }
+    hear_out(comm);
     cmo_failure_text(comm, text, sizeof text);
     /* Of a lost rank all calls tell alike */
     cmo_err err = comm->failed == CMO_EPEERLOST ? cmo_fail(comm->failed, "%s", text)

@@ -148,6 +148,7 @@ static void pass_point(cmo_engine *e, cmo_op *op)
     } else if (c->failed && !op->endures && (!loss || cmo_failure_settled(c))) {
         char text[CMO_TEXT];
         cmo_failure_why(c, text, sizeof text);
+        c->explained = true;
         op->lost = -1; /* the communicator knows */
         cmo_op_end(e, op, c->failed, text);
     }

@@ -39,8 +39,9 @@ typedef struct cmo_world {
 
 cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *world);
 
-/* Close every communicator: calls in progress end with CMO_EREVOKED, on whatever thread. */
-void cmo_engine_close(cmo_engine *e);
+/* Close every communicator: calls in progress end with CMO_EREVOKED, on whatever thread. CMO_EMISMATCH is the first
+ * that a cmo_comm_close has returned. */
+cmo_err cmo_engine_close(cmo_engine *e);
 
 /* Ends the progress thread, closes every communicator and link. Not to be called while another thread is in a call. */
 void cmo_engine_destroy(cmo_engine *e);

@@ -7,30 +7,32 @@
 #include <string.h>
 
 /* A collective, as its caller would write it. Its parts come from other ranks. */
-static void describe_parts(char *out, size_t n, unsigned number, unsigned op, unsigned dtype, uint64_t count, int root)
+static void describe(char *out, size_t n, const cmo_recent_call *call)
 {
-    const cmo_kind kind = (cmo_kind)number;
-    char what[64] = "", at[32] = "";
-    if (number >= CMO_NKINDS || op >= CMO_NOPS || dtype >= CMO_NDTYPES) {
+    const cmo_kind kind = (cmo_kind)call->kind;
+    const unsigned op = call->op, dtype = call->dtype;
+    char what[160] = "", at[32] = "", shape[96] = "";
+    if (kind >= CMO_NKINDS || op >= CMO_NOPS || dtype >= CMO_NDTYPES) {
         snprintf(out, n, "an unknown call");
         return;
+    }
+    const bool shaped = call->ndim <= CMO_MAX_DIMS;
+    if (shaped && call->ndim != 1) {
+        strcpy(shape, " of shape ");
+        cmo_shape_text(shape + strlen(shape), sizeof shape - strlen(shape), call->ndim, call->shape, CMO_RECENT_DIMS);
     }
     bool reduces = kind == CMO_ALLREDUCE || kind == CMO_REDUCE || kind == CMO_REDUCE_SCATTER || kind == CMO_SCAN ||
                    kind == CMO_EXSCAN;
     bool rooted = kind == CMO_BROADCAST || kind == CMO_REDUCE || kind == CMO_SCATTER || kind == CMO_GATHER;
-    bool learns = (kind == CMO_BROADCAST || kind == CMO_SCATTER) && !count; /* without an array of its own */
+    bool learns = (kind == CMO_BROADCAST || kind == CMO_SCATTER) && !call->count && !shaped; /* has no array of its own */
     if (kind != CMO_BARRIER && !learns)
-        snprintf(what, sizeof what, "%llu × %s%s%s", (unsigned long long)count, cmo_dtype_name((cmo_dtype)dtype),
-                 reduces ? ", op=" : "", reduces ? cmo_redop_name((cmo_redop)op) : "");
-    if (rooted) snprintf(at, sizeof at, "%sroot=%d", what[0] ? ", " : "", root);
+        snprintf(what, sizeof what, "%llu × %s%s%s%s", (unsigned long long)call->count,
+                 cmo_dtype_name((cmo_dtype)dtype), shape, reduces ? ", op=" : "",
+                 reduces ? cmo_redop_name((cmo_redop)op) : "");
+    if (rooted) snprintf(at, sizeof at, "%sroot=%d", what[0] ? ", " : "", call->root);
     const char *stand_for[] = {[CMO_ARRAYS] = "", [CMO_OBJECTS] = " of objects", [CMO_FUNCTION] = " for a function"};
     const char *of = !reduces && op < sizeof stand_for / sizeof *stand_for ? stand_for[op] : "";
     snprintf(out, n, "%s%s(%s%s)", cmo_kind_name(kind), of, what, at);
-}
-
-static void describe(char *out, size_t n, const cmo_recent_call *call)
-{
-    describe_parts(out, n, call->kind, call->op, call->dtype, call->count, call->root);
 }
 
 /* ------------------------------------------------------------------ what another rank is doing */
@@ -52,7 +54,9 @@ static void describe_recorded(char *out, size_t n, const cmo_flight *f, const cm
     else if (other < sizeof others / sizeof *others)
         snprintf(what, sizeof what, "%s rank %d", others[other], call->peer);
     else
-        describe_parts(what, sizeof what, call->kind, call->op, call->dtype, call->count, call->peer);
+        describe(what, sizeof what, &(cmo_recent_call){.kind = (uint8_t)call->kind, .op = (uint8_t)call->op,
+                                                       .dtype = (uint8_t)call->dtype, .ndim = CMO_UNTOLD,
+                                                       .count = call->count, .root = call->peer});
     if (call->kind < CMO_NKINDS && call->seq)
         snprintf(number, sizeof number, ", number %llu", (unsigned long long)call->seq);
     cmo_flight_site_text(f, call->site, text, sizeof text);
@@ -148,6 +152,15 @@ static cmo_told position(const cmo_comm *c, int r)
     return told;
 }
 
+/* Does this call differ from one of another rank's that counts as the same? Its array may: how the root's looks is not
+ * in the fingerprint of a broadcast. */
+static bool differs(const cmo_recent_call *a, const cmo_recent_call *b)
+{
+    if (a->fingerprint != b->fingerprint) return true;
+    if (a->kind != CMO_BROADCAST || a->ndim == CMO_UNTOLD || b->ndim == CMO_UNTOLD) return false;
+    return a->dtype != b->dtype || a->ndim != b->ndim || memcmp(a->shape, b->shape, sizeof a->shape);
+}
+
 /* The first collective that ranks are known to have called differently; `seq` if none is known. */
 static uint64_t first_difference(const cmo_comm *c, uint64_t seq)
 {
@@ -157,13 +170,13 @@ static uint64_t first_difference(const cmo_comm *c, uint64_t seq)
         if (told.heard && told.seq > last) last = told.seq;
     }
     for (uint64_t s = last > CMO_RECENT ? last - CMO_RECENT + 1 : 1; s <= last; s++) {
-        cmo_recent_call known = {0};
+        cmo_recent_call known = {.ndim = CMO_UNTOLD};
         for (int r = 0; r < c->size; r++) {
             cmo_told told = position(c, r);
             const cmo_recent_call *recent = &told.recent[s % CMO_RECENT];
             if (!told.heard || recent->seq != s) continue;
-            if (known.seq && known.fingerprint != recent->fingerprint) return s;
-            known = *recent;
+            if (known.seq && differs(&known, recent)) return s;
+            if (known.ndim == CMO_UNTOLD) known = *recent;
         }
     }
     return seq;
@@ -217,7 +230,7 @@ static void list_calls(const cmo_comm *c, uint64_t seq, char *out, size_t n)
     size_t at = 0;
     out[0] = 0;
     for (int r = 0; r < c->size && at + 1 < n; r++) {
-        char call[128] = "has not arrived";
+        char call[256] = "has not arrived";
         cmo_told told = position(c, r);
         const cmo_recent_call *recent = &told.recent[seq % CMO_RECENT];
         if (told.heard && recent->seq == seq) describe(call, sizeof call, recent);
@@ -267,10 +280,18 @@ void cmo_failure_why(const cmo_comm *c, char *out, size_t n)
     snprintf(out, n, "%s%.450s", whose, c->failed_text);
 }
 
+bool cmo_failure_concerns(cmo_comm *c)
+{
+    if (c->failed != CMO_EMISMATCH || c->explained) return false;
+    const uint64_t seq = c->told ? first_difference(c, 0) : 0;
+    return seq ? seq <= c->seq : c->seq > 0;
+}
+
 void cmo_failure_text(cmo_comm *comm, char *out, size_t n)
 {
     cmo_comm *c = cmo_comm_outermost(comm);
     char a[CMO_TEXT], b[CMO_TEXT];
+    c->explained = true;
     /* Without a difference between calls it is one in what root alone knows (sizes), which the first text tells. */
     uint64_t seq = c->failed == CMO_EMISMATCH && c->told ? first_difference(c, 0) : 0;
     if (seq) {

@@ -176,6 +176,8 @@ void cmo_failure_look_left(cmo_comm *comm);           /* members that have close
 
 bool cmo_failure_settled(cmo_comm *comm);             /* everybody has said where it stood, or had the time to */
 void cmo_failure_text(cmo_comm *comm, char *out, size_t n); /* the explanation for this rank's caller */
+/* Is it about a call that this rank has made, and did none of its calls tell? For ranks that made different ones. */
+bool cmo_failure_concerns(cmo_comm *comm);
 void cmo_failure_why(const cmo_comm *comm, char *out, size_t n); /* the same, without who stands where */
 /* What a world rank of this host was doing when it ended, as its recorder says: ", in barrier(), number 3, at f.py:9";
  * and what one that is waited for does: "computes since 3.2 s, after …". Empty where that is not known. */
@@ -298,6 +300,8 @@ void cmo_run_fast(cmo_engine *e, cmo_op *op, bool brief);
 void cmo_op_launch(cmo_op *op);                        /* start a prepared op, whoever drives */
 /* The same; the role is ours, and is left. light: without passes, which the progress thread then makes. */
 void cmo_op_launch_driving(cmo_op *op, bool light);
+/* CMO_EMISMATCH, with why: ranks have made different calls, which no call of this one has told. For the end. */
+cmo_err cmo_comm_unheard(cmo_comm *comm);
 bool cmo_comm_healthy(cmo_comm *comm);           /* neither closed nor broken, as far as is known */
 void cmo_point_start(cmo_engine *e, cmo_op *op);       /* let it do what needs nobody else; the role is ours */
 void cmo_flush_control(cmo_engine *e);                 /* send answers, and what gives room back */

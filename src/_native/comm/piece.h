@@ -53,7 +53,11 @@ typedef struct cmo_record {
     uint64_t shape[CMO_RECORD_DIMS];
 } cmo_record;
 
-enum { CMO_RECORD_COUNTS = 1 }; /* the blocks differ; in a scatter, their counts stand in front of the data */
+enum {
+    CMO_RECORD_COUNTS = 1, /* the blocks differ; in a scatter, their counts stand in front of the data */
+    CMO_RECORD_SHAPE = 2   /* ndim is known; of shape[], all at the root of a broadcast or scatter, elsewhere as much as
+                              error messages tell */
+};
 
 /* Why the owner found the communicator broken. Written once, before any `abort` word that points here. */
 typedef struct cmo_verdict {

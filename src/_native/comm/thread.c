@@ -4,6 +4,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -159,12 +160,21 @@ static cmo_comm *any_open(cmo_engine *e)
     return NULL;
 }
 
-void cmo_engine_close(cmo_engine *e)
+cmo_err cmo_engine_close(cmo_engine *e)
 {
+    cmo_err first = CMO_OK;
+    char why[CMO_TEXT];
     cmo_engine_enter(e);
-    for (cmo_comm *c; (c = any_open(e));) cmo_comm_close(c);
+    for (cmo_comm *c; (c = any_open(e));) {
+        const cmo_err err = cmo_comm_close(c);
+        if (err && !first) {
+            first = err;
+            snprintf(why, sizeof why, "%s", cmo_reason());
+        }
+    }
     cmo_engine_leave(e);
     cmo_bell_ring(e->neighbours[e->self].doorbell); /* a driver may sleep for a call that has just ended */
+    return first ? cmo_fail(first, "%s", why) : CMO_OK;
 }
 
 void cmo_engine_destroy(cmo_engine *e)

@@ -10,13 +10,16 @@
 
 enum {
     CMO_RECENT = 8,  /* collectives that error messages can tell of; as many as announcements (comm/piece.h) */
+    CMO_RECENT_DIMS = 4, /* that they can tell of its array's shape */
+    CMO_UNTOLD = 255, /* instead of a number of dimensions */
     CMO_DOING = 256  /* bytes of words on what a rank does, their end included */
 };
 
 typedef struct cmo_recent_call { /* a collective that was called; seq 0: none */
     uint64_t seq, fingerprint, count;
     int root;
-    uint8_t kind, op, dtype;
+    uint8_t kind, op, dtype, ndim;
+    uint64_t shape[CMO_RECENT_DIMS]; /* the first of them; 0 where there are fewer */
 } cmo_recent_call;
 
 typedef struct cmo_told {
@@ -29,17 +32,17 @@ typedef struct cmo_told {
 
 /* On the wire, little-endian, without the words:
  *
- *      0       8         16                 48                         272
+ *      0       8         16                 80                         528
  *     +-------+---------+------------------+------------------+--     --+
  *     |  seq  | in_call | recent[0]        | recent[1]        |   ...   |
  *     +-------+---------+------------------+------------------+--     --+
  *
- *      0       8             16      24     28     29   30      31  32
- *     +-------+-------------+-------+------+------+----+-------+---+
- *     |  seq  | fingerprint | count | root | kind | op | dtype | 0 |      one of recent[]
- *     +-------+-------------+-------+------+------+----+-------+---+
+ *      0       8             16      24     28     29   30      31     32      64
+ *     +-------+-------------+-------+------+------+----+-------+------+-------+
+ *     |  seq  | fingerprint | count | root | kind | op | dtype | ndim | shape |      one of recent[]
+ *     +-------+-------------+-------+------+------+----+-------+------+-------+
  */
-enum { CMO_TOLD_BYTES = 16 + CMO_RECENT * 32 };
+enum { CMO_TOLD_BYTES = 16 + CMO_RECENT * 64 };
 
 void cmo_told_write(uint8_t out[CMO_TOLD_BYTES], const cmo_told *told);
 

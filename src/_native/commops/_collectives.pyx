@@ -124,6 +124,15 @@ def start(Comm comm not None, tuple asked not None, double timeout):
 
 # ---- plain arrays (commops/plain.pxd)
 
+cdef uint64_t no_dims = 0
+
+
+cdef inline void tell_shape(cmo_call *call, x) noexcept:
+    """Borrows it. The shape of a 0-d array has no address of its own."""
+    call.ndim = cnp.PyArray_NDIM(x)
+    call.shape = <uint64_t *>cnp.PyArray_DIMS(x) if call.ndim else &no_dims
+
+
 cdef inline bint elementwise(int kind) noexcept:
     return kind == CMO_ALLREDUCE or kind == CMO_REDUCE or kind == CMO_SCAN
 
@@ -182,6 +191,7 @@ def plain(Comm comm not None, int kind, x, op, root, out, double timeout):
     if out is not None and overlap(x, out) and not (elementwise(kind) and call.out == call.in_):
         return NotImplemented
     call.kind, call.dtype, call.root = <cmo_kind>kind, <cmo_dtype>dtype, at
+    tell_shape(&call, x)
     make(comm, &call, timeout, cnp.PyArray_NBYTES(x) <= LIGHT_BYTES)
     return out
 
@@ -201,7 +211,7 @@ def plain_from_root(Comm comm not None, int kind, x, root, out, double timeout):
         if dtype < 0:
             return NotImplemented
         call.in_ = cnp.PyArray_DATA(x)
-        call.ndim, call.shape = cnp.PyArray_NDIM(x), <uint64_t *>cnp.PyArray_DIMS(x)
+        tell_shape(&call, x)
         call.count = cnp.PyArray_SIZE(x)
         if kind == CMO_BROADCAST:
             out, call.out = x, <void *>call.in_
@@ -222,6 +232,7 @@ def plain_from_root(Comm comm not None, int kind, x, root, out, double timeout):
         if at < 0 or dtype < 0 or not cnp.PyArray_ISWRITEABLE(out):
             return NotImplemented
         call.out, call.count = cnp.PyArray_DATA(out), cnp.PyArray_SIZE(out)
+        tell_shape(&call, out)
     call.kind, call.dtype, call.root = <cmo_kind>kind, <cmo_dtype>dtype, at
     make(comm, &call, timeout, cnp.PyArray_NBYTES(out) <= LIGHT_BYTES)
     return out

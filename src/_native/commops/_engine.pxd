@@ -28,6 +28,7 @@ cdef class Engine:
     cdef object __weakref__
 
     cdef int alive(self) except -1
+    cdef wind_up(self, cmo_engine *engine)
     cdef bint gone(self) noexcept
 
 

@@ -208,14 +208,23 @@ cdef class Engine:
         site_table_free(self.sites)
 
     def close(self):
-        """End every communicator. Waits for what is queued to go out, a few seconds at most."""
+        """End every communicator. Waits for what is queued to go out, a few seconds at most.
+
+        MismatchError where one has ended in different calls and no call has told so; it is closed all the same."""
         cdef cmo_engine *engine = self.engine
+        cdef cmo_err err
         self.engine = NULL
         if engine == NULL or self.forks != forks:
             return
         with nogil:
-            cmo_engine_close(engine)
+            err = cmo_engine_close(engine)
+        reason = cmo_reason().decode(errors="replace") if err else None
         self.over = True
+        self.wind_up(engine)
+        if err:
+            raise error_of(err, reason)
+
+    cdef wind_up(self, cmo_engine *engine):
         for _ in range(5000):  # other threads' calls have ended; let them come out
             if not self.inside:
                 break
@@ -388,17 +397,19 @@ cdef class Comm:
         return self.core.failed != CMO_OK
 
     def close(self):
-        """Say goodbye. Later calls fail."""
+        """Say goodbye. Later calls fail. MismatchError as in Engine.close."""
         cdef cmo_engine *engine = self.engine.engine
+        cdef cmo_err err
         if self.closed or engine == NULL or self.engine.forks != forks:
             return
         self.closed = True
         self.engine.inside += 1
         with nogil:
             cmo_engine_enter(engine)
-            cmo_comm_close(self.core)
+            err = cmo_comm_close(self.core)
             cmo_engine_leave(engine)
         self.engine.inside -= 1
+        check(err)
 
     def describe(self):
         """(rank, size, local rank, local size, host number of each rank, world rank of each rank)."""

@@ -172,7 +172,7 @@ cdef extern from "commops.h" nogil:
         cbool (*interrupted)(void *) noexcept
         void *interrupt_ctx
     cmo_err cmo_engine_create(cmo_engine **, const cmo_world *)
-    void cmo_engine_close(cmo_engine *)
+    cmo_err cmo_engine_close(cmo_engine *)
     void cmo_engine_destroy(cmo_engine *)
     cmo_comm *cmo_engine_world(cmo_engine *)
     void cmo_engine_enter(cmo_engine *)
@@ -222,7 +222,7 @@ cdef extern from "commops.h" nogil:
         int64_t error
     cmo_err cmo_comm_offer(cmo_comm *, int64_t, int64_t, cmo_member *)
     cmo_err cmo_comm_build(cmo_comm *, const cmo_member *, cmo_comm **)
-    void cmo_comm_close(cmo_comm *)
+    cmo_err cmo_comm_close(cmo_comm *)
     void cmo_comm_revoke(cmo_comm *)
     void cmo_comm_hold(cmo_comm *, cbool)
     cmo_err cmo_agree_start(cmo_op *, cmo_comm *, uint64_t, cbool, double)
