@@ -147,8 +147,8 @@ def gather(at: Place, kind: str, x: object, root: object, out: object, counts: C
     elements = elements_of(rows, array.shape)
     if kind == "gather" and at.rank != root:
         return call_of(
-            kind, lambda _: None, dtype=code, root=root, send=packed(array), count=array.size, counts=elements,
-            shape=array.shape,
+            kind, lambda _: None, dtype=code, root=root, send=packed(array), count=array.size,
+            counts=elements, shape=array.shape,
         )  # fmt: skip
     target, finish = target_of(out, shape, array.dtype)
     send = packed(array)

@@ -72,7 +72,7 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
         Whether calls on Python objects may be made. May be set.
     """
 
-    __slots__ = ("_closed", "_engine", "_outgrown")
+    __slots__ = ("_engine", "_outgrown")
 
     def __init__(
         self,
@@ -85,7 +85,6 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
         # `engine` is given to the communicator of all ranks only, which owns it.
         super().__init__(core, world_hosts, timeout, generation)
         self._engine = engine
-        self._closed = False
         self._outgrown = False
 
     @classmethod

@@ -20,6 +20,7 @@ class Group:
         "__weakref__",
         "_allow_pickle",
         "_at",
+        "_closed",
         "_core",
         "_entrance",
         "_generation",
@@ -33,6 +34,7 @@ class Group:
 
     def __init__(self, core: Any, world_hosts: tuple[str, ...], timeout: float, generation: int = 0) -> None:
         self._core = core
+        self._closed = False
         self._generation = generation
         rank, size, local_rank, local_size, _, world = core.describe()
         self._at = Place(rank, size)

@@ -108,8 +108,9 @@ class Recovery(Group):
         RevokedError
             If this communicator was closed here, or the others have gone on without this rank.
         CommTimeoutError
-            If there is no agreement within `timeout`. It may be called again. On all ranks, if that time has
-            passed and some of them still cannot reach each other, though others reach both.
+            If there is no agreement within `timeout`; after half of it, where those who have called may not
+            go on without others that live. It names these, and may be called again. On all ranks, if
+            `timeout` has passed and some of them still cannot reach each other, though others reach both.
         MemoryError
             On all ranks, if any of them cannot reserve the shared memory of the new communicator.
         MismatchError
@@ -122,6 +123,10 @@ class Recovery(Group):
         """
         # A call that timed out, or was interrupted, goes on where it was: others count on this rank's words.
         old, new = self._half or (self, None)
+        if self._closed and new is not None:  # by another thread, while its call was in the second half
+            self._half = None
+            new._core.close()
+            raise RevokedError("the communicator is closed")
         start = time.monotonic()
         while True:
             if new is None:

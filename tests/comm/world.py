@@ -226,3 +226,11 @@ def packed(program: Callable[..., Any]) -> bytes:
             cloudpickle.unregister_pickle_by_value(module)
         _packed[program] = code
     return code
+
+
+def errors(ends: list[Any], kind: type[BaseException]) -> list[str]:
+    """Return the texts of the errors, all of which must be of a kind."""
+    for end in ends:
+        assert isinstance(end, Raised), end
+        assert isinstance(end.error, kind), f"{end.error!r}\n{end.trace}"
+    return [str(end.error) for end in ends]

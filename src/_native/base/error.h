@@ -13,6 +13,7 @@
     X(ETIMEOUT, "the deadline passed")                             \
     X(EPEERLOST, "a peer is gone")                                 \
     X(EMISMATCH, "ranks made different calls")                     \
+    X(EORDER, "ranks called an agreement in place of this")        \
     X(EREVOKED, "the communicator is closed or broken")            \
     X(EAUTH, "a peer did not prove that it belongs to the job")    \
     X(EPROTO, "a peer broke the protocol")                         \

@@ -25,8 +25,8 @@ cmo_err cmo_row_elements(cmo_dtype dtype, int ndim, const uint64_t *shape, uint6
 
 static bool same_shape(const cmo_call *call, const cmo_layout *layout)
 {
-    return !call->shape ||
-           (call->ndim == layout->ndim && !memcmp(call->shape, layout->shape, (size_t)call->ndim * sizeof *call->shape));
+    const size_t bytes = (size_t)layout->ndim * sizeof *call->shape;
+    return !call->shape || (call->ndim == layout->ndim && !memcmp(call->shape, layout->shape, bytes));
 }
 
 cmo_err cmo_incoming(void *ctx, const cmo_layout *layout, void **address)
@@ -46,7 +46,8 @@ cmo_err cmo_incoming(void *ctx, const cmo_layout *layout, void **address)
     cmo_shape_text(sent, sizeof sent, layout->ndim, layout->shape, SHOWN);
     if (call->shape) cmo_shape_text(wanted, sizeof wanted, call->ndim, call->shape, SHOWN);
     else cmo_shape_text(wanted, sizeof wanted, 1, &expected, SHOWN);
-    return cmo_fail(CMO_EMISMATCH, "%s: rank %d, the root, sends %s of shape %s to rank %d, which expects %s of shape %s",
+    return cmo_fail(CMO_EMISMATCH,
+                    "%s: rank %d, the root, sends %s of shape %s to rank %d, which expects %s of shape %s",
                     cmo_kind_name(call->kind), call->root, cmo_dtype_name(layout->dtype), sent, op->comm->rank,
                     cmo_dtype_name(call->dtype), wanted);
 }

@@ -14,6 +14,11 @@ typedef struct agree_call { /* in the op's state */
 
 static agree_call *call_of(cmo_op *op) { return (agree_call *)(void *)op->inline_state; }
 
+static const char *name_of(const cmo_op *op)
+{
+    return ((const agree_call *)(const void *)op->inline_state)->kind == CMO_AGREE_SHRINK ? "shrink" : "agree";
+}
+
 /* Take part in the agreement that comes for this op's caller. */
 static void cast(cmo_op *op)
 {
@@ -28,8 +33,10 @@ static void cast(cmo_op *op)
     const int64_t time = cmo_time_of(op->timeout);
     a->recall = time / 4;
     if (call->leaves && time != CMO_NEVER) a->patience = time / 2;
-    a->refused = a->leads = false;
+    a->refused = a->leads = a->proposing = false;
+    a->tried = true;
     a->coordinator = -1; /* a vote that was sent before a time-out is sent again */
+    for (int r = 0; r < op->comm->size; r++) a->mute[r] = 0; /* there is time for them again */
 }
 
 void cmo_agree_release(cmo_comm *c)
@@ -60,21 +67,30 @@ static cmo_err outcome(cmo_op *op)
     return cmo_fail((cmo_err)p->error, "a rank cannot reserve shared memory for the new communicator");
 }
 
-static cmo_err refusal(const cmo_agreement *a)
+/* This side may not decide: without ranks that it cannot reach, or without some that live and have not called. */
+static cmo_err refusal(cmo_op *op)
 {
+    const cmo_agreement *a = op->comm->agreement;
     cmo_comm *c = a->comm;
     char ranks[CMO_TEXT / 2] = "";
     const char *cause = NULL;
     int left = 0;
+    bool reaches = true;
+    for (int r = 0; r < c->size; r++)
+        reaches &= a->alive[r] || a->ended[r] || a->mute[r] == CMO_REFUSES || !c->engine->dead[c->world[r]];
     for (int r = 0; r < c->size; r++) {
         const size_t at = strlen(ranks);
         left += a->alive[r] || a->mute[r] == CMO_REFUSES;
         if (a->mute[r] == CMO_REFUSES) continue;
-        if (!a->alive[r]) c->lost[r] = 1;
+        if (!reaches && !a->alive[r]) c->lost[r] = 1;
         if (a->alive[r] || a->ended[r]) continue;
         if (at + 16 < sizeof ranks) snprintf(ranks + at, sizeof ranks - at, "%s%d", at ? ", " : "", r);
         if (!cause) cause = c->engine->cause[c->world[r]];
     }
+    if (reaches)
+        return cmo_fail(CMO_ETIMEOUT,
+                        "%s: no agreement within %g s, half of the time allowed; missing: %s, without which %d of %d "
+                        "ranks may not go on", name_of(op), op->timeout / 2, ranks, left, c->size);
     return cmo_fail(CMO_EPEERLOST,
                     "of %d ranks those that are left here, %d, may not go on: ranks %s cannot be reached (%.100s), and "
                     "may do so elsewhere", c->size, left, ranks, cause ? cause : "no answer");
@@ -85,7 +101,7 @@ static cmo_err agree_step(cmo_op *op)
     cmo_agreement *a = op->comm->agreement;
     for (;;) {
         if (a->decided < op->seq) cmo_agreement_pass(a);
-        if (a->decided < op->seq) return a->refused ? refusal(a) : CMO_AGAIN;
+        if (a->decided < op->seq) return a->refused ? refusal(op) : CMO_AGAIN;
         cmo_err err = outcome(op);
         if (err != CMO_AGAIN) return err;
         cast(op);
@@ -95,9 +111,8 @@ static cmo_err agree_step(cmo_op *op)
 void cmo_agree_describe(const cmo_op *op, char *out, size_t n)
 {
     const cmo_agreement *a = op->comm->agreement;
-    const agree_call *call = (const agree_call *)(const void *)op->inline_state;
-    const char *name = call->kind == CMO_AGREE_SHRINK ? "shrink" : "agree";
-    size_t at = (size_t)snprintf(out, n, "%s: no agreement within %g s; missing:", name, op->timeout), start = at;
+    size_t at = (size_t)snprintf(out, n, "%s: no agreement within %g s; missing:", name_of(op), op->timeout);
+    const size_t start = at;
     const uint8_t *has = a->proposing ? a->has_accepted : a->has_voted;
     for (int r = 0; r < op->comm->size && at + 16 < n; r++) {
         const bool missing = a->leads ? a->alive[r] && !has[r] : a->missing[r];

@@ -48,7 +48,8 @@
  *
  * It ends with CMO_EMISMATCH where others have entered another kind; CMO_EREVOKED where the others go on without this
  * rank; CMO_EPEERLOST on a side that may not decide; CMO_ENOMEM where a member has no memory for what is to come;
- * CMO_ETIMEOUT, after which it may be entered again. */
+ * CMO_ETIMEOUT, after which it may be entered again: also where those who have come may not decide without others that
+ * live, and have not. */
 cmo_err cmo_agree_start(cmo_op *op, cmo_comm *comm, uint64_t flag, bool leaves, double timeout);
 cmo_err cmo_shrink_start(cmo_op *op, cmo_comm *comm, double timeout);
 
@@ -62,6 +63,10 @@ cmo_err cmo_agree_build(cmo_comm *comm, cmo_comm **out);
 /* For the rest of the room. */
 void cmo_agree_heard(struct cmo_channel *channel, const cmo_header *h, const uint8_t *payload); /* an AGREE frame */
 cmo_err cmo_agree_check(const cmo_header *h, int ranks); /* CMO_EPROTO for what none of so many ranks sends */
+/* This rank stands in a collective. Does somebody ask for an agreement who has not called it, though the communicator
+ * is whole there? Then neither will end: fails the communicator with CMO_EORDER. Who asks goes on asking, so that all
+ * can come to that agreement when their calls have failed. Not said of what this rank has been in itself. */
+void cmo_agree_compare(cmo_comm *comm);
 void cmo_agree_ended(cmo_op *op);
 void cmo_agree_describe(const cmo_op *op, char *out, size_t n); /* for whom it waited in vain */
 void cmo_agree_release(cmo_comm *comm); /* give back what was reserved for a communicator that has not come to be */

@@ -1,5 +1,6 @@
 #include "comm/agreement.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,6 +41,7 @@ void cmo_agree_free(cmo_comm *c)
     uint8_t *sets[] = {a->has_voted, a->has_accepted, a->missing, a->asks, a->mute, a->ended, a->alive, a->heard.ended};
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) free(sets[i]);
     free(a->votes);
+    free(a->stands);
     free(a->scratch);
     free(a);
     c->agreement = NULL;
@@ -50,7 +52,7 @@ static void agreement_reset(cmo_agreement *a)
 {
     const size_t n = (size_t)a->comm->size;
     a->number = a->decided + 1;
-    a->refused = a->leads = a->proposing = a->inherited = false;
+    a->refused = a->leads = a->proposing = a->inherited = a->tried = false;
     a->calls = 0;
     a->coordinator = -1;
     a->promised = a->round = a->ballot = a->best_ballot = 0;
@@ -60,6 +62,7 @@ static void agreement_reset(cmo_agreement *a)
     memset(a->missing, 0, n);
     memset(a->asks, 0, n);
     memset(a->mute, 0, n);
+    memset(a->stands, 0, n * sizeof *a->stands);
 }
 
 cmo_err cmo_agreement_of(cmo_comm *c, cmo_agreement **out)
@@ -77,8 +80,9 @@ cmo_err cmo_agreement_of(cmo_comm *c, cmo_agreement **out)
                             &a->heard.ended};
         for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) whole &= (*sets[i] = calloc(n, 1)) != NULL;
         a->votes = calloc(n, sizeof *a->votes);
+        a->stands = calloc(n, sizeof *a->stands);
         a->scratch = malloc(cmo_vote_bytes(c->size, true));
-        if (!whole || !a->votes || !a->scratch) {
+        if (!whole || !a->votes || !a->stands || !a->scratch) {
             cmo_agree_free(c);
             return cmo_fail(CMO_ENOMEM, "an agreement of %d ranks", c->size);
         }
@@ -117,6 +121,14 @@ static bool look_around(cmo_agreement *a)
 
 /* ------------------------------------------------------------------ telling */
 
+/* The number of the last collective that this rank has called; it may wait for those before it. */
+static uint64_t last_called(const cmo_comm *c)
+{
+    uint64_t number = c->seq;
+    CMO_EACH(n, &c->queue) number += !CMO_ENTRY(n, cmo_op, node)->step;
+    return number;
+}
+
 static void tell(const cmo_agreement *a, int to, int what, uint64_t number, uint64_t ballot, size_t bytes)
 {
     cmo_comm *c = a->comm;
@@ -124,7 +136,8 @@ static void tell(const cmo_agreement *a, int to, int what, uint64_t number, uint
     cmo_channel *channel = cmo_channel_to(c->engine, c->world[to]);
     if (!channel || channel->gone) return;
     const cmo_header h = {.kind = CMO_AGREE, .comm = c->id, .seq = number, .tag = what, .aux = ballot,
-                          .length = bytes};
+                          .length = bytes, .id = a->entered ? 1 + (uint64_t)a->own.kind : 0,
+                          .fingerprint = c->failed ? 0 : 1 + last_called(c)};
     cmo_channel_control(channel, &h, a->scratch, bytes);
     c->engine->moved = true;
 }
@@ -195,6 +208,13 @@ static void call(cmo_agreement *a)
     a->calls++;
 }
 
+/* Must what was accepted in this ballot be proposed again, because it may have been decided? Not what this rank itself
+ * has proposed and not decided. */
+static bool binds(const cmo_agreement *a, uint64_t ballot)
+{
+    return ballot > a->best_ballot && ballot >> 32 != (uint64_t)a->comm->rank + 1;
+}
+
 static void propose(cmo_agreement *a)
 {
     const int size = a->comm->size;
@@ -255,7 +275,7 @@ static void coordinate(cmo_agreement *a, bool known)
     a->leads = true;
     a->votes[c->rank] = a->own;
     a->has_voted[c->rank] = 1;
-    if (a->own.accepted > a->best_ballot) {
+    if (binds(a, a->own.accepted)) {
         a->best_ballot = a->own.accepted;
         proposal_copy(&a->best, &a->taken, c->size);
     }
@@ -303,9 +323,32 @@ cmo_err cmo_agree_check(const cmo_header *h, int ranks)
     return CMO_OK;
 }
 
+static void heard_stand(cmo_agreement *a, int from, const cmo_header *h)
+{
+    if (h->id <= CMO_AGREE_KINDS) a->stands[from] = (cmo_stand){.kind = (uint8_t)h->id, .called = h->fingerprint};
+}
+
+void cmo_agree_compare(cmo_comm *c)
+{
+    const cmo_agreement *a = c->agreement;
+    char text[CMO_TEXT], call[256];
+    if (c->failed || !a || a->tried) return;
+    for (int r = 0; r < c->size; r++) {
+        const cmo_stand *theirs = &a->stands[r];
+        if (!theirs->kind || !theirs->called || theirs->called > c->seq) continue;
+        cmo_describe_call(call, sizeof call, &c->recent[c->seq % CMO_RECENT]);
+        snprintf(text, sizeof text, "rank %d is in %s after its collective number %llu of this communicator, and rank "
+                 "%d in number %llu, %.250s", r, theirs->kind == 1 + CMO_AGREE_SHRINK ? "shrink" : "agree",
+                 (unsigned long long)theirs->called - 1, c->rank, (unsigned long long)c->seq, call);
+        cmo_comm_fail(c, CMO_EORDER, text);
+        return;
+    }
+}
+
 static void heard_call(cmo_agreement *a, int from, const cmo_header *h, const uint8_t *payload)
 {
     a->asks[from] = 1;
+    heard_stand(a, from, h);
     if (!a->entered || a->coordinator != from || cmo_set_parse(a->missing, payload, h->length, a->comm->size)) return;
     if (a->missing[a->comm->rank]) vote_for(a, from); /* it had not come so far when the first one came */
 }
@@ -319,7 +362,8 @@ static void heard_vote(cmo_agreement *a, int from, const cmo_header *h, const ui
         if (v->ended[r] && r != a->comm->rank) a->ended[r] = 1;
     a->votes[from] = *v;
     a->has_voted[from] = 1;
-    if (v->accepted > a->best_ballot) {
+    heard_stand(a, from, h);
+    if (binds(a, v->accepted)) {
         a->best_ballot = v->accepted;
         proposal_copy(&a->best, &v->proposal, size);
     }

@@ -6,6 +6,11 @@
 #include "comm/agree.h"
 #include "comm/internal.h"
 
+typedef struct cmo_stand { /* what a rank said of itself when it asked for this agreement */
+    uint8_t kind;            /* 1 + cmo_agree_kind; 0: it did not */
+    uint64_t called;         /* 1 + the number of its last collective; 0: the communicator has failed there */
+} cmo_stand;
+
 enum { CMO_SILENT = 1, CMO_REFUSES }; /* in `mute`: it does not answer; it does, and may not decide */
 
 typedef struct cmo_agreement {
@@ -13,6 +18,7 @@ typedef struct cmo_agreement {
     uint64_t number;         /* of the agreement that comes, or is under way */
     uint64_t seen;           /* of the last whose end this rank's callers have seen */
     bool entered;            /* a call of this rank is in it */
+    bool tried;              /* a call of this rank is, or was until its time was up */
     cmo_vote own;
     int64_t patience;        /* for who does not answer; CMO_NEVER: nobody is left behind */
     int64_t recall;          /* between two calls for votes; see call() */
@@ -35,6 +41,7 @@ typedef struct cmo_agreement {
     uint8_t *has_voted, *has_accepted; /* [size] for this coordinator */
     uint8_t *missing;        /* [size] have not, as the coordinator says */
     int calls;               /* that it has made */
+    cmo_stand *stands;       /* [size] */
     uint8_t *asks;           /* [size] has asked for a vote that it did not get: wants the decision */
     uint8_t *mute;           /* [size] left behind: does not answer, or may not decide */
     uint8_t *ended;          /* [size] has ended, as somebody can prove */

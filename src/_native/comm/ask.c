@@ -22,10 +22,14 @@
  * A fingerprint is of a call and all before it, so one comparison is enough. No time passes for a decision, only for
  * asking: however late a rank comes, it is no mismatch.
  *
+ * A rank that asks for an agreement instead of making our call is in no call to compare, and says itself after which
+ * one it is (comm/agreement.c).
+ *
  * A message between two ranks may be waited for in vain too: from or to a rank that has closed the communicator, and
  * had no connection by which to say so. It is asked once, in an ASK frame of space POINT, which has no call to compare.
  * Who has closed answers with BYE; who closes later says BYE over the connection that there is now, and who dies ends
  * it. For a message from anybody, everybody is asked. */
+#include "comm/agree.h"
 #include "comm/internal.h"
 
 static const int64_t patience = CMO_SECOND / 4; /* how long a collective stands still before it is asked about */
@@ -148,6 +152,7 @@ void cmo_ask_look(cmo_comm *c, int64_t now)
         c->watched.progress = progress;
         c->watched.patience = patience;
     } else {
+        cmo_agree_compare(c);
         look_around(c, op);
         if (!c->failed) ask_peers(c, op);
         c->watched.patience *= 2; /* what was said stands; again, for peers that have come to be waited for since */

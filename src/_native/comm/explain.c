@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A collective, as its caller would write it. Its parts come from other ranks. */
-static void describe(char *out, size_t n, const cmo_recent_call *call)
+/* Its parts come from other ranks. */
+void cmo_describe_call(char *out, size_t n, const cmo_recent_call *call)
 {
     const cmo_kind kind = (cmo_kind)call->kind;
     const unsigned op = call->op, dtype = call->dtype;
@@ -24,7 +24,7 @@ static void describe(char *out, size_t n, const cmo_recent_call *call)
     bool reduces = kind == CMO_ALLREDUCE || kind == CMO_REDUCE || kind == CMO_REDUCE_SCATTER || kind == CMO_SCAN ||
                    kind == CMO_EXSCAN;
     bool rooted = kind == CMO_BROADCAST || kind == CMO_REDUCE || kind == CMO_SCATTER || kind == CMO_GATHER;
-    bool learns = (kind == CMO_BROADCAST || kind == CMO_SCATTER) && !call->count && !shaped; /* has no array of its own */
+    bool learns = (kind == CMO_BROADCAST || kind == CMO_SCATTER) && !call->count && !shaped; /* has no array */
     if (kind != CMO_BARRIER && !learns)
         snprintf(what, sizeof what, "%llu × %s%s%s%s", (unsigned long long)call->count,
                  cmo_dtype_name((cmo_dtype)dtype), shape, reduces ? ", op=" : "",
@@ -54,9 +54,9 @@ static void describe_recorded(char *out, size_t n, const cmo_flight *f, const cm
     else if (other < sizeof others / sizeof *others)
         snprintf(what, sizeof what, "%s rank %d", others[other], call->peer);
     else
-        describe(what, sizeof what, &(cmo_recent_call){.kind = (uint8_t)call->kind, .op = (uint8_t)call->op,
-                                                       .dtype = (uint8_t)call->dtype, .ndim = CMO_UNTOLD,
-                                                       .count = call->count, .root = call->peer});
+        cmo_describe_call(what, sizeof what, &(cmo_recent_call){.kind = (uint8_t)call->kind, .op = (uint8_t)call->op,
+                                                                .dtype = (uint8_t)call->dtype, .ndim = CMO_UNTOLD,
+                                                                .count = call->count, .root = call->peer});
     if (call->kind < CMO_NKINDS && call->seq)
         snprintf(number, sizeof number, ", number %llu", (unsigned long long)call->seq);
     cmo_flight_site_text(f, call->site, text, sizeof text);
@@ -233,7 +233,7 @@ static void list_calls(const cmo_comm *c, uint64_t seq, char *out, size_t n)
         char call[256] = "has not arrived";
         cmo_told told = position(c, r);
         const cmo_recent_call *recent = &told.recent[seq % CMO_RECENT];
-        if (told.heard && recent->seq == seq) describe(call, sizeof call, recent);
+        if (told.heard && recent->seq == seq) cmo_describe_call(call, sizeof call, recent);
         else if (told.heard && told.seq > seq) snprintf(call, sizeof call, "went on");
         at += (size_t)snprintf(out + at, n - at, "%srank %d: %s", r ? "; " : "", r, call);
     }

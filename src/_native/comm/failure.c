@@ -40,7 +40,8 @@ static cmo_op *current_in(cmo_comm *c)
 /* What the others are told: an error of this rank's own is to them a communicator that broke. */
 static cmo_err as_told(cmo_err err)
 {
-    return err == CMO_EMISMATCH || err == CMO_ETIMEOUT || err == CMO_EPEERLOST ? err : CMO_EREVOKED;
+    const bool shared = err == CMO_EMISMATCH || err == CMO_EORDER || err == CMO_ETIMEOUT || err == CMO_EPEERLOST;
+    return shared ? err : CMO_EREVOKED;
 }
 
 /* Of those who gave up on this rank, one may hear it from here first: to him it is the deadline that has passed. */

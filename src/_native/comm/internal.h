@@ -183,6 +183,7 @@ void cmo_failure_why(const cmo_comm *comm, char *out, size_t n); /* the same, wi
  * and what one that is waited for does: "computes since 3.2 s, after …". Empty where that is not known. */
 void cmo_describe_lost(const cmo_engine *e, int world, char *out, size_t n);
 void cmo_describe_missing(const cmo_engine *e, int world, char *out, size_t n);
+void cmo_describe_call(char *out, size_t n, const cmo_recent_call *call); /* a collective, as its caller writes it */
 void cmo_describe_own(const cmo_engine *e, char *out, size_t n); /* the same of this rank, for others to say */
 
 /* ------------------------------------------------------------------ engine.c, drive.c, thread.c, point.c */
@@ -302,7 +303,13 @@ void cmo_op_launch(cmo_op *op);                        /* start a prepared op, w
 void cmo_op_launch_driving(cmo_op *op, bool light);
 /* CMO_EMISMATCH, with why: ranks have made different calls, which no call of this one has told. For the end. */
 cmo_err cmo_comm_unheard(cmo_comm *comm);
-bool cmo_comm_healthy(cmo_comm *comm);           /* neither closed nor broken, as far as is known */
+/* Neither closed nor broken, as far as is known. The last is a word that is ours until somebody breaks it. */
+static inline bool cmo_comm_healthy(cmo_comm *comm)
+{
+    cmo_comm *p = cmo_comm_with_pieces(comm);
+    return !comm->closed && !comm->failed &&
+           !(p->piece && atomic_load_explicit(&p->piece[p->local]->abort, memory_order_relaxed));
+}
 void cmo_point_start(cmo_engine *e, cmo_op *op);       /* let it do what needs nobody else; the role is ours */
 void cmo_flush_control(cmo_engine *e);                 /* send answers, and what gives room back */
 /* It is over: take it off its queue, give back what it holds, tell whoever waits. text: why, NULL or op->text. */

@@ -5,7 +5,7 @@ The shared library is called after this module, and holds the other modules of t
 from libc.stdint cimport int64_t
 
 from commops.core cimport (
-    CMO_ANY, CMO_EAUTH, CMO_EINTERRUPT, CMO_EINVAL, CMO_EMISMATCH, CMO_ENOMEM, CMO_EREVOKED, CMO_ETIMEOUT,
+    CMO_ANY, CMO_EAUTH, CMO_EINTERRUPT, CMO_EINVAL, CMO_EMISMATCH, CMO_ENOMEM, CMO_EORDER, CMO_EREVOKED, CMO_ETIMEOUT,
     CMO_ETYPE, CMO_MAX_DIMS, CMO_NDTYPES, CMO_NERRORS, CMO_NKINDS, CMO_NOPS, CMO_OK, CMO_PAGE, COMMOPS_VERSION,
     cmo_dtype, cmo_dtype_name, cmo_err, cmo_err_name, cmo_isa_check, cmo_isa_name, cmo_kernel_for, cmo_kind,
     cmo_kind_name, cmo_ntunables, cmo_piece_head_bytes, cmo_reason, cmo_redop, cmo_redop_name, cmo_shm_pipe_bytes,
@@ -63,6 +63,7 @@ cdef dict exceptions = {
     CMO_ENOMEM: MemoryError,
     CMO_ETIMEOUT: errors.CommTimeoutError,
     CMO_EMISMATCH: errors.MismatchError,
+    CMO_EORDER: errors.MismatchError,
     CMO_EAUTH: errors.AuthenticationError,
     CMO_EREVOKED: errors.RevokedError,
     CMO_EINTERRUPT: KeyboardInterrupt,

@@ -19,6 +19,7 @@ cdef extern from * nogil:
 cdef extern from "commops.h" nogil:
     ctypedef enum cmo_err:
         CMO_OK, CMO_AGAIN, CMO_EINVAL, CMO_ETYPE, CMO_ENOMEM, CMO_ETIMEOUT, CMO_EPEERLOST, CMO_EMISMATCH
+        CMO_EORDER
         CMO_EREVOKED, CMO_EAUTH, CMO_EINTERRUPT
     enum:
         CMO_NERRORS

@@ -24,12 +24,13 @@
  *     ASK    | 0, 0                       | 0                   | 0                   | none: sender waits in the call
  *            |                            |                     |                     | (seq, fingerprint) of `comm`,
  *            |                            |                     |                     | or in POINT for a message
- *     AGREE  | 0, bytes                   | 0                   | ballot              | see comm/ballot.h
+ *     AGREE  | 0, bytes                   | 1 + sender's kind   | ballot              | see comm/ballot.h
  *
  * `space` says how a message is matched: in COLLECTIVE by (comm, source, seq, tag = phase and step of the algorithm),
  * in POINT by (comm, source, tag = the user's). `fingerprint` is that of the call in COLLECTIVE; in POINT it is the
  * sender's own word (whether the message is a pickled object). In FAIL it says whose words the reason is: their rank in
- * the low 32 bits, and in the high ones whether that rank saw the failure itself; such words stand before others'. */
+ * the low 32 bits, and in the high ones whether that rank saw the failure itself; such words stand before others'. In
+ * AGREE it is 1 + the number of the last collective that the sender has called, 0 where the communicator has failed. */
 #ifndef CMO_WIRE_H
 #define CMO_WIRE_H
 
