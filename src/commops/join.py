@@ -229,6 +229,7 @@ def _join(
 
 def _entrance(place: _Place, transport: str, token: str | bytes | None, tls: Credentials | None) -> Entrance:
     """Make out of what this process was told how it, and others after it, can join."""
+    from commops import growth  # noqa: F401  now: a call of `grow` may find no descriptor left to read it by
     from commops.rendezvous.entrance import Entrance
     from commops.rendezvous.token import load_token
 

@@ -34,7 +34,10 @@ def ranks(tmp_path: Path) -> Iterator[Ranks]:
     [
         ("RLIMIT_AS", 4 << 30, "is `ulimit -v` set?"),
         ("RLIMIT_FSIZE", 1 << 20, "is `ulimit -f` set?"),
-        ("RLIMIT_NOFILE", 13, "Too many open files"),
+        *(
+            ("RLIMIT_NOFILE", most, f"Too many open files: `ulimit -n` is {most}")
+            for most in (11, 13, 16, 19)
+        ),
     ],
 )
 def test_a_rank_that_may_not_have_what_it_needs(
@@ -48,6 +51,13 @@ def test_a_rank_that_may_not_have_what_it_needs(
     assert all(one.error for one in told)
     others = failures([told[0], told[2]], within=6.0)
     assert all("rank 1" in text for _, text in others), others
+
+
+@pytest.mark.parametrize("most", [13, 18, 20])
+def test_no_rank_may_have_what_it_needs(ranks: Ranks, tmp_path: Path, most: int) -> None:
+    source = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({most}, {most}))\n" + JOIN
+    texts = failures(ranks.run(3, source, url=f"file://{tmp_path}/store", timeout=10.0), within=6.0)
+    assert all(f"Too many open files: `ulimit -n` is {most}" in text for _, text in texts), texts
 
 
 @pytest.fixture
@@ -131,13 +141,18 @@ def test_a_store_in_a_small_file_system(ranks: Ranks, tmp_path: Path) -> None:
     assert all("No space left on device" in text for text in texts), texts
 
 
+def use_up_descriptors() -> None:
+    used = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    with contextlib.suppress(OSError):
+        while True:
+            os.open("/dev/null", os.O_RDONLY)
+
+
 def test_no_descriptor_is_left_for_a_connection(fresh: Fresh) -> None:
     def program(comm: Comm) -> str:
-        import os
-
         if comm.rank == 1:
-            used = max(map(int, os.listdir("/proc/self/fd")))
-            resource.setrlimit(resource.RLIMIT_NOFILE, (used, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            use_up_descriptors()
         comm.timeout = 5.0
         try:
             comm.send(np.ones(3), (comm.rank + 1) % comm.size)  # the first connection of this pair
@@ -147,10 +162,11 @@ def test_no_descriptor_is_left_for_a_connection(fresh: Fresh) -> None:
         return "fine"
 
     ends = fresh(Layout("aaa", "tcp")).run(program)
-    assert "Too many open files" in ends[1], ends
-    errors = "PeerLostError", "CommTimeoutError"
-    assert all(end.startswith(errors) for end in ends[1:]), ends
-    assert ends[0].startswith(("fine", *errors)), ends  # it may have had all it needs before
+    why = "rank 1: it has no descriptor left for a connection: Too many open files (`ulimit -n` is "
+    assert ends[1].startswith(f"CommError: {why}"), ends
+    told = f"RevokedError: {why}"  # if it can be told
+    assert ends[2].startswith((told, "CommTimeoutError")), ends
+    assert ends[0].startswith((told, "CommTimeoutError", "fine")), ends  # it may have had all it needs before
 
 
 def test_ranks_that_cannot_reach_each_other_do_not_shrink_for_ever(fresh: Fresh) -> None:
@@ -160,11 +176,7 @@ def test_ranks_that_cannot_reach_each_other_do_not_shrink_for_ever(fresh: Fresh)
         comm.timeout = 3.0
         comm.allreduce(np.ones(3))  # makes some of the connections
         if comm.rank == 1:
-            used = len(os.listdir("/proc/self/fd"))
-            resource.setrlimit(resource.RLIMIT_NOFILE, (used, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-            with contextlib.suppress(OSError):
-                while True:
-                    os.open("/dev/null", os.O_RDONLY)
+            use_up_descriptors()
         with contextlib.suppress(commops.CommError):  # rank 1 has no connection for it
             comm.alltoall(np.ones(comm.size))
             comm.barrier()

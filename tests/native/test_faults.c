@@ -40,7 +40,7 @@ static world_task *task_number(world *w, int rank, int number)
 /* ------------------------------------------------------------------ different calls */
 
 /* Change one thing that every rank must pass alike. */
-static void change_call(cmo_call *call, int size, uint64_t *state)
+static void change_call(cmo_call *call, int rank, int size, uint64_t *state)
 {
     bool rooted = call->kind == CMO_BROADCAST || call->kind == CMO_REDUCE || call->kind == CMO_SCATTER ||
                   call->kind == CMO_GATHER;
@@ -55,7 +55,7 @@ static void change_call(cmo_call *call, int size, uint64_t *state)
         call->in = broadcasts ? out : in;
         call->out = out;
         call->ndim = 1;
-        call->shape = shape;
+        call->shape = rank == call->root ? shape : NULL;
     } else if (what == 1 && sized && call->count) {
         call->count--;
     } else {
@@ -79,7 +79,7 @@ static void test_different_calls(uint64_t seed)
     int odd = (int)coll_random(&state, (uint64_t)size);
     cmo_call *call = &task_number(w, odd, BEFORE)->call;
     cmo_call was = *call;
-    change_call(call, size, &state);
+    change_call(call, odd, size, &state);
     bool ran = world_run(w);
     CHECKF(ran, "SEED=%llu", (unsigned long long)seed);
     for (int r = 0; r < size && ran; r++) {

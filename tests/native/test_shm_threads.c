@@ -166,8 +166,10 @@ static void make_call(member *m, const plan *p)
     cmo_call call = {.kind = p->kind, .op = CMO_OP_SUM, .dtype = CMO_U64, .root = p->root, .in = m->in, .out = m->out,
                      .count = p->counts[m->rank], .counts = p->unequal ? p->counts : NULL};
     if (p->kind == CMO_BROADCAST || p->kind == CMO_SCATTER) {
-        call.ndim = 1;
-        call.shape = shape;
+        if (root) {
+            call.ndim = 1;
+            call.shape = shape;
+        }
         if (!root) call.counts = NULL;
         if (root && p->kind == CMO_BROADCAST) call.out = m->in;
         if (!root && p->learns) call.allocate = allocate;

@@ -5,6 +5,7 @@
 #include "transport/attach.h"
 #include "transport/shm.h"
 
+#include <errno.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -269,11 +270,8 @@ bool cmo_engine_poll(cmo_engine *e)
     if (atomic_load_explicit(&e->nsubmitted, memory_order_relaxed)) cmo_engine_take_submitted(e);
     bool looks = e->look || e->threadless || ++e->passes % PASSES_PER_LOOK == 0;
     if (e->shm) e->shm->ops->poll(e->shm);
-    if (e->remote && (looks || wants_remote(e)) && e->remote->ops->poll(e->remote) != CMO_OK) {
-        char text[CMO_TEXT];
-        snprintf(text, sizeof text, "%s", cmo_reason());
-        CMO_EACH(n, &e->comms) cmo_comm_fail(CMO_ENTRY(n, cmo_comm, node), CMO_ESYS, text);
-    }
+    if (e->remote && (looks || wants_remote(e)) && e->remote->ops->poll(e->remote) != CMO_OK)
+        cmo_net_failed(e, cmo_reason());
     CMO_EACH(n, &e->channels)
         if (cmo_channel_pump(CMO_ENTRY(n, cmo_channel, node))) e->moved = true;
     CMO_EACH(n, &e->busy) pass_collective(e, CMO_ENTRY(n, cmo_comm, busy));
@@ -300,7 +298,7 @@ static cmo_err engine_epoll(cmo_engine *e)
     e->epoll = epoll_create1(EPOLL_CLOEXEC);
     e->thread_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (e->epoll < 0 || e->thread_bell < 0)
-        return cmo_fail(CMO_ESYS, "no descriptors for an engine");
+        return cmo_fail(CMO_ESYS, "no descriptors for an engine: %s", strerror(errno));
     int bad = 0;
     for (int i = 0; i < e->nlocal; i++) {
         int fd = i == e->self ? e->neighbours[i].doorbell : e->neighbours[i].pidfd;

@@ -452,6 +452,17 @@ void cmo_peer_lost(cmo_engine *e, int world, bool ended, const char *cause)
     }
 }
 
+void cmo_net_failed(cmo_engine *e, const char *reason)
+{
+    char why[CMO_TEXT - 32], text[CMO_TEXT];
+    snprintf(why, sizeof why, "%s", reason);
+    CMO_EACH(n, &e->comms) {
+        cmo_comm *c = CMO_ENTRY(n, cmo_comm, node);
+        snprintf(text, sizeof text, "rank %d: %s", cmo_comm_outermost(c)->rank, why);
+        cmo_comm_fail(c, CMO_ESYS, text);
+    }
+}
+
 void cmo_engine_neighbour_ended(cmo_engine *e, int which)
 {
     cmo_engine_poll(e); /* what it did before it died still counts */

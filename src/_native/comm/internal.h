@@ -155,6 +155,7 @@ void cmo_ask_point(cmo_op *op, int64_t now);          /* has its message been wa
 #define CMO_LATE (CMO_SECOND * 3 / 4)
 
 void cmo_peer_lost(cmo_engine *e, int world, bool ended, const char *cause); /* ended: so the system says */
+void cmo_net_failed(cmo_engine *e, const char *reason); /* no call of this rank to others can be made any more */
 /* A FAIL frame tells where its sender stood (comm/told.h), why the communicator failed, and what the sender does: texts
  * that end in it. */
 enum { CMO_FAIL_BYTES = CMO_TOLD_BYTES + CMO_TEXT + CMO_DOING };

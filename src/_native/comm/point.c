@@ -19,14 +19,23 @@ static void status_of(cmo_status *s, int source, const cmo_header *h, const uint
 void cmo_point_describe(const cmo_op *op, char *out, size_t n)
 {
     const cmo_xfer *x = (const cmo_xfer *)(const void *)op->inline_state;
-    char who[24] = "any rank", tag[24] = "any tag";
+    const cmo_comm *c = op->comm;
+    char who[24] = "no rank", tag[24] = "any tag";
     if (x->peer >= 0) snprintf(who, sizeof who, "rank %d", x->peer);
     if (x->header.tag >= 0) snprintf(tag, sizeof tag, "tag %lld", (long long)x->header.tag);
-    const char *how = x->sends ? "did not receive a message of" : "has sent no message of";
-    const int at = snprintf(out, n, "%s %s %s within %g s", who, how, tag, op->timeout);
-    char doing[300] = "";
-    if (x->peer >= 0) cmo_describe_missing(op->engine, op->comm->world[x->peer], doing, sizeof doing);
-    if (doing[0] && (size_t)at < n) snprintf(out + at, n - (size_t)at, "; it %s", doing);
+    const char *how = x->sends ? "did not receive a message of" : x->peer < 0 ? "has sent a message of"
+                                                                              : "has sent no message of";
+    size_t at = (size_t)snprintf(out, n, "%s %s %s within %g s", who, how, tag, op->timeout);
+    enum { MOST = 4 }; /* ranks of which it is told what they do */
+    for (int r = 0, told = 0; r < c->size && told < MOST && at < n; r++) {
+        char doing[300] = "";
+        if (r == c->rank || (x->peer >= 0 && r != x->peer)) continue;
+        cmo_describe_missing(op->engine, c->world[r], doing, sizeof doing);
+        if (!doing[0]) continue;
+        if (x->peer < 0) snprintf(who, sizeof who, "rank %d", r);
+        at += (size_t)snprintf(out + at, n - at, "; %s %s", x->peer < 0 ? who : "it", doing);
+        told++;
+    }
 }
 
 static void point_post(cmo_op *op)

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -30,7 +31,7 @@ static cmo_err tcp_open(cmo_net *net, int peer, cmo_link **out)
         l->state = WANTED;
         l->give_up_at = cmo_now() + n->reach_ns;
         if (l->naddresses) cmo_tcp_try(n, l);
-        else cmo_tcp_break(l, CMO_EPEERLOST, "rank %d cannot be reached (it has no address)", peer);
+        else cmo_tcp_break(l, CMO_EPEERLOST, "it has no address");
     }
     *out = &l->link;
     return CMO_OK;
@@ -71,7 +72,12 @@ static cmo_err tcp_poll(cmo_net *net)
     if (tick) cmo_tcp_tick(n); /* after all else, so that nobody expires who has answered */
     CMO_EACH(node, &n->closed) free(socket_at(node));
     cmo_list_init(&n->closed);
-    return CMO_OK;
+    if (!n->starved) return CMO_OK;
+    struct rlimit most = {0};
+    n->starved = false;
+    getrlimit(RLIMIT_NOFILE, &most);
+    return cmo_fail(CMO_ESYS, "it has no descriptor left for a connection: Too many open files (`ulimit -n` is %llu)",
+                    (unsigned long long)most.rlim_cur);
 }
 
 static struct msghdr tcp_message(const struct iovec *iov, int niov)
@@ -108,16 +114,14 @@ static cmo_err tcp_write(cmo_link *link, const struct iovec *iov, int niov, size
 static cmo_err tcp_end(tcp_link *l, int error)
 {
     char where[CMO_ADDRESS_TEXT];
-    const int peer = l->link.peer;
     cmo_address_format(where, &l->socket->address);
     if (!error) error = l->write_errno;
     if (!error)
-        cmo_tcp_break(l, CMO_EPEERLOST, "rank %d closed its connection", peer);
+        cmo_tcp_break(l, CMO_EPEERLOST, "it closed its connection");
     else if (error == ECONNRESET || error == EPIPE)
-        cmo_tcp_break(l, CMO_EPEERLOST, "connection to rank %d (%s) was reset", peer, where);
+        cmo_tcp_break(l, CMO_EPEERLOST, "the connection to it (%s) was reset", where);
     else
-        cmo_tcp_break(l, CMO_EPEERLOST, "connection to rank %d (%s) broke: %s", peer, where,
-                      cmo_tcp_why(l->socket, error));
+        cmo_tcp_break(l, CMO_EPEERLOST, "the connection to it (%s) broke: %s", where, cmo_tcp_why(l->socket, error));
     return tcp_lost(l);
 }
 
@@ -174,7 +178,7 @@ static void tcp_want_write(cmo_link *link, bool yes)
 static void tcp_drop(cmo_link *link)
 {
     tcp_link *l = (tcp_link *)link;
-    if (l->state != DEAD) cmo_tcp_break(l, CMO_EPEERLOST, "the connection to rank %d was given up here", link->peer);
+    if (l->state != DEAD) cmo_tcp_break(l, CMO_EPEERLOST, "the connection to it was given up here");
     link->readable = false;
 }
 

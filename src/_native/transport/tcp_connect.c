@@ -11,7 +11,7 @@
  *     500      address 4  connected, ANSWER: this is the peer; address 5 is not tried
  *
  * A round ends when all of its attempts have failed, and another one begins after a while, unless the errors say that
- * it would be in vain. */
+ * it would be in vain. Where they failed for want of descriptors it is not the peer who is lost: the net has failed. */
 #include "transport/tcp_net.h"
 
 #include <errno.h>
@@ -84,15 +84,15 @@ static void tcp_plan_round(tcp_net *n, tcp_link *l)
 /* Every attempt of the round has failed, and none of them found the peer. */
 static void tcp_end_round(tcp_net *n, tcp_link *l)
 {
-    const int peer = l->link.peer;
     if (l->final == CMO_EAUTH) {
-        cmo_tcp_break(l, CMO_EAUTH, "rank %d did not prove that it belongs to the job (%s)", peer, why_of(l));
+        cmo_tcp_break(l, CMO_EAUTH, "it did not prove that it belongs to the job (%s)", why_of(l));
         return;
     }
     if (l->silent) {
         l->failures = 0;
     } else if (l->final || ++l->failures == ROUNDS) {
-        cmo_tcp_break(l, CMO_EPEERLOST, "rank %d cannot be reached (%s)", peer, why_of(l));
+        if (l->starved) n->starved = true;
+        cmo_tcp_break(l, CMO_EPEERLOST, "no connection to it could be made (%s)", why_of(l));
         return;
     }
     tcp_plan_round(n, l);
@@ -112,6 +112,7 @@ static void tcp_try_next(tcp_net *n, tcp_link *l)
             if (*l->next) tcp_plan(n, l, STAGGER_MS);
             return;
         }
+        l->starved |= error == EMFILE || error == ENFILE;
         tcp_note(l, &address, strerror(error));
     }
     if (!l->attempts) tcp_end_round(n, l);
@@ -122,7 +123,7 @@ void cmo_tcp_try(tcp_net *n, tcp_link *l)
     if (!l->attempts) { /* nor is any address left then: a round begins */
         l->next = l->addresses;
         l->rounds++;
-        l->silent = false;
+        l->silent = l->starved = false;
         l->final = CMO_OK;
         if (l->why) l->why[0] = 0;
     }
@@ -142,7 +143,7 @@ void cmo_tcp_fail(tcp_net *n, tcp_socket *s, cmo_err final, const char *what)
 {
     tcp_link *l = s->link;
     if (s->stage == CHOSEN) {
-        cmo_tcp_break(l, CMO_EPEERLOST, "connection to rank %d was lost while it was made: %s", l->link.peer, what);
+        cmo_tcp_break(l, CMO_EPEERLOST, "the connection to it was lost while it was made: %s", what);
         return;
     }
     if (s->inbound) { /* the peer's attempt: it tries again, not we */

@@ -128,7 +128,7 @@ static void tcp_on_answer(tcp_net *n, tcp_socket *s)
         s->proven = false;
         cmo_tcp_fail(n, s, CMO_EAUTH, "its code does not fit");
     } else if (a.status == CMO_ANSWER_GONE) {
-        cmo_tcp_break(l, CMO_EPEERLOST, "rank %d has given up its connection to this rank", l->link.peer);
+        cmo_tcp_break(l, CMO_EPEERLOST, "it has given up its connection to this rank");
     } else if (a.status == CMO_ANSWER_DUPLICATE) {
         cmo_tcp_fail(n, s, CMO_OK, cmo_answer_text(a.status)); /* it is there, so there will be another attempt */
     } else {

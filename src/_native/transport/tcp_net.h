@@ -68,6 +68,7 @@ typedef struct tcp_link {
     const char *next;        /* in addresses: those that this round has not tried */
     int attempts;            /* connections that we have begun with the peer, and not closed */
     int rounds, failures;    /* rounds begun; rounds in a row in which nothing at all was to be found */
+    bool starved;            /* this round: there was no descriptor for an attempt */
     bool silent;             /* this round: somebody has accepted and said nothing; the peer, if it is busy */
 
     /* DEAD */
@@ -102,6 +103,7 @@ typedef struct tcp_net {
     uint64_t refused;       /* connections of strangers that did not prove to be a rank of the job … */
     cmo_address refused_last; /* … and from where the last of them came */
     bool accepting;         /* whether epoll tells of new connections */
+    bool starved;           /* a link was given up for want of descriptors; the next poll tells */
     int64_t accept_at;      /* when to accept again, out of descriptors; CMO_NEVER: when a stranger has gone */
     int64_t check_at;       /* of the next tcp_check; CMO_NEVER: no link is up */
     int64_t due;            /* what the timer is set to */
@@ -154,7 +156,7 @@ void cmo_tcp_advance(tcp_net *n, tcp_socket *s); /* as far as it goes now: conne
 
 void cmo_tcp_choose(tcp_net *n, tcp_socket *s);  /* the lower rank chooses this one, or the higher takes the choice */
 void cmo_tcp_go_live(tcp_net *n, tcp_socket *s); /* the chosen one is the link from now on */
-/* End a link for good: close what there is of it, and keep the reason for its readers. */
+/* End a link for good: close what there is of it, and keep the reason for its readers, who know who "it" is. */
 void cmo_tcp_break(tcp_link *l, cmo_err err, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* tcp_fate.c */

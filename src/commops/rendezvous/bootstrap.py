@@ -20,7 +20,7 @@ from commops.rendezvous.card import Card
 from commops.rendezvous.credentials import Credentials
 from commops.rendezvous.deadline import Deadline
 from commops.rendezvous.engine import doorbell, make_engine, share
-from commops.rendezvous.meeting import Meeting
+from commops.rendezvous.meeting import Meeting, described
 from commops.rendezvous.plan import Plan
 from commops.rendezvous.store import Store
 from commops.rendezvous.token import Token
@@ -102,8 +102,8 @@ def meet(
     AuthenticationError
         If ranks have different tokens.
     """
-    meeting = Meeting(store, rank, size, token, deadline, outlives=outlives, watch=watch)
     try:
+        meeting = Meeting(store, rank, size, token, deadline, outlives=outlives, watch=watch)
         with contextlib.closing(_Sockets()) as sockets:
             try:
                 sockets.open(transport, interface)
@@ -120,7 +120,7 @@ def meet(
                 ),
             )
     except OSError as error:
-        raise RendezvousError(f"rank {rank} cannot join: {error}") from error
+        raise RendezvousError(f"rank {rank} cannot join: {described(error)}") from error
     return World(engine, tuple(card.host_name for card in plan.cards))
 
 

@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from commops.errors import AuthenticationError, RendezvousError
 from commops.rendezvous.deadline import Deadline
+from commops.rendezvous.descriptors import exhausted
 from commops.rendezvous.endpoint import is_own_user
 from commops.rendezvous.tcp_handshake import (
     GREETING_SIZE,
@@ -81,7 +82,7 @@ def collect(
     Parameters
     ----------
     listener : socket
-        Of `open_socket`.
+        Of `open_socket`. Closed if this fails.
     own : Descriptors
         Ours; they stay the caller's.
     ranks : sequence of int
@@ -116,6 +117,7 @@ def collect(
         return full
     except BaseException:
         close_all(table[1:])
+        listener.close()  # those who wait there are to hear of it at once
         raise
     finally:
         for peer in peers.values():
@@ -151,7 +153,10 @@ def _take(
     try:
         _admit(peer, token)
         place, entries = _receive(peer, 1)
-    except (OSError, RendezvousError):
+    except (OSError, RendezvousError) as error:
+        if exhausted(error):
+            peer.close()
+            raise
         return None  # a stranger, or a rank that died: its absence shows at the deadline
     if place >= len(table) or table[place] is not None:
         close_all(entries)
@@ -214,7 +219,7 @@ def fetch(
                     raise RendezvousError("the descriptors of this host's ranks came out of order")
     except BaseException as error:
         close_all(table)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not exhausted(error):
             raise BrokenOffError(
                 f"rank {ranks[0]} of this host is gone, or did not share its memory in time: {error}"
             ) from error
@@ -264,8 +269,9 @@ def _receive(peer: socket.socket, most: int) -> tuple[int, list[Descriptors]]:
     if len(data) != _PLACE.size or not fds or len(fds) % 3 or flags & socket.MSG_CTRUNC:
         for fd in fds:
             os.close(fd)
-        # Truncated: this process has no room for more descriptors.
-        raise ConnectionError("too many open files" if flags & socket.MSG_CTRUNC else "it broke off")
+        if flags & socket.MSG_CTRUNC:  # this process has no room for them
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        raise ConnectionError("it broke off")
     (place,) = _PLACE.unpack(data)
     return place, [(fds[i], fds[i + 1], fds[i + 2]) for i in range(0, len(fds), 3)]
 

@@ -26,12 +26,13 @@ from typing import Any, TypeVar
 from commops.errors import AuthenticationError, RendezvousError
 from commops.rendezvous.card import Card, ForfeitError, disagreement, forfeit, seal, unseal
 from commops.rendezvous.deadline import Deadline
+from commops.rendezvous.descriptors import Spare, exhausted, limit
 from commops.rendezvous.handover import BrokenOffError
 from commops.rendezvous.plan import ENDED, Plan
 from commops.rendezvous.store import Store
 from commops.rendezvous.token import Token
 
-__all__ = ["Meeting", "Plan"]
+__all__ = ["Meeting", "Plan", "described"]
 
 _EARLY = 0.9  # of the time is for waiting; the rest is for telling the others that it was in vain
 _GRACE = 1.0  # seconds for a call to the store when things go wrong
@@ -75,6 +76,7 @@ class Meeting:
         self._store, self._rank, self._size = store, rank, size
         self._token, self._deadline = token, deadline
         self._outlives, self._watch = outlives, watch
+        self._spare = Spare()  # to tell the others with
         # The keys of what the store says for us should we end before the others have a world.
         self._wills: list[str] = []
 
@@ -103,14 +105,26 @@ class Meeting:
         AuthenticationError
             If ranks have different tokens.
         """
+        with contextlib.closing(self._spare):
+            return self._hold(card, tune, make)
+
+    def _hold(
+        self,
+        card: Card,
+        tune: Callable[[Sequence[Card]], dict[str, int]],
+        make: Callable[[Plan, Deadline, Callable[[], None]], _Engine],
+    ) -> tuple[Plan, _Engine]:
         try:
             self._publish(card)
             try:
                 plan = self._decide(card, tune) if self._rank == 0 else self._await_plan(card)
             finally:
                 self._withdraw()
-        except BaseException:
+        except BaseException as error:
             self._renounce()
+            if exhausted(error):
+                self.forfeit(error)
+                raise RendezvousError(self._excuse(error)) from error
             raise
         try:
             if plan.error:
@@ -122,9 +136,10 @@ class Meeting:
         self._part(plan, _PARTING)
         return plan, engine
 
-    def forfeit(self, error: Exception) -> None:
+    def forfeit(self, error: BaseException) -> None:
         """Tell the others, as far as they are here, that this rank cannot join, and why."""
-        text = f"rank {self._rank} cannot join: {_described(error)}"
+        self._spare.close()
+        text = self._excuse(error)
         with contextlib.suppress(RendezvousError):
             if self._rank != 0:
                 # Rank 0 takes it away when it has read it; or this rank, when it tries again.
@@ -360,7 +375,8 @@ class Meeting:
 
     def _fail(self, plan: Plan, error: Exception) -> str:
         """Tell the others why there will be no world, unless one has told before; return what counts."""
-        text = f"rank {self._rank} cannot join: {_described(error)}"
+        self._spare.close()
+        text = self._excuse(error)
         with contextlib.suppress(RendezvousError):
             text = self._trouble(plan.nonces.values()) or text
             told = self._store.compare_and_set(f"over/{plan.job}", None, text.encode(), timeout=_GRACE)
@@ -369,6 +385,7 @@ class Meeting:
 
     def _told(self, plan: Plan) -> str:
         """Return what another rank has told, or is about to tell; empty where there is nothing."""
+        self._spare.close()
         with contextlib.suppress(RendezvousError):
             return self._store.get(f"over/{plan.job}", timeout=_GRACE).decode(errors="replace")
         return ""
@@ -394,6 +411,9 @@ class Meeting:
             self._store.discard(ours, timeout=patience)
 
     # ---- small things
+
+    def _excuse(self, error: BaseException) -> str:
+        return f"rank {self._rank} cannot join: {described(error)}"
 
     def _left(self, least: float = 0.0) -> float:
         return max(self._deadline.remaining(), least)
@@ -459,7 +479,10 @@ def _trouble(nonce: str) -> str:
     return f"trouble/{nonce}"
 
 
-def _described(error: Exception) -> str:
+def described(error: BaseException) -> str:
+    """Return what the others are told of an error of this rank's."""
+    if exhausted(error):
+        return f"{error}: {limit()}"
     return str(error) if isinstance(error, RendezvousError) else f"{type(error).__name__}: {error}"
 
 
