@@ -94,7 +94,8 @@ class Recovery(Group):
 
         Who has not called it after half of `timeout` is left behind. Where ranks cannot reach each other, as
         in a partition of the network, only that side may go on which has more than half of the ranks that are
-        not known to have ended, or half of them with the lowest such rank among them.
+        not known to have ended, or half of them with the lowest such rank among them. Of ranks that do not
+        reach each other, though others reach them, as few as may be are left behind.
 
         Returns
         -------

@@ -61,6 +61,11 @@ class Switch:
         """Drop all packets from and to a host, which sees nothing of that."""
         run("ip", "link", "set", self._ports[host], "nomaster")
 
+    def part(self, one: int, other: int) -> None:
+        """Drop all packets between two hosts, for good."""
+        for host, peer in ((one, other), (other, one)):
+            run("ip", "-n", self.names[host], "route", "add", "blackhole", f"10.81.0.{peer + 1}/32")
+
     def heal(self, host: int) -> None:
         run("ip", "link", "set", self._ports[host], "master", self._switch)
         run("ip", "-n", self.names[host], "link", "set", "cable", "up")

@@ -100,6 +100,47 @@ def test_of_two_halves_the_one_with_rank_0_goes_on(
 
 
 @needs_root
+@pytest.mark.parametrize(("places", "left_out"), [("aabbc", [4]), ("abbcc", [3, 4]), ("abcc", [1])])
+def test_of_two_hosts_that_do_not_reach_each_other_one_is_left_out(
+    ranks: Ranks, places: str, left_out: list[int], tmp_path: Path
+) -> None:
+    """Of b and c; a reaches both, and all take part in the agreement."""
+    source = (
+        JOIN
+        + """
+try:
+    while True:
+        assert (comm.allreduce(np.full(300, 1.0)) == comm.size).all()
+except commops.PeerLostError:
+    pass
+try:
+    new = comm.shrink()
+    result = [new.size, float(new.allreduce(np.ones(3))[0])]
+    new.barrier()
+except commops.RevokedError as error:
+    result = str(error)
+"""
+    )
+    with switch(3) as net:
+        job = ranks.job(
+            len(places), source, each(net, places), url=f"file://{tmp_path}/store", token="t", timeout=30.0
+        )
+        time.sleep(1.0)
+        net.part(1, 2)
+        start = time.monotonic()
+        told = [rank.told(40) for rank in job]
+    assert time.monotonic() - start < 20  # not in the time-out's half, after which the silent are left behind
+    for one in told:
+        assert not one.error, one.traceback
+    left = len(places) - len(left_out)
+    for rank, one in enumerate(told):
+        if rank in left_out:
+            assert "have gone on without this one" in one.result
+        else:
+            assert one.result == [left, left]
+
+
+@needs_root
 def test_a_host_that_ends_while_nobody_hears_it(ranks: Ranks, three: Switch, tmp_path: Path) -> None:
     """Its connections are half open: the others think that they are there."""
     source = GO_ON.format(n=10, pause=0.05)

@@ -7,7 +7,7 @@
 enum { MOST_RANKS = 130 };
 
 typedef struct room { /* for what is parsed, in arrays of exactly their size */
-    uint8_t *member, *ended;
+    uint8_t *member, *ended, *unreached;
     uint64_t *offset;
 } room;
 
@@ -22,7 +22,8 @@ static bool is_set(const uint8_t *set, int size)
 static bool read_again(int which, const uint8_t *in, size_t bytes, int size, const room *at, uint8_t *again)
 {
     cmo_err err;
-    cmo_vote v = {.ended = at->ended, .proposal = {.member = at->member, .offset = at->offset}};
+    cmo_vote v = {.ended = at->ended, .unreached = at->unreached,
+                  .proposal = {.member = at->member, .offset = at->offset}};
     if (which == 0) {
         if ((err = cmo_set_parse(at->ended, in, bytes, size)) == CMO_OK) cmo_set_write(again, at->ended, size);
     } else if (which == 1) {
@@ -31,7 +32,7 @@ static bool read_again(int which, const uint8_t *in, size_t bytes, int size, con
             cmo_proposal_write(again, &v.proposal, size);
         }
     } else if ((err = cmo_vote_parse(&v, in, bytes, size)) == CMO_OK) {
-        FUZZ_CHECK(is_set(at->ended, size) && v.kind < CMO_AGREE_KINDS);
+        FUZZ_CHECK(is_set(at->ended, size) && is_set(at->unreached, size) && v.kind < CMO_AGREE_KINDS);
         FUZZ_CHECK(bytes == cmo_vote_bytes(size, v.accepted));
         cmo_vote_write(again, &v, size);
     }
@@ -44,12 +45,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_input in = {data, size};
     const int which = fuzz_byte(&in) % 3, ranks = 1 + fuzz_byte(&in) % MOST_RANKS;
     const size_t n = (size_t)ranks, bytes = in.left;
-    room at = {.member = malloc(n), .ended = malloc(n), .offset = malloc(n * sizeof *at.offset)};
+    room at = {.member = malloc(n), .ended = malloc(n), .unreached = malloc(n)};
+    at.offset = malloc(n * sizeof *at.offset);
     uint8_t *exact = fuzz_exact(in.at, bytes), *again = malloc(cmo_vote_bytes(ranks, true));
-    FUZZ_CHECK(at.member && at.ended && at.offset && again);
+    FUZZ_CHECK(at.member && at.ended && at.unreached && at.offset && again);
     if (read_again(which, exact, bytes, ranks, &at, again)) FUZZ_CHECK(!memcmp(exact, again, bytes));
     free(at.member);
     free(at.ended);
+    free(at.unreached);
     free(at.offset);
     free(exact);
     free(again);

@@ -111,12 +111,12 @@ static void wire_seeds(void)
 static void ballot_seeds(void)
 {
     static uint64_t offset[3] = {4096, 0, 8192};
-    static uint8_t set[3] = {1, 0, 1};
+    static uint8_t set[3] = {1, 0, 1}, reached[3] = {0, 1, 0};
     uint8_t bytes[256];
     const cmo_proposal p = {.kind = CMO_AGREE_SHRINK, .flag = 5, .member = set, .offset = offset};
     for (int which = 0; which < 4; which++) {
         cmo_vote v = {.kind = CMO_AGREE_FLAG, .flag = 3, .offset = 64, .accepted = which == 3 ? 2 : 0, .ended = set,
-                      .proposal = p};
+                      .unreached = reached, .proposal = p};
         size_t n = which == 0 ? cmo_set_bytes(3) : which == 1 ? cmo_proposal_bytes(3) : cmo_vote_bytes(3, v.accepted);
         seed s = {.size = 0};
         if (which == 0) cmo_set_write(bytes, set, 3);

@@ -173,7 +173,7 @@ static void agreement_seeds(void)
     for (int k = 0; k < 4; k++) {
         const uint8_t kind = k & 1 ? CMO_AGREE_SHRINK : CMO_AGREE_FLAG;
         const cmo_proposal p = {.kind = kind, .flag = 1, .member = all, .offset = offset};
-        const cmo_vote v = {.kind = kind, .flag = 1, .ended = none};
+        const cmo_vote v = {.kind = kind, .flag = 1, .ended = none, .unreached = k == 3 ? all : none};
         cmo_set_write(set, all, CALLS_RANKS);
         cmo_vote_write(vote, &v, CALLS_RANKS);
         cmo_proposal_write(proposal, &p, CALLS_RANKS);

@@ -38,7 +38,8 @@ void cmo_agree_free(cmo_comm *c)
     if (!a) return;
     cmo_proposal *proposals[] = {&a->taken, &a->proposal, &a->best, &a->decision, &a->heard.proposal};
     for (size_t i = 0; i < sizeof proposals / sizeof *proposals; i++) proposal_free(proposals[i]);
-    uint8_t *sets[] = {a->has_voted, a->has_accepted, a->missing, a->asks, a->mute, a->ended, a->alive, a->heard.ended};
+    uint8_t *sets[] = {a->has_voted, a->has_accepted, a->missing, a->asks, a->mute, a->ended, a->alive, a->unreached,
+                       a->heard.ended, a->heard.unreached, a->cuts};
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) free(sets[i]);
     free(a->votes);
     free(a->stands);
@@ -56,7 +57,9 @@ static void agreement_reset(cmo_agreement *a)
     a->calls = 0;
     a->coordinator = -1;
     a->promised = a->round = a->ballot = a->best_ballot = 0;
-    a->own = (cmo_vote){.ended = a->ended};
+    a->own = (cmo_vote){.ended = a->ended, .unreached = a->unreached};
+    free(a->cuts);
+    a->cuts = NULL;
     memset(a->has_voted, 0, n);
     memset(a->has_accepted, 0, n);
     memset(a->missing, 0, n);
@@ -77,7 +80,7 @@ cmo_err cmo_agreement_of(cmo_comm *c, cmo_agreement **out)
         bool whole = true;
         for (size_t i = 0; i < sizeof proposals / sizeof *proposals; i++) whole &= proposal_make(proposals[i], c->size);
         uint8_t **sets[] = {&a->has_voted, &a->has_accepted, &a->missing, &a->asks, &a->mute, &a->ended, &a->alive,
-                            &a->heard.ended};
+                            &a->unreached, &a->heard.ended, &a->heard.unreached};
         for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) whole &= (*sets[i] = calloc(n, 1)) != NULL;
         a->votes = calloc(n, sizeof *a->votes);
         a->stands = calloc(n, sizeof *a->stands);
@@ -115,6 +118,7 @@ static bool look_around(cmo_agreement *a)
             known &= fate != CMO_FATE_ASKED;
         }
         a->alive[r] = is_alive(a, r);
+        a->unreached[r] = r != c->rank && !a->ended[r] && c->engine->dead[c->world[r]];
     }
     return known;
 }
@@ -215,6 +219,35 @@ static bool binds(const cmo_agreement *a, uint64_t ballot)
     return ballot > a->best_ballot && ballot >> 32 != (uint64_t)a->comm->rank + 1;
 }
 
+static bool is_cut(const cmo_agreement *a, int i, int j)
+{
+    const size_t row = cmo_set_bytes(a->comm->size);
+    const uint8_t *of_i = a->cuts + (size_t)i * row, *of_j = a->cuts + (size_t)j * row;
+    return (of_i[j / 8] >> j % 8 & 1) || (of_j[i / 8] >> i % 8 & 1);
+}
+
+/* Members who do not reach each other, though this rank reaches both, cannot go on together. Leave out who lacks the
+ * most others, of equals the one with the highest number, until all reach all. */
+static void leave_out(const cmo_agreement *a, cmo_proposal *p)
+{
+    const int size = a->comm->size;
+    int *lacks = a->cuts ? calloc((size_t)size, sizeof *lacks) : NULL;
+    if (!lacks) return; /* without memory they find out in their first call, and shrink again */
+    for (int i = 0; i < size; i++)
+        for (int j = 0; j < size; j++) lacks[i] += p->member[i] && p->member[j] && is_cut(a, i, j);
+    for (;;) {
+        int worst = 0;
+        for (int i = 1; i < size; i++)
+            if (lacks[i] >= lacks[worst]) worst = i;
+        if (!lacks[worst]) break;
+        p->member[worst] = 0;
+        p->offset[worst] = 0;
+        lacks[worst] = 0;
+        for (int j = 0; j < size; j++) lacks[j] -= p->member[j] && is_cut(a, worst, j);
+    }
+    free(lacks);
+}
+
 static void propose(cmo_agreement *a)
 {
     const int size = a->comm->size;
@@ -235,6 +268,7 @@ static void propose(cmo_agreement *a)
             if (v->error && !p->error) p->error = v->error;
             if (v->kind != a->own.kind) p->error = CMO_EMISMATCH;
         }
+        if (p->kind == CMO_AGREE_SHRINK) leave_out(a, p);
     }
     a->ballot = ((uint64_t)a->comm->rank + 1) << 32 | ++a->round;
     a->proposing = true;
@@ -353,6 +387,17 @@ static void heard_call(cmo_agreement *a, int from, const cmo_header *h, const ui
     if (a->missing[a->comm->rank]) vote_for(a, from); /* it had not come so far when the first one came */
 }
 
+/* Note whom a voter does not reach. Without memory for that it counts as reaching all. */
+static void note_cuts(cmo_agreement *a, int from, const uint8_t *unreached)
+{
+    const int size = a->comm->size;
+    const size_t row = cmo_set_bytes(size);
+    bool any = false;
+    for (int r = 0; r < size; r++) any |= unreached[r];
+    if (any && !a->cuts) a->cuts = calloc((size_t)size, row);
+    if (a->cuts) cmo_set_write(a->cuts + (size_t)from * row, unreached, size);
+}
+
 static void heard_vote(cmo_agreement *a, int from, const cmo_header *h, const uint8_t *payload)
 {
     cmo_vote *v = &a->heard;
@@ -362,6 +407,7 @@ static void heard_vote(cmo_agreement *a, int from, const cmo_header *h, const ui
         if (v->ended[r] && r != a->comm->rank) a->ended[r] = 1;
     a->votes[from] = *v;
     a->has_voted[from] = 1;
+    note_cuts(a, from, v->unreached);
     heard_stand(a, from, h);
     if (binds(a, v->accepted)) {
         a->best_ballot = v->accepted;

@@ -35,6 +35,7 @@ typedef struct cmo_agreement {
     bool inherited;          /* it was accepted in an earlier ballot, and may have been decided */
     cmo_proposal proposal;
     cmo_vote *votes;         /* [size] without their sets and proposals */
+    uint8_t *cuts;           /* [size][cmo_set_bytes] whom each of them does not reach; NULL: they reach each other */
     uint64_t best_ballot;    /* the highest in which a voter has accepted something … */
     cmo_proposal best;       /* … and what that was */
 
@@ -45,6 +46,7 @@ typedef struct cmo_agreement {
     uint8_t *asks;           /* [size] has asked for a vote that it did not get: wants the decision */
     uint8_t *mute;           /* [size] left behind: does not answer, or may not decide */
     uint8_t *ended;          /* [size] has ended, as somebody can prove */
+    uint8_t *unreached;      /* [size] has not, as far as is known here, and there is no way to it */
     uint8_t *alive;          /* [size] of this pass */
 
     uint64_t decided;        /* number of the last agreement decided; 0: none */

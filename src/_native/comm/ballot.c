@@ -12,7 +12,7 @@ size_t cmo_proposal_bytes(int size) { return PROPOSAL_HEAD + cmo_set_bytes(size)
 
 size_t cmo_vote_bytes(int size, bool accepted)
 {
-    return VOTE_HEAD + cmo_set_bytes(size) + (accepted ? cmo_proposal_bytes(size) : 0);
+    return VOTE_HEAD + 2 * cmo_set_bytes(size) + (accepted ? cmo_proposal_bytes(size) : 0);
 }
 
 void cmo_set_write(uint8_t *out, const uint8_t *set, int size)
@@ -73,8 +73,10 @@ void cmo_vote_write(uint8_t *out, const cmo_vote *v, int size)
     head_write(out, v->kind, v->error, v->flag);
     cmo_wire_put(out + 16, v->offset, 8);
     cmo_wire_put(out + 24, v->accepted, 8);
+    const size_t set = cmo_set_bytes(size);
     cmo_set_write(out + VOTE_HEAD, v->ended, size);
-    if (v->accepted) cmo_proposal_write(out + VOTE_HEAD + cmo_set_bytes(size), &v->proposal, size);
+    cmo_set_write(out + VOTE_HEAD + set, v->unreached, size);
+    if (v->accepted) cmo_proposal_write(out + VOTE_HEAD + 2 * set, &v->proposal, size);
 }
 
 cmo_err cmo_vote_parse(cmo_vote *v, const uint8_t *in, size_t bytes, int size)
@@ -86,10 +88,10 @@ cmo_err cmo_vote_parse(cmo_vote *v, const uint8_t *in, size_t bytes, int size)
     v->accepted = cmo_wire_get(in + 24, 8);
     if (bytes != cmo_vote_bytes(size, v->accepted))
         return cmo_fail(CMO_EPROTO, "a vote that lacks what its sender has accepted, or has too much");
-    CMO_TRY(cmo_set_parse(v->ended, in + VOTE_HEAD, cmo_set_bytes(size), size));
-    if (!v->accepted) return CMO_OK;
-    const size_t at = VOTE_HEAD + cmo_set_bytes(size);
-    return cmo_proposal_parse(&v->proposal, in + at, bytes - at, size);
+    const size_t set = cmo_set_bytes(size), at = VOTE_HEAD + 2 * set;
+    CMO_TRY(cmo_set_parse(v->ended, in + VOTE_HEAD, set, size));
+    CMO_TRY(cmo_set_parse(v->unreached, in + VOTE_HEAD + set, set, size));
+    return v->accepted ? cmo_proposal_parse(&v->proposal, in + at, bytes - at, size) : CMO_OK;
 }
 
 bool cmo_may_decide(int size, const uint8_t *alive, const uint8_t *ended)

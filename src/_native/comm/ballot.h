@@ -6,7 +6,8 @@
  *     what     | payload
  *     CALL     | set of ranks whose votes the sender, who coordinates, still lacks
  *     VOTE     | kind 1 | error 1 | zero 6 | flag 8 | offset 8 | accepted 8 | set of ranks known to have ended
- *              | and, unless `accepted` is 0, the proposal that the sender has accepted in the ballot of that number
+ *              | | set of others that the sender does not reach; and, unless `accepted` is 0, the proposal that it has
+ *              | accepted in the ballot of that number
  *     PROPOSE  | kind 1 | error 1 | zero 6 | flag 8 | set of members | offset 8 of each rank
  *     ACCEPT   | none
  *     DECIDE   | as PROPOSE
@@ -41,6 +42,7 @@ typedef struct cmo_vote {
     uint64_t flag, offset; /* the sender's own */
     uint64_t accepted;     /* ballot; 0: none */
     uint8_t *ended;        /* [size] 1: known to have ended */
+    uint8_t *unreached;    /* [size] 1: the sender has no way to it, and it may live */
     cmo_proposal proposal; /* if accepted */
 } cmo_vote;
 
