@@ -281,6 +281,6 @@ int main(void)
     for (uint64_t s = 0; s < 5; s++) test_no_memory(s);
     if (seed) test_seed(strtoull(seed, NULL, 10));
     else
-        for (uint64_t s = 0; s < (quick && *quick != '0' ? 200 : 5000); s++) test_seed(s);
+        for (uint64_t s = 0; s < (quick && *quick != '0' ? 200 : 3000); s++) test_seed(s);
     return check_report();
 }
