@@ -34,14 +34,18 @@ static uint64_t call_fingerprint(const cmo_call *c, int size)
     return h;
 }
 
-static cmo_recent_call coll_next(const cmo_comm *comm, const cmo_call *call)
+static void coll_next(const cmo_comm *comm, const cmo_call *call, cmo_recent_call *next)
 {
-    cmo_recent_call next = {
-        .seq = comm->seq + 1, .fingerprint = mix(comm->chain, call_fingerprint(call, comm->size)), .root = call->root,
-        .count = cmo_block_start(call->counts, call->count, call->counts ? comm->size : 1), .kind = (uint8_t)call->kind,
-        .op = (uint8_t)call->op, .dtype = (uint8_t)call->dtype, .ndim = call->shape ? (uint8_t)call->ndim : CMO_UNTOLD};
-    for (int i = 0; call->shape && i < call->ndim && i < CMO_RECENT_DIMS; i++) next.shape[i] = call->shape[i];
-    return next;
+    next->seq = comm->seq + 1;
+    next->fingerprint = mix(comm->chain, call_fingerprint(call, comm->size));
+    next->count = cmo_block_start(call->counts, call->count, call->counts ? comm->size : 1);
+    next->root = call->root;
+    next->kind = (uint8_t)call->kind;
+    next->op = (uint8_t)call->op;
+    next->dtype = (uint8_t)call->dtype;
+    next->ndim = call->shape ? (uint8_t)call->ndim : CMO_UNTOLD;
+    for (int i = 0; cmo_told_dims(next->ndim) && i < CMO_RECENT_DIMS; i++)
+        next->shape[i] = i < call->ndim ? call->shape[i] : 0;
 }
 
 /* Give the op its number, fingerprint, algorithm and state. The call's arguments have been checked. */
@@ -56,11 +60,11 @@ static cmo_err coll_start(cmo_op *op, cmo_comm *comm, const cmo_call *call)
     op->state = NULL;
     op->finish = NULL;
     cmo_list_init(&op->xfers);
-    const cmo_recent_call next = coll_next(comm, call);
-    op->seq = comm->seq = next.seq;
-    op->fingerprint = comm->chain = next.fingerprint;
+    cmo_recent_call *next = &comm->recent[(comm->seq + 1) % CMO_RECENT];
+    coll_next(comm, call, next);
+    op->seq = comm->seq = next->seq;
+    op->fingerprint = comm->chain = next->fingerprint;
     comm->fingerprints[op->seq % CMO_FINGERPRINTS] = op->fingerprint;
-    comm->recent[op->seq % CMO_RECENT] = next;
     op->algorithm = cmo_choose(op);
     if (!op->algorithm) return cmo_fail(CMO_EINVAL, "no algorithm for %s", cmo_kind_name(call->kind));
     op->step = op->algorithm->step;

@@ -51,7 +51,8 @@ static void shm_fill_record(const cmo_op *op, cmo_record *record)
 {
     const cmo_call *call = &op->call;
     const bool teaches = (call->kind == CMO_BROADCAST || call->kind == CMO_SCATTER) && op->comm->rank == call->root;
-    const int dims = !call->shape ? 0 : teaches || call->ndim < CMO_RECENT_DIMS ? call->ndim : CMO_RECENT_DIMS;
+    int dims = teaches && call->shape ? call->ndim : 0;
+    if (!teaches && call->shape && call->ndim > 1) dims = call->ndim < CMO_RECENT_DIMS ? call->ndim : CMO_RECENT_DIMS;
     record->seq = op->seq;
     record->count = cmo_block_start(call->counts, call->count, call->counts ? op->comm->size : 1);
     record->root = call->root;
@@ -114,27 +115,6 @@ cmo_err cmo_shm_misfit(const cmo_op *op, int member, uint64_t seq)
                     "collective %" PRIu64 " is %s on rank %d and %s on rank %d, or differs in its arguments, "
                     "or one before it did",
                     op->seq, cmo_kind_name(op->call.kind), op->comm->rank, name, member);
-}
-
-static cmo_err shm_compare_with(const cmo_op *op, int member)
-{
-    const cmo_announcement *theirs = cmo_shm_announcement(op, member);
-    /* Acquire, as in cmo_shm_arrived; the fence before is that of cmo_shm_ring in cmo_shm_announce. */
-    const uint64_t seq = atomic_load_explicit(&theirs->seq, memory_order_acquire);
-    return seq == op->seq && theirs->fingerprint != op->fingerprint ? cmo_shm_misfit(op, member, seq) : CMO_OK;
-}
-
-cmo_err cmo_shm_compare(const cmo_op *op)
-{
-    const cmo_comm *c = op->comm;
-    switch (op->call.kind) {
-    case CMO_BROADCAST: case CMO_SCATTER:
-        for (int i = 0; i < c->size && c->rank == op->call.root; i++) CMO_TRY(shm_compare_with(op, i));
-        return CMO_OK;
-    case CMO_GATHER: case CMO_REDUCE: return shm_compare_with(op, op->call.root);
-    case CMO_SCAN: case CMO_EXSCAN: return shm_compare_with(op, c->size - 1);
-    default: return CMO_OK; /* it has waited for all */
-    }
 }
 
 void cmo_shm_end(const cmo_op *op, const cmo_shm *s)

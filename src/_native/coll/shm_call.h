@@ -43,17 +43,6 @@ cmo_err cmo_shm_announce(cmo_op *op, const void *payload, size_t bytes);
 
 cmo_err cmo_shm_misfit(const cmo_op *op, int member, uint64_t seq); /* the error that an announcement is */
 
-/* A rank that has announced its call, and may leave without having waited for all: has somebody that is there made
- * another call? The root of a broadcast or scatter looks at all; who sends to a root, at that; a rank of a scan at the
- * last one.
- *
- * So of ranks that make different calls at least one hears of it. Each announces, then looks, with a fence between: of
- * two that look at each other the later one sees the other. From a rank go to the one that it looks at, or waits for,
- * and on, as long as their calls are alike. That way ends in one that looks at all or waits for all, or it leads in a
- * circle of ranks that all only send; of these the last one sees that the next makes another call, being no root. Two
- * ways that end apart end in ranks that look at each other. */
-cmo_err cmo_shm_compare(const cmo_op *op);
-
 static inline cmo_announcement *cmo_shm_announcement(const cmo_op *op, int member)
 {
     return &op->comm->piece[member]->announcement[op->seq % CMO_ANNOUNCEMENTS];

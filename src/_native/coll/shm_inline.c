@@ -106,6 +106,6 @@ cmo_err cmo_shm_inline_step(cmo_op *op)
     CO_WAIT(op, cmo_shm_announce(op, op->call.in, inline_bytes(op)));
     CO_WAIT(op, cmo_shm_all_arrived(op, &s->shm, cmo_shm_sources(op)));
     inline_deliver(op, cmo_shm_sources(op));
-    CO_WAIT(op, cmo_shm_leave(op, &s->shm, 0, 0));
+    cmo_shm_end(op, &s->shm);
     CO_END(op);
 }

@@ -139,6 +139,22 @@ static void look_around(cmo_comm *c, const cmo_op *op)
     }
 }
 
+/* Calls that wait for nobody, a broadcast on its root say, end well whatever the others have called; who makes another
+ * call afterwards hears of it there. This is for who makes none: whoever closes says what it has called last, in its
+ * piece and with BYE (comm.c), and compares it with what is there. So of two that differ the later one hears of it. */
+void cmo_ask_last(cmo_comm *c)
+{
+    cmo_comm *p = cmo_comm_with_pieces(c);
+    if (!p->piece) return;
+    stand(p->piece[p->local], c->seq, c->chain);
+    atomic_thread_fence(memory_order_seq_cst); /* of two who come here at once, one sees the other's words */
+    for (int i = 0; i < p->nlocal && !c->failed; i++) {
+        uint64_t seq, fingerprint;
+        if (i == p->local || !stands(p->piece[i], &seq, &fingerprint)) continue;
+        cmo_failure_compare(c, cmo_comm_rank_of(c, p->world[p->locals[i]]), seq, fingerprint);
+    }
+}
+
 /* ------------------------------------------------------------------ when */
 
 void cmo_ask_look(cmo_comm *c, int64_t now)

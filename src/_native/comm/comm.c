@@ -334,10 +334,11 @@ static void comm_close(cmo_comm *c)
     CMO_EACH(n, &c->queue) cmo_op_abandon(CMO_ENTRY(n, cmo_op, node));
     CMO_EACH(n, &e->points)
         if (CMO_ENTRY(n, cmo_op, node)->comm == c) cmo_op_abandon(CMO_ENTRY(n, cmo_op, node));
+    const cmo_header bye = {.kind = CMO_BYE, .comm = c->id, .seq = c->seq, .fingerprint = c->chain};
     for (int r = 0; r < c->size && !c->outer; r++) {
         cmo_channel *channel = r == c->rank ? NULL : e->channel[c->world[r]];
         if (channel && !channel->gone) {
-            cmo_channel_control(channel, &(cmo_header){.kind = CMO_BYE, .comm = c->id}, NULL, 0);
+            cmo_channel_control(channel, &bye, NULL, 0);
             cmo_channel_pump(channel);
         }
     }

@@ -158,7 +158,8 @@ static bool differs(const cmo_recent_call *a, const cmo_recent_call *b)
 {
     if (a->fingerprint != b->fingerprint) return true;
     if (a->kind != CMO_BROADCAST || a->ndim == CMO_UNTOLD || b->ndim == CMO_UNTOLD) return false;
-    return a->dtype != b->dtype || a->ndim != b->ndim || memcmp(a->shape, b->shape, sizeof a->shape);
+    if (a->dtype != b->dtype || a->ndim != b->ndim || a->count != b->count) return true;
+    return cmo_told_dims(a->ndim) && memcmp(a->shape, b->shape, sizeof a->shape);
 }
 
 /* The first collective that ranks are known to have called differently; `seq` if none is known. */

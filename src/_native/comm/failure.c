@@ -159,7 +159,8 @@ void cmo_failure_late(cmo_comm *comm, const cmo_call *call)
 {
     cmo_comm *c = cmo_comm_outermost(comm);
     if (!call || c->has_told || !c->told || c->failed != CMO_EMISMATCH) return;
-    const cmo_recent_call next = c->engine->collectives->next(c, call);
+    cmo_recent_call next = {.seq = 0};
+    c->engine->collectives->next(c, call, &next);
     cmo_told *own = &c->told[c->rank];
     own->in_call = true;
     own->seq = next.seq;
@@ -312,7 +313,10 @@ void cmo_bye_heard(cmo_channel *channel, const cmo_header *h)
 {
     cmo_comm *c = cmo_engine_find(channel->engine, h->comm);
     if (h->comm == CMO_WORLD_ID) channel->parted = true; /* ours may be gone already */
-    if (c) has_closed(c, channel->peer);
+    if (!c) return;
+    const int rank = cmo_comm_rank_of(c, channel->peer);
+    if (rank >= 0 && h->seq && !c->failed) cmo_failure_compare(c, rank, h->seq, h->fingerprint);
+    has_closed(c, channel->peer);
 }
 
 /* Has all that this rank sent been read? It sent it before it closed. Its BYE need not come: if it had sent us nothing

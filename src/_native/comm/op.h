@@ -79,7 +79,7 @@ struct cmo_op {
  * engine sees it. */
 typedef struct cmo_collectives {
     /* What this call will be known as, if it is the next of the communicator. */
-    cmo_recent_call (*next)(const struct cmo_comm *comm, const cmo_call *call);
+    void (*next)(const struct cmo_comm *comm, const cmo_call *call, cmo_recent_call *next);
     cmo_err (*start)(cmo_op *op, struct cmo_comm *comm, const cmo_call *call);
     void (*end)(cmo_op *op);
 } cmo_collectives;

@@ -17,7 +17,8 @@ static void recent_write(uint8_t *out, const cmo_recent_call *recent)
     out[29] = recent->op;
     out[30] = recent->dtype;
     out[31] = recent->ndim;
-    for (int i = 0; i < CMO_RECENT_DIMS; i++) cmo_wire_put(out + 32 + 8 * i, recent->shape[i], 8);
+    for (int i = 0; i < CMO_RECENT_DIMS; i++)
+        cmo_wire_put(out + 32 + 8 * i, cmo_told_dims(recent->ndim) ? recent->shape[i] : 0, 8);
 }
 
 void cmo_told_write(uint8_t out[CMO_TOLD_BYTES], const cmo_told *told)
@@ -34,7 +35,9 @@ static cmo_err recent_parse(cmo_recent_call *recent, const uint8_t *in)
                        .count = cmo_wire_get(in + 16, 8), .root = (int)root,
                        .kind = in[28], .op = in[29], .dtype = in[30], .ndim = in[31]};
     for (int i = 0; i < CMO_RECENT_DIMS; i++) recent->shape[i] = cmo_wire_get(in + 32 + 8 * i, 8);
-    if (recent->kind >= CMO_NKINDS || recent->op >= CMO_NOPS || recent->dtype >= CMO_NDTYPES || root > INT32_MAX ||
+    bool untold = false; /* a shape where none is told */
+    for (int i = 0; i < CMO_RECENT_DIMS; i++) untold |= !cmo_told_dims(recent->ndim) && recent->shape[i];
+    if (untold || recent->kind >= CMO_NKINDS || recent->op >= CMO_NOPS || recent->dtype >= CMO_NDTYPES || root > INT32_MAX ||
         (recent->ndim > CMO_MAX_DIMS && recent->ndim != CMO_UNTOLD))
         return cmo_fail(CMO_EPROTO, "a peer tells of a call that nobody can make");
     return CMO_OK;
@@ -71,7 +74,7 @@ void cmo_told_look(cmo_told *out, const cmo_piece *piece)
         out->recent[k] = (cmo_recent_call){.seq = seq, .fingerprint = a->fingerprint, .count = r->count,
                                            .root = r->root, .kind = r->kind, .op = r->op, .dtype = r->dtype,
                                            .ndim = r->flags & CMO_RECORD_SHAPE ? r->ndim : CMO_UNTOLD};
-        for (int i = 0; i < CMO_RECENT_DIMS && r->flags & CMO_RECORD_SHAPE && i < r->ndim; i++)
+        for (int i = 0; cmo_told_dims(out->recent[k].ndim) && i < CMO_RECENT_DIMS && i < r->ndim; i++)
             out->recent[k].shape[i] = r->shape[i];
     }
     out->in_call = out->seq > atomic_load_explicit(&piece->finished, memory_order_acquire);

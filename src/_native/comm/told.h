@@ -19,8 +19,11 @@ typedef struct cmo_recent_call { /* a collective that was called; seq 0: none */
     uint64_t seq, fingerprint, count;
     int root;
     uint8_t kind, op, dtype, ndim;
-    uint64_t shape[CMO_RECENT_DIMS]; /* the first of them; 0 where there are fewer */
+    uint64_t shape[CMO_RECENT_DIMS]; /* the first of them, 0 where there are fewer; of cmo_told_dims only */
 } cmo_recent_call;
+
+/* Is an array of so many dimensions told of by its shape? Of one dimension, the count says it all. */
+static inline bool cmo_told_dims(uint8_t ndim) { return ndim > 1 && ndim != CMO_UNTOLD; }
 
 typedef struct cmo_told {
     bool heard;

@@ -25,6 +25,7 @@ cmo_err cmo_comm_unheard(cmo_comm *comm)
     if (comm->outer || comm->explained) return CMO_OK;
     cmo_failure_look(comm);
     if (!comm->engine->threadless) cmo_engine_poll(comm->engine);
+    if (!comm->failed) cmo_ask_last(comm);
     if (!cmo_failure_concerns(comm)) return CMO_OK;
     hear_out(comm);
     if (!cmo_failure_concerns(comm)) return CMO_OK; /* it was about a later one */
