@@ -145,7 +145,7 @@ uint64_t cmo_xfer_register(cmo_engine *e, cmo_xfer *x);
 enum { CMO_ASK_TAG = -1 }; /* of ASK frames: no receive of a collective has it */
 
 void cmo_ask_look(cmo_comm *comm, int64_t now); /* has its collective been standing still for long? Then ask */
-void cmo_ask_last(cmo_comm *comm);                    /* at its end: do others of this host say that they called else? */
+void cmo_ask_last(cmo_comm *comm);                    /* at its end: have others of this host called else? */
 void cmo_ask_point(cmo_op *op, int64_t now);          /* has its message been waited for in vain so long? Then ask */
 
 /* ------------------------------------------------------------------ failure.c */

@@ -37,8 +37,8 @@ static cmo_err recent_parse(cmo_recent_call *recent, const uint8_t *in)
     for (int i = 0; i < CMO_RECENT_DIMS; i++) recent->shape[i] = cmo_wire_get(in + 32 + 8 * i, 8);
     bool untold = false; /* a shape where none is told */
     for (int i = 0; i < CMO_RECENT_DIMS; i++) untold |= !cmo_told_dims(recent->ndim) && recent->shape[i];
-    if (untold || recent->kind >= CMO_NKINDS || recent->op >= CMO_NOPS || recent->dtype >= CMO_NDTYPES || root > INT32_MAX ||
-        (recent->ndim > CMO_MAX_DIMS && recent->ndim != CMO_UNTOLD))
+    if (recent->kind >= CMO_NKINDS || recent->op >= CMO_NOPS || recent->dtype >= CMO_NDTYPES || root > INT32_MAX ||
+        (recent->ndim > CMO_MAX_DIMS && recent->ndim != CMO_UNTOLD) || untold)
         return cmo_fail(CMO_EPROTO, "a peer tells of a call that nobody can make");
     return CMO_OK;
 }

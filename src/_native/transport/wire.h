@@ -20,8 +20,8 @@
  *     CREDIT | 0, 0                       | 0                   | bytes returned      | none
  *     FAIL   | 0, bytes                   | error code          | 1 + the lost rank   | where the sender stood, the
  *            |                            |                     | or 0                | reason, what it does now
- *     BYE    | 0, 0                       | 0                   | 0                   | none: sender has closed `comm`,
- *            |                            |                     |                     | (seq, fingerprint) its last call
+ *     BYE    | 0, 0                       | 0                   | 0                   | none: sender closes `comm`, its
+ *            |                            |                     |                     | last call (seq, fingerprint)
  *     ASK    | 0, 0                       | 0                   | 0                   | none: sender waits in the call
  *            |                            |                     |                     | (seq, fingerprint) of `comm`,
  *            |                            |                     |                     | or in POINT for a message
