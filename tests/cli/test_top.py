@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -33,14 +34,14 @@ def until(holds: Callable[[], object]) -> None:
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[str]:
     """Start two ranks, wait until they are stuck, and return what the job is known by."""
-    before = {rank.recorder.job for rank in flight.running()}
     environ = {name: value for name, value in os.environ.items() if not name.startswith("COMMOPS_")}
     environ |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", "commops", "run", "-n", "2", str(SCRIPT), str(tmp_path)]
     launcher = subprocess.Popen(command, cwd=tmp_path, env=environ, start_new_session=True)
     try:
         until(lambda: list(tmp_path.glob("asleep-*")))
-        (name,) = {rank.recorder.job for rank in flight.running()} - before
+        ours = [rank for rank in flight.running() if rank.pid and os.getsid(rank.pid) == launcher.pid]
+        (name,) = {rank.recorder.job for rank in ours}
         until(lambda: pids(name).keys() == {0, 1} and state(name, 0) == "in")
         yield name
     finally:
@@ -117,6 +118,74 @@ def test_killed_ranks_are_shown_while_another_lives_and_then_nothing_is_left(
     result = commops("top", "--once", "--job", job)
     assert result.returncode == 1
     assert f"no rank of a job {job}… runs on this machine" in only_line(result.stderr)
+
+
+# Stands for ssh: runs the command, as if it were on another machine, whose ranks have other numbers.
+OTHER_MACHINE = """
+import json, subprocess, sys
+command = sys.argv[1:]
+if "--json" not in command:
+    sys.exit(subprocess.run(command).returncode)
+with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as top:
+    for line in top.stdout:
+        ranks = json.loads(line)
+        for rank in ranks:
+            rank["recorder"] |= {"host": "elsewhere", "rank": rank["recorder"]["rank"] + 2, "size": 4}
+        print(json.dumps(ranks), flush=True)
+"""
+
+
+def test_ranks_of_another_machine_are_shown_beside_those_of_this_one(
+    commops: Run, job: str, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.py"
+    other.write_text(OTHER_MACHINE)
+    result = commops("top", "--once", "--job", job, "--on", f"{sys.executable} {other}", "--interval", "0.2")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0].strip() == f"job {job[:8]}: 4 ranks"
+    shown = rows(result.stdout)
+    assert [cells[0] for cells in shown] == ["0", "1", "2", "3"]
+    assert [cells[2] == "elsewhere" for cells in shown] == [False, False, True, True]
+    for here, there in ((0, 2), (1, 3)):
+        assert shown[here][1] == shown[there][1]  # the process
+        assert shown[here][4:7] == shown[there][4:7]  # call, line, number
+    # Named twice, its own machine is shown once.
+    own = commops("top", "--once", "--job", job, "--on", "env", "--on", "env", "--interval", "0.2")
+    assert [cells[0] for cells in rows(own.stdout)] == ["0", "1"]
+
+
+def test_the_stacks_of_a_rank_of_another_machine(commops: Run, job: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.py"
+    other.write_text("import subprocess, sys; print('from elsewhere'); subprocess.run(['true', *sys.argv])")
+    result = commops("top", "--stack", "7", "--job", job, "--on", f"{sys.executable} {other}")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "from elsewhere\n"
+
+
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [
+        ("false", "false: exit code 1"),
+        ("echo hello", "echo hello: no look of commops top of this version"),
+        ("there-is-no-such-program", "cannot be run"),
+        ("'", "No closing quotation"),
+    ],
+)
+def test_another_machine_that_does_not_answer(commops: Run, job: str, machine: str, words: str) -> None:
+    result = commops("top", "--once", "--job", job, "--on", machine, "--interval", "0.2")
+    assert words in result.stderr
+    if result.returncode == 0:  # those of this machine are shown all the same
+        assert [cells[0] for cells in rows(result.stdout)] == ["0", "1"]
+    else:
+        assert "cannot be run" in words or "quotation" in words
+
+
+def test_looks_as_json(commops: Run, job: str) -> None:
+    (ranks,) = (
+        json.loads(line) for line in commops("top", "--once", "--json", "--job", job).stdout.splitlines()
+    )
+    assert [rank["recorder"]["rank"] for rank in ranks] == [0, 1]
+    assert ranks[1]["recorder"]["calls"][-1]["kind"] == "allreduce"
 
 
 def test_a_rank_that_there_is_none_of(commops: Run, job: str) -> None:

@@ -61,7 +61,7 @@ static cmo_err outcome(cmo_op *op)
         return CMO_OK;
     }
     if (a->decided == op->seq) cmo_agree_release(op->comm); /* else somebody may look there */
-    if (!p->error) cmo_agreement_left_out(a);
+    if (!p->error) cmo_agreement_left_out(a->comm);
     if (op->comm->left_out) return cmo_fail(CMO_EREVOKED, "%s", cmo_left_out_text);
     if (p->error == CMO_EMISMATCH) return cmo_fail(CMO_EMISMATCH, "some ranks have called agree and others shrink");
     return cmo_fail((cmo_err)p->error, "a rank cannot reserve shared memory for the new communicator");

@@ -174,10 +174,10 @@ static void vote_for(cmo_agreement *a, int coordinator)
 const char cmo_left_out_text[] = "the other ranks have gone on without this one, which they could not reach, or which "
                                  "had not answered in time";
 
-void cmo_agreement_left_out(cmo_agreement *a)
+void cmo_agreement_left_out(cmo_comm *comm)
 {
-    a->comm->left_out = true;
-    cmo_comm_fail(a->comm, CMO_EREVOKED, cmo_left_out_text);
+    comm->left_out = true;
+    cmo_comm_fail(comm, CMO_EREVOKED, cmo_left_out_text);
 }
 
 static void decide(cmo_agreement *a, uint64_t number, const cmo_proposal *p, bool coordinates)
@@ -193,7 +193,7 @@ static void decide(cmo_agreement *a, uint64_t number, const cmo_proposal *p, boo
     }
     agreement_reset(a);
     a->comm->engine->moved = true;
-    if (!p->error && !p->member[rank]) cmo_agreement_left_out(a); /* it may be in another call, and never ask */
+    if (!p->error && !p->member[rank]) cmo_agreement_left_out(a->comm); /* it may be in another call, and never ask */
 }
 
 /* Ask for the votes that are missing: at first those who owe one, and again, with all the others, who may have to say

@@ -56,7 +56,7 @@ typedef struct cmo_agreement {
 } cmo_agreement;
 
 /* The others have gone on without this rank: fails the communicator here, and says nothing to them. */
-void cmo_agreement_left_out(cmo_agreement *a);
+void cmo_agreement_left_out(cmo_comm *comm);
 extern const char cmo_left_out_text[];
 
 /* That of a communicator, made when it is first asked for. */

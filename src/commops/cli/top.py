@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from commops.cli.elsewhere import Elsewhere
     from commops.flight import Rank
 
 __all__ = ["chosen", "command"]
@@ -36,19 +40,63 @@ _UNLIMITED = 250  # … in a file
     metavar="RANK",
     help="Print the Python stacks of this rank instead.",
 )
-def command(once: bool, job: str, interval: float, stack: int | None) -> None:
-    """Show what every rank on this machine is doing now.
+@click.option(
+    "--on",
+    "others",
+    multiple=True,
+    metavar="COMMAND",
+    help="Of another machine too, where this runs a command: --on 'ssh node2'. May be given again.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print looks as JSON, a line each.")
+def command(
+    once: bool, job: str, interval: float, stack: int | None, others: tuple[str, ...], as_json: bool
+) -> None:
+    """Show what every rank is doing now.
 
-    All ranks of your jobs on this machine, those with another COMMOPS_HOST too; run it on each machine of a
-    job that has several. A rank that has ended is shown as long as another one, with which it shared memory,
-    runs. Times count from when the rank called, or came out of, the call that is shown. The number is that of
-    its last collective in the communicator of all ranks; who is behind the others has a lower one.
+    All ranks of your jobs on this machine, those with another COMMOPS_HOST too; and on other machines by
+    whatever runs a command there, at the same path as here: --on 'ssh node2', or
+    --on 'srun --overlap --jobid=57 -w node2'.
+
+    A rank that has ended is shown as long as another one, with which it shared memory, runs. Times count from
+    when the rank called, or came out of, the call that is shown. The number is that of its last collective in
+    the communicator of all ranks; who is behind the others has a lower one.
 
     The stacks that --stack prints are asked for by signal SIGRTMAX-7, which each rank has a handler for.
     """
     if stack is not None:
-        _print_stacks(job, stack)
+        _print_stacks(job, stack, others)
         return
+    with contextlib.ExitStack() as stack_of:
+        machines = _machines(stack_of, others, job, interval)
+        if as_json:
+            _print_json(job, interval, machines, once)
+        else:
+            _show(job, interval, machines, once)
+
+
+def _machines(
+    stack: contextlib.ExitStack, others: Sequence[str], job: str, interval: float
+) -> list[Elsewhere]:
+    from commops.cli.elsewhere import Elsewhere
+
+    machines = []
+    for other in others:
+        machine = Elsewhere(other, [f"--interval={interval}", *([f"--job={job}"] if job else [])])
+        stack.callback(machine.close)
+        machines.append(machine)
+    return machines
+
+
+def _print_json(job: str, interval: float, machines: list[Elsewhere], once: bool) -> None:
+    from commops.cli.elsewhere import packed
+
+    for ranks in _looks(job, interval, machines):
+        click.echo(packed(ranks))
+        if once:
+            return
+
+
+def _show(job: str, interval: float, machines: list[Elsewhere], once: bool) -> None:
     from rich.console import Console, Group
     from rich.live import Live
 
@@ -56,10 +104,10 @@ def command(once: bool, job: str, interval: float, stack: int | None) -> None:
     if once or not console.is_terminal:
         if not console.is_terminal:
             console = Console(file=sys.stdout, width=max(console.width, _UNLIMITED))
-        looks = _looks(job, _MOMENT)
+        looks = _looks(job, max(_MOMENT, interval) if machines else _MOMENT, machines)
         console.print(*_tables(next(looks), next(looks), console.width), sep="\n")
         return
-    looks = _looks(job, interval)
+    looks = _looks(job, interval, machines)
     before = next(looks)
     with Live(Group(*_tables([], before, console.width)), console=console, auto_refresh=False) as live:
         for now in looks:
@@ -67,19 +115,42 @@ def command(once: bool, job: str, interval: float, stack: int | None) -> None:
             before = now
 
 
-def _looks(job: str, interval: float) -> Iterator[list[Rank]]:
+def _looks(job: str, interval: float, machines: Sequence[Elsewhere] = ()) -> Iterator[list[Rank]]:
     """Look at the ranks again and again, until none is left."""
-    ranks = chosen(job)
-    while True:
+    told: set[str] = set()
+    ranks = _everywhere(job, machines)
+    while ranks:
+        for problem in {machine.problem for machine in machines} - {"", *told}:
+            click.echo(f"commops: {problem}", err=True)
+            told.add(problem)
         yield ranks
         time.sleep(interval)
-        try:
-            ranks = chosen(job)
-        except click.ClickException:
-            ranks = []
-        if not ranks:
-            click.echo("No rank is left.", err=True)
-            return
+        with contextlib.suppress(click.ClickException):
+            ranks = _everywhere(job, machines)
+            continue
+        click.echo("No rank is left.", err=True)
+        return
+
+
+def _everywhere(job: str, machines: Sequence[Elsewhere]) -> list[Rank]:
+    """Return the ranks of this machine and of others; it is an error if there are none."""
+    if not machines:
+        return chosen(job)
+    found: dict[tuple[object, ...], Rank] = {}
+    with contextlib.suppress(click.ClickException):
+        found |= {_identity(rank): rank for rank in chosen(job)}
+    for machine in machines:
+        found |= {_identity(rank): rank for rank in machine.ranks() if _identity(rank) not in found}
+    if not found:
+        problems = [machine.problem for machine in machines if machine.problem]
+        raise click.ClickException("; ".join(["no rank runs here or there", *problems]))
+    return sorted(found.values(), key=lambda rank: (rank.recorder.job, rank.recorder.rank))
+
+
+def _identity(rank: Rank) -> tuple[object, ...]:
+    """Tell a rank from all others, wherever it was seen."""
+    r = rank.recorder
+    return r.job, r.rank, r.generation, r.host, r.created, r.pid
 
 
 def chosen(job: str) -> list[Rank]:
@@ -95,11 +166,25 @@ def chosen(job: str) -> list[Rank]:
     return ranks
 
 
-def _print_stacks(job: str, number: int) -> None:
+def _print_stacks(job: str, number: int, others: Sequence[str]) -> None:
     from commops import stacks
+    from commops.cli.elsewhere import there
 
-    ranks = [rank for rank in chosen(job) if rank.recorder.rank == number and rank.pid]
+    ranks: list[Rank] = []
+    try:
+        ranks = [rank for rank in chosen(job) if rank.recorder.rank == number and rank.pid]
+    except click.ClickException:
+        if not others:
+            raise
     if not ranks:
+        for other in others:
+            arguments = there(f"--stack={number}", *([f"--job={job}"] if job else []))
+            answer = subprocess.run(
+                [*shlex.split(other), *arguments], capture_output=True, text=True, check=False
+            )
+            if answer.returncode == 0:
+                click.echo(answer.stdout, nl=False)
+                return
         raise click.ClickException(f"no rank {number} runs on this machine")
     if len(jobs := sorted({rank.recorder.job for rank in ranks})) > 1:
         raise click.ClickException(
