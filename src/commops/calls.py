@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
+from zlib import crc32
 
 import numpy as np
 
@@ -29,13 +30,28 @@ from commops.arguments import (
 )
 from commops.dtypes import Array, code_of, dtype_of
 
-__all__ = ["BARRIER", "FUNCTION", "OBJECTS", "Call", "Place", "call_of"]
+__all__ = [
+    "BARRIER",
+    "BY_FUNCTION",
+    "DUP",
+    "EMPTY",
+    "OBJECTS",
+    "OBJECTS_ALLREDUCE",
+    "OBJECTS_REDUCE",
+    "SPLIT",
+    "Call",
+    "Place",
+    "call_of",
+    "checksum",
+]
 
 Call: TypeAlias = tuple[tuple[Any, ...], Callable[[Any], Any]]
 """A checked call: the arguments of the core, and what makes the result from what was allocated, or None."""
 
-OBJECTS, FUNCTION = 1, 2
-"""The `op` of a call that moves arrays: what these stand for, so that it fits no other call (cmo_call)."""
+OBJECTS = 1
+BY_FUNCTION = {"allreduce": 2, "reduce": 3, "reduce_scatter": 4, "scan": 5, "exscan": 6}
+OBJECTS_ALLREDUCE, OBJECTS_REDUCE, SPLIT, DUP, EMPTY = 7, 8, 9, 10, 11
+"""The `op` of a call that moves arrays: what these stand for, so that it fits no other call (cmo_meaning)."""
 
 _KIND: dict[str, int] = native.KINDS
 _UINT8 = code_of(np.dtype(np.uint8))
@@ -65,13 +81,33 @@ def call_of(
     recv_counts: Array | None = None,
     exchange: bool = False,
     shape: tuple[int, ...] | None = None,
+    alike: int = 0,
     allocate: Callable[..., Array] | None = None,
 ) -> Call:
     """Put down what the core is asked (cmo_call, in src/_native/comm/call.h), as the binding unpacks it."""
     return (
-        (_KIND[kind], op, dtype, root, send, out, count, counts, recv_counts, exchange, shape, allocate),
+        (
+            _KIND[kind],
+            op,
+            dtype,
+            root,
+            send,
+            out,
+            count,
+            counts,
+            recv_counts,
+            exchange,
+            shape,
+            alike,
+            allocate,
+        ),
         finish,
     )
+
+
+def checksum(rows: Array | None) -> int:
+    """Return a number by which ranks know that they pass the same rows, also where these have no elements."""
+    return 0 if rows is None else 1 + crc32(rows.tobytes())
 
 
 BARRIER: Call = call_of("barrier", lambda _: None)
@@ -148,7 +184,7 @@ def gather(at: Place, kind: str, x: object, root: object, out: object, counts: C
     if kind == "gather" and at.rank != root:
         return call_of(
             kind, lambda _: None, dtype=code, root=root, send=packed(array), count=array.size,
-            counts=elements, shape=array.shape,
+            counts=elements, shape=array.shape, alike=checksum(rows),
         )  # fmt: skip
     target, finish = target_of(out, shape, array.dtype)
     send = packed(array)
@@ -156,7 +192,7 @@ def gather(at: Place, kind: str, x: object, root: object, out: object, counts: C
         send = send.copy()  # smaller than the result, which is written while x is still being read
     return call_of(
         kind, finish, dtype=code, root=root, send=send, out=target, count=array.size, counts=elements,
-        shape=array.shape,
+        shape=array.shape, alike=checksum(rows),
     )  # fmt: skip
 
 
@@ -186,7 +222,9 @@ def alltoall(
     if 0 in array.shape[1:]:
         # Counts travel in elements, and these rows have none: a byte stands for each of them.
         stand_in = np.zeros(array.shape[0], np.uint8)
-        arguments, counted = _alltoall_counted(stand_in, _UINT8, None, send_rows, recv_rows, array.shape)
+        arguments, counted = _alltoall_counted(
+            stand_in, _UINT8, None, send_rows, recv_rows, array.shape, alike=1 + code
+        )
 
         def shaped(got: Array) -> Array:
             shape = (counted(got).shape[0], *array.shape[1:])
@@ -197,7 +235,14 @@ def alltoall(
 
 
 def _alltoall_counted(
-    array: Array, code: int, out: Any, send_rows: Array, recv_rows: Array | None, shape: tuple[int, ...]
+    array: Array,
+    code: int,
+    out: Any,
+    send_rows: Array,
+    recv_rows: Array | None,
+    shape: tuple[int, ...],
+    *,
+    alike: int = 0,
 ) -> Call:
     """Make an alltoall whose blocks differ: what comes from whom is learned on the way."""
     row = math.prod(array.shape[1:])
@@ -224,7 +269,7 @@ def _alltoall_counted(
 
     return call_of(
         "alltoall", finish, dtype=code, send=packed(array), counts=elements_of(send_rows, array.shape),
-        exchange=True, shape=shape, allocate=allocate,
+        exchange=True, shape=shape, alike=alike, allocate=allocate,
     )  # fmt: skip
 
 
@@ -237,7 +282,9 @@ def of_objects(call: Call) -> Call:
     return (kind, OBJECTS, *rest), finish
 
 
-def gather_bytes(kind: str, data: Array, root: int, finish: Callable[[Array | None, list[int]], Any]) -> Call:
+def gather_bytes(
+    kind: str, data: Array, root: int, finish: Callable[[Array | None, list[int]], Any], op: int = OBJECTS
+) -> Call:
     """Make a gather or allgather of bytes whose sizes the ranks do not know of each other.
 
     `finish` is given the joined bytes, None where there are none, and their sizes.
@@ -249,7 +296,7 @@ def gather_bytes(kind: str, data: Array, root: int, finish: Callable[[Array | No
         return np.empty(sum(counts), np.uint8)
 
     return call_of(
-        kind, lambda got: finish(got, sizes), op=OBJECTS, root=root, send=data, count=data.size,
+        kind, lambda got: finish(got, sizes), op=op, root=root, send=data, count=data.size,
         exchange=True, allocate=allocate,
     )  # fmt: skip
 

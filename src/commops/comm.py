@@ -14,6 +14,7 @@ import numpy as np
 
 from commops._core import native
 from commops.arguments import ANY, whole_number
+from commops.calls import DUP, EMPTY, SPLIT, gather
 from commops.collectives import Collectives
 from commops.dtypes import Array, code_of
 from commops.errors import CommError, MismatchError
@@ -199,13 +200,16 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
         CommError
             If something goes wrong between ranks: see `Comm`.
         """
+        return self._split(color, key, SPLIT)
+
+    def _split(self, color: int | None, key: int, meaning: int) -> Comm | None:
         chosen = -1 if color is None else whole_number(color, "color", "a whole number or None")
         if color is not None and not 0 <= chosen < 2**62:
             raise ValueError(f"color must be from 0 to 2**62 - 1, or None, not {chosen}")
         order = whole_number(key, "key")
         if not -(2**62) < order < 2**62:
             raise ValueError(f"key must be between -2**62 and 2**62, not {order}")
-        members = self.allgather(np.frombuffer(self._core.offer(chosen, order), np.uint8))
+        members = self._exchanged(np.frombuffer(self._core.offer(chosen, order), np.uint8), meaning)
         core = self._core.build(members)
         if core is None:
             return None
@@ -218,9 +222,15 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
 
         It is a `split` of one color, with the same errors.
         """
-        child = self.split(0, self.rank)
+        child = self._split(0, self.rank, DUP)
         assert child is not None
         return child
+
+    def _exchanged(self, own: Array, meaning: int) -> Array:
+        """Make an allgather that is known for what it is part of, and taken for no other call."""
+        (kind, _, *rest), finish = gather(self._at, "allgather", own, 0, None, None)
+        joined: Array = self._run(((kind, meaning, *rest), finish))
+        return joined
 
     # ------------------------------------------------------------------ shared arrays
 
@@ -262,7 +272,7 @@ class Comm(Collectives, Reductions, Objects, Messages, Recovery):
                 block = self._core.window.allocate(nbytes)
         except MemoryError as error:
             failure = error
-        worked = self.allgather(np.array([failure is None]))
+        worked = self._exchanged(np.array([failure is None]), EMPTY)
         if not worked.all():
             ranks = np.flatnonzero(~worked).tolist()
             raise MemoryError(f"ranks {ranks} cannot reserve shared memory ({failure or 'see there'})")

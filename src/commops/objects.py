@@ -12,7 +12,16 @@ import numpy as np
 
 from commops._core import messages as core
 from commops.arguments import ANY, rank_of, tag_of
-from commops.calls import Call, alltoall_bytes, broadcast, gather_bytes, of_objects, scatter
+from commops.calls import (
+    OBJECTS_ALLREDUCE,
+    OBJECTS_REDUCE,
+    Call,
+    alltoall_bytes,
+    broadcast,
+    gather_bytes,
+    of_objects,
+    scatter,
+)
 from commops.dtypes import Array
 from commops.messages import OBJECT, Messages, status_of
 from commops.pickling import pack, pack_parts, unpack
@@ -279,7 +288,7 @@ class Objects(Messages):
         """Start a `reduce_object`."""
         self._check_pickle()
         root = rank_of(root, self.size)
-        return self._start(gather_bytes("gather", pack(obj), root, _folder(op)))
+        return self._start(gather_bytes("gather", pack(obj), root, _folder(op), OBJECTS_REDUCE))
 
     def allreduce_object(self, obj: object, op: ObjectOp = "sum") -> Any:
         """Reduce the ranks' objects in rank order, at every rank.
@@ -291,7 +300,7 @@ class Objects(Messages):
     def iallreduce_object(self, obj: object, op: ObjectOp = "sum") -> Work[Any]:
         """Start an `allreduce_object`."""
         self._check_pickle()
-        return self._start(gather_bytes("allgather", pack(obj), 0, _folder(op)))
+        return self._start(gather_bytes("allgather", pack(obj), 0, _folder(op), OBJECTS_ALLREDUCE))
 
     def _one_for_each(self, objs: Sequence[object] | None) -> tuple[object, list[Array]]:
         """Return this rank's own of the objects, and all of them as bytes."""

@@ -124,9 +124,11 @@ class Recovery(Group):
         """
         # A call that timed out, or was interrupted, goes on where it was: others count on this rank's words.
         old, new = self._half or (self, None)
-        if self._closed and new is not None:  # by another thread, while its call was in the second half
+        if self._closed and self._half:  # by another thread, while a call was further than the first half
+            for made in (old, new):
+                if made is not None and made is not self:
+                    made._core.close()
             self._half = None
-            new._core.close()
             raise RevokedError("the communicator is closed")
         start = time.monotonic()
         while True:

@@ -19,7 +19,7 @@ from commops.arguments import (
     rank_of,
     target_of,
 )
-from commops.calls import FUNCTION, Call, Place, call_of
+from commops.calls import BY_FUNCTION, Call, Place, call_of, checksum
 from commops.dtypes import Array, code_of
 
 __all__ = ["Op", "reduce_scatter", "reduction"]
@@ -117,19 +117,28 @@ def reduce_scatter(at: Place, x: object, op: Op, out: object, counts: Counts | N
     shape = block_shape(array, at.size, rows, at.rank, "reduce_scatter")
     if callable(op):
         start = at.rank * shape[0] if rows is None else int(rows[: at.rank].sum())
-        return _folded_block(at, array, code, _function_of(op), out, slice(start, start + shape[0]))
+        return _folded_block(at, array, code, _function_of(op), out, slice(start, start + shape[0]), rows)
     number = _number_of(op, array.dtype, code)
     target, finish = target_of(out, shape, array.dtype, array)
     return call_of(
         "reduce_scatter", finish, op=number, dtype=code, send=packed(array), out=target, count=target.size,
-        counts=elements_of(rows, array.shape), shape=array.shape,
+        counts=elements_of(rows, array.shape), shape=array.shape, alike=checksum(rows),
     )  # fmt: skip
 
 
 # ------------------------------------------------------------------ by a function of the caller's
 
 
-def _folded(at: Place, kind: str, array: Array, code: int, op: Function, out: object, root: int) -> Call:
+def _folded(
+    at: Place,
+    kind: str,
+    array: Array,
+    code: int,
+    op: Function,
+    out: object,
+    root: int,
+    rows: Array | None = None,
+) -> Call:
     """Gather the whole arrays, and fold those in rank order.
 
     The function sees whole arrays, so it need not be elementwise (a matrix product is fine).
@@ -161,17 +170,19 @@ def _folded(at: Place, kind: str, array: Array, code: int, op: Function, out: ob
         return target
 
     return call_of(
-        "allgather" if to_all else "gather", finish, op=FUNCTION, dtype=code, root=root, send=packed(array),
-        out=blocks, count=array.size, shape=array.shape,
+        "allgather" if to_all else "gather", finish, op=BY_FUNCTION[kind], dtype=code, root=root,
+        send=packed(array), out=blocks, count=array.size, shape=array.shape, alike=checksum(rows),
     )  # fmt: skip
 
 
-def _folded_block(at: Place, array: Array, code: int, op: Function, out: object, own: slice) -> Call:
+def _folded_block(
+    at: Place, array: Array, code: int, op: Function, out: object, own: slice, rows: Array | None
+) -> Call:
     """Do the same, and keep one's own block of the result."""
     target = None
     if out is not None:
         target = check_out(out, (own.stop - own.start, *array.shape[1:]), array.dtype)
-    arguments, folded = _folded(at, "allreduce", array, code, op, None, 0)
+    arguments, folded = _folded(at, "reduce_scatter", array, code, op, None, 0, rows)
 
     def finish(got: object) -> Array:
         block: Array = folded(got)[own]

@@ -41,7 +41,29 @@ CALLS: dict[str, tuple[Any, str]] = {
     "object": (lambda c: c.allgather_object("text"), "allgather of objects("),
     "sent": (lambda c: c.broadcast_object("text"), "broadcast of objects("),
     "received": (lambda c: c.broadcast(None), "broadcast(root=0)"),
-    "function": (lambda c: c.allreduce(np.zeros(6), np.add), "allgather for a function(6 × float64)"),
+    "function": (lambda c: c.allreduce(np.zeros(6), np.add), "allreduce by a function(6 × float64)"),
+    "function scan": (lambda c: c.scan(np.zeros(6), np.add), "scan by a function(6 × float64)"),
+    "objects": (lambda c: c.allreduce_object(1), "allreduce of objects("),
+    "split": (lambda c: c.split(0), "split(32 × uint8)"),
+    "dup": (lambda c: c.dup(), "dup(32 × uint8)"),
+    "empty": (lambda c: c.empty(3), "empty(1 × bool)"),
+    "flags": (lambda c: c.allgather(np.array([True])), "allgather(1 × bool)"),
+    "rows": (
+        lambda c: c.allgather(np.zeros((1, 0)), counts=[1] * c.size),
+        "allgather(0 × float64 of shape (1, 0))",
+    ),
+    "other rows": (
+        lambda c: c.allgather(np.zeros((2, 0)), counts=[2] * c.size),
+        "allgather(0 × float64 of shape (2, 0))",
+    ),
+    "no elements": (
+        lambda c: c.alltoall(np.zeros((c.size, 0)), send_counts=[1] * c.size),
+        "alltoall(",
+    ),
+    "no integers": (
+        lambda c: c.alltoall(np.zeros((c.size, 0), np.int64), send_counts=[1] * c.size),
+        "alltoall(",
+    ),
     "arrays": (lambda c: c.allgather(np.zeros(6)), "allgather(6 × float64)"),
     "broadcast": (lambda c: c.broadcast(np.zeros(6), 0), "broadcast(6 × float64, root=0)"),
     "long": (lambda c: c.broadcast(np.zeros(700_000), 0), "broadcast(700000 × float64, root=0)"),
@@ -94,6 +116,12 @@ PAIRS = [
     ("scalar", "one"),
     ("long rows", "short rows"),
     ("deep", "flat"),
+    ("function", "function scan"),
+    ("object", "objects"),
+    ("split", "dup"),
+    ("empty", "flags"),
+    ("rows", "other rows"),
+    ("no elements", "no integers"),
 ]
 
 

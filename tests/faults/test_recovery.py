@@ -138,6 +138,29 @@ def test_a_late_collective_is_none_in_place_of_an_agreement(fresh: Fresh, layout
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("call", ["agree", "shrink"])
+def test_a_collective_after_an_agreement_that_was_given_up_is_none_in_its_place(
+    fresh: Fresh, layout: Layout, call: str
+) -> None:
+    def program(comm: Comm, call: str) -> None:
+        comm.barrier()
+        if comm.rank == 0:
+            comm.timeout = 0.2
+            with pytest.raises(commops.CommTimeoutError):
+                comm.agree(True) if call == "agree" else comm.shrink()
+            comm.timeout = 30
+            time.sleep(
+                1.0
+            )  # the others are in the next call, wait long enough to ask, and hear no answer but this
+        else:
+            time.sleep(0.4)
+        comm.allreduce(np.ones(3))
+        assert comm.agree(True) if call == "agree" else comm.shrink().size == comm.size
+
+    fresh(layout).run(program, call)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_who_lives_and_does_not_shrink_is_named_and_may_still_come(fresh: Fresh, layout: Layout) -> None:
     def program(comm: Comm) -> int:
         if comm.rank == 0:

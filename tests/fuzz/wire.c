@@ -41,7 +41,7 @@ static void check_told(const cmo_told *told, const uint8_t *bytes)
     cmo_told_write(again, told);
     FUZZ_CHECK(!memcmp(again, bytes, sizeof again));
     for (int k = 0; k < CMO_RECENT; k++)
-        FUZZ_CHECK(told->recent[k].kind < CMO_NKINDS && told->recent[k].op < CMO_NOPS &&
+        FUZZ_CHECK(told->recent[k].kind < CMO_NKINDS && told->recent[k].op < CMO_NMEANINGS &&
                    told->recent[k].dtype < CMO_NDTYPES && told->recent[k].root >= 0);
 }
 

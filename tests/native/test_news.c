@@ -279,7 +279,7 @@ static void test_what_nobody_tells_is_refused(void)
         int at, value;
     } wrong[] = {
         {8, 2}, {15, 1},                                           /* in_call is neither 0 nor 1 */
-        {16 + 28, CMO_NKINDS}, {16 + 29, CMO_NOPS}, {16 + 30, CMO_NDTYPES}, {16 + 27, 0x80},
+        {16 + 28, CMO_NKINDS}, {16 + 29, CMO_NMEANINGS}, {16 + 30, CMO_NDTYPES}, {16 + 27, 0x80},
         {16 + 31, CMO_MAX_DIMS + 1}, {16 + 31, CMO_UNTOLD - 1},
         /* Calls of another place, of the future, long past */
         {16, 1}, {16, 24}, {16 + 64, 1}, {0, 15}, {0, 200},
@@ -307,7 +307,8 @@ static void test_what_is_read_of_any_bytes_can_be_used(void)
         for (int k = 0; k < 3; k++) bytes[coll_random(&state, sizeof bytes)] = (uint8_t)coll_random(&state, 256);
         if (cmo_told_parse(&got, bytes, sizeof bytes) != CMO_OK) continue;
         for (int k = 0; k < CMO_RECENT; k++)
-            CHECK(got.recent[k].kind < CMO_NKINDS && got.recent[k].op < CMO_NOPS && got.recent[k].dtype < CMO_NDTYPES &&
+            CHECK(got.recent[k].kind < CMO_NKINDS && got.recent[k].op < CMO_NMEANINGS &&
+                  got.recent[k].dtype < CMO_NDTYPES &&
                   got.recent[k].root >= 0 && got.recent[k].seq <= got.seq &&
                   (got.recent[k].ndim <= CMO_MAX_DIMS || got.recent[k].ndim == CMO_UNTOLD));
     }

@@ -2,7 +2,9 @@
 
 #include "base/file.h"
 
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -89,4 +91,39 @@ bool cmo_process_stopped(int pidfd)
     snprintf(path, sizeof path, "/proc/%ld/stat", pid);
     const char *state = pid && cmo_read_file(path, text, sizeof text) ? strrchr(text, ')') : NULL;
     return state && state[1] && (state[2] == 'T' || state[2] == 't') && pid_of(pidfd) == pid;
+}
+
+/* ------------------------------------------------------------------ what children do not have */
+
+/* A fork may come in the middle of whatever another thread does, so this is a table that is right at any instant. */
+enum { MOST = 1 << 20, BITS = 64 }; /* descriptors above that are rare, and left open */
+static _Atomic uint64_t kept[MOST / BITS];
+static _Atomic int highest = -1; /* that was ever noted */
+static pthread_once_t registered = PTHREAD_ONCE_INIT;
+
+static void close_in_child(void)
+{
+    const int last = atomic_load_explicit(&highest, memory_order_relaxed);
+    for (int i = 0; i <= last / BITS; i++) {
+        const uint64_t word = atomic_exchange_explicit(&kept[i], 0, memory_order_relaxed);
+        for (int bit = 0; word && bit < BITS; bit++)
+            if (word >> bit & 1) close(i * BITS + bit);
+    }
+}
+
+static void register_once(void) { pthread_atfork(NULL, NULL, close_in_child); }
+
+void cmo_process_keeps(int fd, bool keeps)
+{
+    if (fd < 0 || fd >= MOST) return;
+    pthread_once(&registered, register_once);
+    const uint64_t bit = UINT64_C(1) << fd % BITS;
+    if (!keeps) {
+        atomic_fetch_and_explicit(&kept[fd / BITS], ~bit, memory_order_relaxed);
+        return;
+    }
+    int before = atomic_load_explicit(&highest, memory_order_relaxed);
+    while (before < fd &&
+           !atomic_compare_exchange_weak_explicit(&highest, &before, fd, memory_order_relaxed, memory_order_relaxed)) {}
+    atomic_fetch_or_explicit(&kept[fd / BITS], bit, memory_order_relaxed);
 }

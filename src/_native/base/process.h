@@ -12,4 +12,8 @@ void cmo_process_end(int pidfd, char *out, size_t n);
 
 bool cmo_process_stopped(int pidfd); /* by SIGSTOP, a terminal or a debugger, as far as the system says */
 
+/* Note that a descriptor is this process's alone, as a connection is whose end is to be this process's: a child that it
+ * forks closes it at once. Any thread. */
+void cmo_process_keeps(int fd, bool keeps);
+
 #endif

@@ -27,6 +27,7 @@ static uint64_t call_fingerprint(const cmo_call *c, int size)
                      (uint64_t)c->root << 8 | (uint64_t)ndim << 1 | c->exchange);
     if (ndim > 1)
         for (int i = rows_differ; i < ndim; i++) h = mix(h, c->shape[i]);
+    if (c->alike) h = mix(h, c->alike);
     if (learns || c->exchange || c->kind == CMO_BARRIER) return h;
     if (c->kind == CMO_ALLTOALL && c->counts) return mix(h, 1);
     if (!c->counts) return mix(h, c->count << 1);

@@ -64,8 +64,9 @@ cmo_err cmo_agree_build(cmo_comm *comm, cmo_comm **out);
 void cmo_agree_heard(struct cmo_channel *channel, const cmo_header *h, const uint8_t *payload); /* an AGREE frame */
 cmo_err cmo_agree_check(const cmo_header *h, int ranks); /* CMO_EPROTO for what none of so many ranks sends */
 /* This rank stands in a collective. Does somebody ask for an agreement who has not called it, though the communicator
- * is whole there? Then neither will end: fails the communicator with CMO_EORDER. Who asks goes on asking, so that all
- * can come to that agreement when their calls have failed. Not said of what this rank has been in itself. */
+ * is whole there? Then neither will end. Asks it whether it is still there, and if it says so fails the communicator
+ * with CMO_EORDER. Who is in the agreement stays in it, so that all can come to it when their calls have failed. Not
+ * said of one that this rank has been in itself. */
 void cmo_agree_compare(cmo_comm *comm);
 void cmo_agree_ended(cmo_op *op);
 void cmo_agree_describe(const cmo_op *op, char *out, size_t n); /* for whom it waited in vain */

@@ -313,8 +313,8 @@ static void coordinate(cmo_agreement *a, bool known)
         a->best_ballot = a->own.accepted;
         proposal_copy(&a->best, &a->taken, c->size);
     }
-    const uint64_t promise = ((uint64_t)c->rank + 1) << 32;
-    if (promise > a->promised) a->promised = promise;
+    /* It promises nothing to itself before it proposes: until then it may accept what a lower rank does, and what it
+     * has accepted counts here. */
     call(a);
     /* Whom it was proposed to, and who has died before accepting, is to be no member */
     for (int r = 0; r < c->size && a->proposing && !a->inherited; r++)
@@ -349,7 +349,8 @@ void cmo_agreement_pass(cmo_agreement *a)
 
 cmo_err cmo_agree_check(const cmo_header *h, int ranks)
 {
-    const bool bare = h->tag == CMO_AGREE_ACCEPT || h->tag == CMO_AGREE_REFUSE;
+    const bool bare = h->tag == CMO_AGREE_ACCEPT || h->tag == CMO_AGREE_REFUSE || h->tag == CMO_AGREE_ASK ||
+                      h->tag == CMO_AGREE_STAND;
     if (h->tag < 0 || h->tag >= CMO_AGREE_WHATS || !h->seq || bare == (h->length > 0) ||
         h->length > cmo_vote_bytes(ranks, true))
         return cmo_fail(CMO_EPROTO, "an agreement in %llu bytes of kind %lld", (unsigned long long)h->length,
@@ -362,21 +363,34 @@ static void heard_stand(cmo_agreement *a, int from, const cmo_header *h)
     if (h->id <= CMO_AGREE_KINDS) a->stands[from] = (cmo_stand){.kind = (uint8_t)h->id, .called = h->fingerprint};
 }
 
+/* Could this rank's collective wait for one that is, as far as is known, in this agreement instead? */
+static bool stands_apart(const cmo_agreement *a, int r)
+{
+    const cmo_comm *c = a->comm;
+    const cmo_stand *theirs = &a->stands[r];
+    return !c->failed && !a->tried && theirs->kind && theirs->called && theirs->called <= c->seq;
+}
+
 void cmo_agree_compare(cmo_comm *c)
 {
     const cmo_agreement *a = c->agreement;
+    for (int r = 0; a && r < c->size; r++)
+        if (stands_apart(a, r)) tell(a, r, CMO_AGREE_ASK, a->number, 0, 0); /* its time may have been up since */
+}
+
+/* The answer. What is in progress here is a collective that `from` has not made before it came to the agreement. */
+static void heard_answer(cmo_agreement *a, int from, const cmo_header *h)
+{
+    cmo_comm *c = a->comm;
     char text[CMO_TEXT], call[256];
-    if (c->failed || !a || a->tried) return;
-    for (int r = 0; r < c->size; r++) {
-        const cmo_stand *theirs = &a->stands[r];
-        if (!theirs->kind || !theirs->called || theirs->called > c->seq) continue;
-        cmo_describe_call(call, sizeof call, &c->recent[c->seq % CMO_RECENT]);
-        snprintf(text, sizeof text, "rank %d is in %s after its collective number %llu of this communicator, and rank "
-                 "%d in number %llu, %.250s", r, theirs->kind == 1 + CMO_AGREE_SHRINK ? "shrink" : "agree",
-                 (unsigned long long)theirs->called - 1, c->rank, (unsigned long long)c->seq, call);
-        cmo_comm_fail(c, CMO_EORDER, text);
-        return;
-    }
+    heard_stand(a, from, h);
+    const bool in_call = !cmo_list_empty(&c->queue) && CMO_ENTRY(c->queue.next, cmo_op, node)->step;
+    if (!in_call || !stands_apart(a, from)) return;
+    cmo_describe_call(call, sizeof call, &c->recent[c->seq % CMO_RECENT]);
+    snprintf(text, sizeof text, "rank %d is in %s after its collective number %llu of this communicator, and rank %d "
+             "in number %llu, %.250s", from, a->stands[from].kind == 1 + CMO_AGREE_SHRINK ? "shrink" : "agree",
+             (unsigned long long)a->stands[from].called - 1, c->rank, (unsigned long long)c->seq, call);
+    cmo_comm_fail(c, CMO_EORDER, text);
 }
 
 static void heard_call(cmo_agreement *a, int from, const cmo_header *h, const uint8_t *payload)
@@ -430,7 +444,9 @@ static void heard_proposal(cmo_agreement *a, int from, const cmo_header *h, cons
 /* Of an agreement that is decided here. */
 static void heard_late(const cmo_agreement *a, int from, const cmo_header *h)
 {
-    if (h->tag == CMO_AGREE_DECIDE || h->tag == CMO_AGREE_ACCEPT || h->tag == CMO_AGREE_REFUSE) return;
+    if (h->tag == CMO_AGREE_DECIDE || h->tag == CMO_AGREE_ACCEPT || h->tag == CMO_AGREE_REFUSE ||
+        h->tag == CMO_AGREE_STAND)
+        return;
     tell_decision(a, from); /* if it is a later one, the sender learns that the others have gone on */
 }
 
@@ -455,6 +471,8 @@ void cmo_agree_heard(cmo_channel *channel, const cmo_header *h, const uint8_t *p
     case CMO_AGREE_CALL: heard_call(a, from, h, payload); break;
     case CMO_AGREE_VOTE: heard_vote(a, from, h, payload); break;
     case CMO_AGREE_PROPOSE: heard_proposal(a, from, h, payload); break;
+    case CMO_AGREE_ASK: tell(a, from, CMO_AGREE_STAND, a->number, 0, 0); break;
+    case CMO_AGREE_STAND: heard_answer(a, from, h); break;
     case CMO_AGREE_ACCEPT:
         if (a->proposing && h->aux == a->ballot) a->has_accepted[from] = 1;
         break;

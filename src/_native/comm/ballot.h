@@ -12,6 +12,8 @@
  *     ACCEPT   | none
  *     DECIDE   | as PROPOSE
  *     REFUSE   | none: the sender is on a side that may not decide
+ *     ASK      | none: is the receiver, who has asked for this agreement, still in it?
+ *     STAND    | none: the answer, in the header (transport/wire.h)
  *
  * The header's `tag` says what it is, `seq` which agreement of the communicator, `aux` which ballot. */
 #ifndef CMO_BALLOT_H
@@ -24,7 +26,7 @@
 #include <stdint.h>
 
 enum { CMO_AGREE_CALL, CMO_AGREE_VOTE, CMO_AGREE_PROPOSE, CMO_AGREE_ACCEPT, CMO_AGREE_DECIDE, CMO_AGREE_REFUSE,
-       CMO_AGREE_WHATS };
+       CMO_AGREE_ASK, CMO_AGREE_STAND, CMO_AGREE_WHATS };
 
 /* What is agreed on: the AND of everyone's flags, or who goes on. */
 typedef enum { CMO_AGREE_FLAG, CMO_AGREE_SHRINK, CMO_AGREE_KINDS } cmo_agree_kind;

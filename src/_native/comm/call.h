@@ -34,8 +34,30 @@ const char *cmo_kind_name(cmo_kind kind);
 /* A shape as NumPy writes it: "(2, 3)". Of more than `known` dimensions only these: "(2, 3, …)". */
 void cmo_shape_text(char *out, size_t n, int ndim, const uint64_t *shape, int known);
 
-/* What the arrays of a call that only moves them stand for; it is in the fingerprint, in place of the operation. */
-typedef enum { CMO_ARRAYS, CMO_OBJECTS, CMO_FUNCTION /* operands of the caller's own function */ } cmo_meaning;
+/* What the arrays of a call that only moves them stand for; it is in the fingerprint, in place of the operation. The
+ * name is of the call that its user has made; empty: the kind's. X(enumerator, name) */
+#define CMO_MEANINGS(X)                                      \
+    X(ARRAYS, "")                                            \
+    X(OBJECTS, "")                                           \
+    X(BY_ALLREDUCE, "allreduce by a function")               \
+    X(BY_REDUCE, "reduce by a function")                     \
+    X(BY_REDUCE_SCATTER, "reduce_scatter by a function")     \
+    X(BY_SCAN, "scan by a function")                         \
+    X(BY_EXSCAN, "exscan by a function")                     \
+    X(OBJECTS_ALLREDUCE, "allreduce of objects")             \
+    X(OBJECTS_REDUCE, "reduce of objects")                   \
+    X(SPLIT, "split")                                        \
+    X(DUP, "dup")                                            \
+    X(EMPTY, "empty")
+
+typedef enum {
+#define CMO_X(e, name) CMO_##e,
+    CMO_MEANINGS(CMO_X)
+#undef CMO_X
+    CMO_NMEANINGS
+} cmo_meaning;
+
+const char *cmo_meaning_name(unsigned meaning);
 
 /* What an incoming array looks like. Borrowed for the time of the call that passes it. */
 typedef struct cmo_layout {
@@ -84,6 +106,7 @@ typedef struct cmo_call {
                                     the root of BROADCAST and SCATTER (there the whole array's, blocks being along axis
                                     0) the others learn it; it must be that of their `out`, if they tell that */
     const uint64_t *shape;       /* [ndim]; NULL: not told */
+    uint64_t alike;              /* what else must be alike, as a number: it is in the fingerprint */
     cmo_allocate allocate;       /* with exchange; and BROADCAST, SCATTER elsewhere than at root: if given, asked for
                                     `out` when dtype and shape are known (for SCATTER, the shape of this rank's block).
                                     If not given, dtype and bytes must equal the root's */

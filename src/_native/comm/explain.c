@@ -12,17 +12,17 @@ void cmo_describe_call(char *out, size_t n, const cmo_recent_call *call)
     const cmo_kind kind = (cmo_kind)call->kind;
     const unsigned op = call->op, dtype = call->dtype;
     char what[160] = "", at[32] = "", shape[96] = "";
-    if (kind >= CMO_NKINDS || op >= CMO_NOPS || dtype >= CMO_NDTYPES) {
+    const bool shaped = call->ndim <= CMO_MAX_DIMS;
+    bool reduces = kind == CMO_ALLREDUCE || kind == CMO_REDUCE || kind == CMO_REDUCE_SCATTER || kind == CMO_SCAN ||
+                   kind == CMO_EXSCAN;
+    if (kind >= CMO_NKINDS || op >= (reduces ? (unsigned)CMO_NOPS : (unsigned)CMO_NMEANINGS) || dtype >= CMO_NDTYPES) {
         snprintf(out, n, "an unknown call");
         return;
     }
-    const bool shaped = call->ndim <= CMO_MAX_DIMS;
     if (shaped && call->ndim != 1) {
         strcpy(shape, " of shape ");
         cmo_shape_text(shape + strlen(shape), sizeof shape - strlen(shape), call->ndim, call->shape, CMO_RECENT_DIMS);
     }
-    bool reduces = kind == CMO_ALLREDUCE || kind == CMO_REDUCE || kind == CMO_REDUCE_SCATTER || kind == CMO_SCAN ||
-                   kind == CMO_EXSCAN;
     bool rooted = kind == CMO_BROADCAST || kind == CMO_REDUCE || kind == CMO_SCATTER || kind == CMO_GATHER;
     bool learns = (kind == CMO_BROADCAST || kind == CMO_SCATTER) && !call->count && !shaped; /* has no array */
     if (kind != CMO_BARRIER && !learns)
@@ -30,9 +30,8 @@ void cmo_describe_call(char *out, size_t n, const cmo_recent_call *call)
                  cmo_dtype_name((cmo_dtype)dtype), shape, reduces ? ", op=" : "",
                  reduces ? cmo_redop_name((cmo_redop)op) : "");
     if (rooted) snprintf(at, sizeof at, "%sroot=%d", what[0] ? ", " : "", call->root);
-    const char *stand_for[] = {[CMO_ARRAYS] = "", [CMO_OBJECTS] = " of objects", [CMO_FUNCTION] = " for a function"};
-    const char *of = !reduces && op < sizeof stand_for / sizeof *stand_for ? stand_for[op] : "";
-    snprintf(out, n, "%s%s(%s%s)", cmo_kind_name(kind), of, what, at);
+    const char *as = reduces ? "" : cmo_meaning_name(op), *of = !reduces && op == CMO_OBJECTS ? " of objects" : "";
+    snprintf(out, n, "%s%s(%s%s)", as[0] ? as : cmo_kind_name(kind), of, what, at);
 }
 
 /* ------------------------------------------------------------------ what another rank is doing */
@@ -281,11 +280,17 @@ void cmo_failure_why(const cmo_comm *c, char *out, size_t n)
     snprintf(out, n, "%s%.450s", whose, c->failed_text);
 }
 
-bool cmo_failure_concerns(cmo_comm *c)
+bool cmo_failure_differed(const cmo_comm *c)
+{
+    const uint64_t seq = c->told ? first_difference(c, 0) : 0;
+    return seq && seq <= c->seq;
+}
+
+bool cmo_failure_concerns(const cmo_comm *c)
 {
     if (c->failed != CMO_EMISMATCH || c->explained) return false;
-    const uint64_t seq = c->told ? first_difference(c, 0) : 0;
-    return seq ? seq <= c->seq : c->seq > 0;
+    const bool known = c->told && first_difference(c, 0); /* else it is in what the text tells */
+    return known ? cmo_failure_differed(c) : c->seq > 0;
 }
 
 void cmo_failure_text(cmo_comm *comm, char *out, size_t n)

@@ -11,9 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* How long a failure waits, at most, for the others to say where they stand. Those who make different calls are all
- * there, and on a busy machine their word may take a while; of a passed deadline an absence is the likely cause. */
-static const int64_t settle_time = 3 * CMO_SECOND, settle_time_late = CMO_LATE;
+/* How long a failure waits, at most, for the others to say where they stand. Those who make different calls are mostly
+ * there; of a passed deadline an absence is the likely cause. */
+static const int64_t settle_time = CMO_LATE;
 /* The same, for ranks of several hosts to say whom they have lost, and how: who only sees a connection end knows less
  * than the ranks of the lost one's host, and all are to tell the same. */
 static const int64_t settle_time_lost = CMO_SECOND / 4;
@@ -116,8 +116,8 @@ static void comm_fail(cmo_comm *comm, cmo_err err, const char *text, bool first_
         memcpy(c->told[c->rank].recent, c->recent, sizeof c->recent);
         cmo_describe_own(e, c->told[c->rank].doing, CMO_DOING);
     }
-    int64_t settle = err == CMO_EMISMATCH ? settle_time : err == CMO_ETIMEOUT ? settle_time_late
-                     : err == CMO_EPEERLOST ? settle_time_lost : 0;
+    int64_t settle = err == CMO_EMISMATCH || err == CMO_ETIMEOUT ? settle_time
+                     : err == CMO_EPEERLOST                      ? settle_time_lost : 0;
     c->settle = cmo_engine_now(e) + (c->told ? settle : 0);
     if (!c->left_out) tell_local(c);
     /* A rank that is not there yet, when others disagree, speaks when it is: they want to know what it calls. */
@@ -254,6 +254,8 @@ void cmo_failure_heard(cmo_channel *channel, const cmo_header *h, const uint8_t 
     }
     if (!c->told) return;
     c->told[rank] = told;
+    /* A rank that is in no call speaks when it is, but at once where what it has called is what others wait to hear. */
+    if (c->failed == CMO_EMISMATCH && cmo_failure_differed(c)) tell_remote(c);
     channel->engine->moved = true;
 }
 

@@ -179,7 +179,8 @@ void cmo_failure_look_left(cmo_comm *comm);           /* members that have close
 bool cmo_failure_settled(cmo_comm *comm);             /* everybody has said where it stood, or had the time to */
 void cmo_failure_text(cmo_comm *comm, char *out, size_t n); /* the explanation for this rank's caller */
 /* Is it about a call that this rank has made, and did none of its calls tell? For ranks that made different ones. */
-bool cmo_failure_concerns(cmo_comm *comm);
+bool cmo_failure_concerns(const cmo_comm *comm);
+bool cmo_failure_differed(const cmo_comm *comm); /* is it known where ranks differ, in a call that this one has made? */
 void cmo_failure_why(const cmo_comm *comm, char *out, size_t n); /* the same, without who stands where */
 /* What a world rank of this host was doing when it ended, as its recorder says: ", in barrier(), number 3, at f.py:9";
  * and what one that is waited for does: "computes since 3.2 s, after …". Empty where that is not known. */

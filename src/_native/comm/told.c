@@ -6,6 +6,7 @@
 #include <string.h>
 
 enum { RECENT_AT = 16, RECENT_BYTES = 64 };
+enum { MOST_OPS = (int)CMO_NMEANINGS > (int)CMO_NOPS ? (int)CMO_NMEANINGS : (int)CMO_NOPS };
 
 static void recent_write(uint8_t *out, const cmo_recent_call *recent)
 {
@@ -37,7 +38,7 @@ static cmo_err recent_parse(cmo_recent_call *recent, const uint8_t *in)
     for (int i = 0; i < CMO_RECENT_DIMS; i++) recent->shape[i] = cmo_wire_get(in + 32 + 8 * i, 8);
     bool untold = false; /* a shape where none is told */
     for (int i = 0; i < CMO_RECENT_DIMS; i++) untold |= !cmo_told_dims(recent->ndim) && recent->shape[i];
-    if (recent->kind >= CMO_NKINDS || recent->op >= CMO_NOPS || recent->dtype >= CMO_NDTYPES || root > INT32_MAX ||
+    if (recent->kind >= CMO_NKINDS || recent->op >= MOST_OPS || recent->dtype >= CMO_NDTYPES || root > INT32_MAX ||
         (recent->ndim > CMO_MAX_DIMS && recent->ndim != CMO_UNTOLD) || untold)
         return cmo_fail(CMO_EPROTO, "a peer tells of a call that nobody can make");
     return CMO_OK;

@@ -62,7 +62,7 @@ def barrier(Comm comm not None, double timeout):
 
 cdef enum:
     SENT = 4  # where in it the array stands that is sent
-    ALLOCATE = 11  # and that function
+    ALLOCATE = 12  # and that function
 
 
 cdef uint64_t *counts_of(object counts):
@@ -72,7 +72,7 @@ cdef uint64_t *counts_of(object counts):
 cdef int fill(cmo_call *call, uint64_t *dims, tuple asked) except -1:
     """Write down a call. The arrays are borrowed; `dims` has room for a shape."""
     cdef int kind, op, dtype, i
-    kind, op, dtype, call.root, array, out, call.count, counts, recv_counts, call.exchange, shape, _ = asked
+    kind, op, dtype, call.root, array, out, call.count, counts, recv_counts, call.exchange, shape, call.alike, _ = asked
     call.kind, call.op, call.dtype = <cmo_kind>kind, <cmo_redop>op, <cmo_dtype>dtype
     call.in_ = NULL if array is None else cnp.PyArray_DATA(array)
     call.out = NULL if out is None else cnp.PyArray_DATA(out)

@@ -131,6 +131,7 @@ cdef extern from "commops.h" nogil:
         cbool exchange
         int ndim
         const uint64_t *shape
+        uint64_t alike
         cmo_allocate allocate
         void *allocate_ctx
 

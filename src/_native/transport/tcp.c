@@ -1,5 +1,6 @@
 /* Links over TCP: the streams, and the table of functions. tcp_net.h says where the connections come from. A poll is an
  * epoll_wait, which looks at all of them; who waits for one link alone may read that without (comm/fast.c). */
+#include "base/process.h"
 #include "transport/tcp_net.h"
 
 #include <errno.h>
@@ -197,7 +198,10 @@ static void tcp_free_all(cmo_node *list)
     CMO_EACH(node, list) {
         tcp_socket *s = socket_at(node);
         if (s->stage == LIVE) tcp_finish(s);
-        if (s->fd >= 0) close(s->fd);
+        if (s->fd >= 0) {
+            cmo_process_keeps(s->fd, false);
+            close(s->fd);
+        }
         cmo_tls_end(s->tls);
         free(s);
     }

@@ -1,4 +1,5 @@
 /* A socket of the TCP transport from its descriptor to its end, and the timer that all of them share. */
+#include "base/process.h"
 #include "transport/tcp_net.h"
 
 #include <errno.h>
@@ -33,6 +34,7 @@ tcp_socket *cmo_tcp_adopt(tcp_net *n, int fd, tcp_stage stage, uint32_t events)
         free(s);
         return NULL;
     }
+    cmo_process_keeps(fd, true); /* a child that lives on must not keep a connection alive */
     s->fd = fd;
     s->stage = stage;
     s->watched = events;
@@ -117,6 +119,7 @@ void cmo_tcp_discard(tcp_net *n, tcp_socket *s)
     if (s->stage == CLOSED) return;
     /* Taken out by hand, since a child process may hold the descriptor open, and epoll would go on naming it. */
     epoll_ctl(n->net.fd, EPOLL_CTL_DEL, s->fd, NULL);
+    cmo_process_keeps(s->fd, false);
     close(s->fd);
     cmo_tls_end(s->tls);
     s->tls = NULL;

@@ -394,6 +394,7 @@ class Meeting:
 
     def _part(self, plan: Plan, patience: float) -> None:
         """Be done with the store; as rank 0, when everybody else is."""
+        self._spare.close()
         self._renounce()
         with contextlib.suppress(RendezvousError):
             if self._rank != 0:
