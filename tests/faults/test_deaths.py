@@ -147,3 +147,24 @@ def test_a_lonely_survivor_goes_on_alone(fresh: Fresh) -> None:
             world.signal(dead, signal.SIGKILL)
             ((_, _, rank, size, _),) = survivors(world.collect(), {dead})
             assert (rank, size) == (0, 1)
+
+
+@pytest.mark.parametrize("layout", [Layout("aaa", "shm"), Layout("aaa", "tcp"), Layout("aba")], ids=str)
+def test_a_child_that_lives_on_hides_no_death(fresh: Fresh, layout: Layout) -> None:
+    def program(comm: Comm) -> tuple[Any, ...]:
+        comm.alltoall(np.ones(comm.size))  # there is a connection to everybody
+        if comm.rank == 1:
+            if os.fork() == 0:
+                time.sleep(6)
+                os._exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
+        start = time.monotonic()
+        with pytest.raises(commops.PeerLostError) as caught:
+            comm.barrier()
+        seconds = time.monotonic() - start
+        return caught.value.ranks, seconds, comm.shrink().allreduce(np.array(1)).item()
+
+    for ranks, seconds, total in survivors(fresh(layout).outcomes(program), {1}):
+        assert ranks == (1,)
+        assert seconds < 4  # not when the child has ended too
+        assert total == layout.size - 1
