@@ -133,14 +133,14 @@ static void test_silence_is_closed_at_the_deadline(void)
 {
     static const uint8_t begun[] = {22, 3, 1, 1, 244, 1, 0, 1, 240, 3, 3};
     world w;
-    open_two(&w, good, good, 0, 60 * 1000000);
+    open_two(&w, good, good, 0, 500 * 1000000); /* in which a real handshake is done, under valgrind too */
     for (size_t said = 0; said <= sizeof begun; said += sizeof begun) {
         int fd = stranger(&w, 0);
         const int64_t start = cmo_now();
         if (said) CHECK(send(fd, begun, said, MSG_NOSIGNAL) == (ssize_t)said);
         CHECK(is_closed(&w, fd));
         const double took = (double)(cmo_now() - start) / 1e9;
-        CHECKF(took > 0.055 && took < 0.5, "%.3f s", took);
+        CHECKF(took > 0.45 && took < 5, "%.3f s", took);
         close(fd);
     }
     check_talk(&w, 0, 1);
