@@ -160,6 +160,9 @@ def test_the_stacks_of_a_rank_of_another_machine(commops: Run, job: str, tmp_pat
     result = commops("top", "--stack", "7", "--job", job, "--on", f"{sys.executable} {other}")
     assert result.returncode == 0, result.stderr
     assert result.stdout == "from elsewhere\n"
+    refused = commops("top", "--stack", "7", "--job", job, "--on", "there-is-no-such-program")
+    assert refused.returncode == 2
+    assert "cannot be run" in refused.stderr
 
 
 @pytest.mark.parametrize(

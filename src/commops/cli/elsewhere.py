@@ -13,7 +13,7 @@ import click
 
 from commops.flight import Call, Rank, Recorder
 
-__all__ = ["Elsewhere", "packed", "unpacked"]
+__all__ = ["Elsewhere", "begun", "packed", "unpacked"]
 
 _FIRST = 15.0  # seconds that a machine has for its first look
 
@@ -58,20 +58,7 @@ class Elsewhere:
         self._ranks: list[Rank] = []
         self._arrived = threading.Event()
         self._problem = ""
-        try:
-            words = shlex.split(command)
-        except ValueError as error:
-            raise click.BadParameter(f"{command!r}: {error}", param_hint="--on") from error
-        try:
-            self._process = subprocess.Popen(
-                [*words, *there("--json", *arguments)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        except (OSError, IndexError) as error:
-            raise click.BadParameter(f"{command!r} cannot be run: {error}", param_hint="--on") from error
+        self._process = begun(command, "--json", *arguments)
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -106,6 +93,15 @@ class Elsewhere:
         self._process.wait()
 
 
-def there(*arguments: str) -> list[str]:
-    """Return the command for another machine: this Python's ``commops top``, at the same path."""
-    return [sys.executable, "-m", "commops", "top", *arguments]
+def begun(command: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start this Python's ``commops top`` on another machine, at the same path; or raise BadParameter."""
+    try:
+        return subprocess.Popen(
+            [*shlex.split(command), sys.executable, "-m", "commops", "top", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"{command!r} cannot be run: {error}", param_hint="--on") from error

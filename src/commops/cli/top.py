@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -168,7 +166,7 @@ def chosen(job: str) -> list[Rank]:
 
 def _print_stacks(job: str, number: int, others: Sequence[str]) -> None:
     from commops import stacks
-    from commops.cli.elsewhere import there
+    from commops.cli.elsewhere import begun
 
     ranks: list[Rank] = []
     try:
@@ -178,12 +176,10 @@ def _print_stacks(job: str, number: int, others: Sequence[str]) -> None:
             raise
     if not ranks:
         for other in others:
-            arguments = there(f"--stack={number}", *([f"--job={job}"] if job else []))
-            answer = subprocess.run(
-                [*shlex.split(other), *arguments], capture_output=True, text=True, check=False
-            )
-            if answer.returncode == 0:
-                click.echo(answer.stdout, nl=False)
+            machine = begun(other, f"--stack={number}", *([f"--job={job}"] if job else []))
+            answer, _ = machine.communicate()
+            if machine.returncode == 0:
+                click.echo(answer, nl=False)
                 return
         raise click.ClickException(f"no rank {number} runs on this machine")
     if len(jobs := sorted({rank.recorder.job for rank in ranks})) > 1:
