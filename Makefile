@@ -16,13 +16,13 @@ IN_VENV := PATH="$(VENV)/bin:$$PATH"
 # A changed folder tells of files that are gone.
 SOURCES := $(shell find src meson.build meson.options pyproject.toml -name __pycache__ -prune -o ! -name '*.pyc' -print)
 
-.PHONY: help demo test test-native test-python lint sanitize valgrind warnings aarch64-check dist bench bench-quick \
-    fuzz fuzz-corpus fuzzers soak editable clean
+.PHONY: help demo tools test test-native test-simulation test-python lint sanitize valgrind warnings \
+    aarch64-check dist bench bench-quick fuzz fuzz-corpus fuzzers soak editable clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo            install into a fresh environment and train iris on 2 ranks'
-	@echo 'make test            every test: C (test-native), then Python (test-python PYTEST_ARGS="-k words")'
+	@echo 'make test            all of test-native, test-simulation (both C) and test-python (PYTEST_ARGS="-k words")'
 	@echo 'make lint            ruff, mypy --strict, the stubs of the compiled modules against these, widths and lengths'
 	@echo 'make sanitize        C tests under AddressSanitizer + UndefinedBehaviorSanitizer, then ThreadSanitizer'
 	@echo 'make soak            ten hours of calls that must leave nothing behind (SOAK_SECONDS=60 SOAK_CALLS=100000)'
@@ -63,10 +63,18 @@ $(BUILD)/installed: $(VENV)/ready $(SOURCES)
 	$(IN_VENV) pip install --quiet --no-build-isolation -Cbuild-dir="$(BUILD)/wheel" '.[train,redis,bfloat16,tls]'
 	touch $@
 
-test: test-native test-python
+tools: $(VENV)/ready
+
+# The tests of Python mostly wait, for processes and for deadlines. The simulations, in virtual time, need a core and no
+# clock: they take what is left.
+test: test-native $(BUILD)/installed
+	$(MAKE) -j2 test-simulation test-python
 
 test-native: $(BUILD)/native/build.ninja
-	$(IN_VENV) meson test -C "$(BUILD)/native" --print-errorlogs
+	$(IN_VENV) meson test -C "$(BUILD)/native" --print-errorlogs --no-suite simulation
+
+test-simulation: $(BUILD)/native/build.ninja
+	$(IN_VENV) nice meson test -C "$(BUILD)/native" --print-errorlogs --suite simulation
 
 test-python: $(BUILD)/installed
 	$(IN_VENV) pytest $(PYTEST_ARGS)
@@ -85,11 +93,12 @@ lint: $(BUILD)/installed
 
 # Quick grids: a sanitizer looks at what code does, and needs no case twice. Threads of one process stand for ranks,
 # because ThreadSanitizer does not see between processes; it also needs a memory layout that is not randomised too far.
+# SUITES='--suite simulation' chooses.
 sanitize: $(BUILD)/address/build.ninja $(BUILD)/thread/build.ninja
 	$(IN_VENV) QUICK=1 ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	    meson test -C "$(BUILD)/address" --print-errorlogs --timeout-multiplier 4
+	    meson test -C "$(BUILD)/address" --print-errorlogs --timeout-multiplier 4 $(SUITES)
 	$(IN_VENV) QUICK=1 TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
-	    $(UNRANDOMISED) meson test -C "$(BUILD)/thread" --print-errorlogs --timeout-multiplier 4
+	    $(UNRANDOMISED) meson test -C "$(BUILD)/thread" --print-errorlogs --timeout-multiplier 4 $(SUITES)
 
 # What the sanitizers do not see: values that were never written. Not of attach, for which valgrind lacks a system call,
 # nor of the longest grids.

@@ -165,7 +165,7 @@ static cmo_err rank_engine(world *w, int r)
     cmo_world given = {.rank = r, .size = s->size, .generation = 1, .host = w->host, .window = w->ranks[r].window,
                        .neighbours = neighbours, .nlocal = nlocal, .share = s->layout != WORLD_UNSHARED,
                        .collectives = &cmo_coll, .tunables = s->tunables, .now = cmo_sim_now, .now_ctx = w->sim,
-                       .threadless = true};
+                       .threadless = true, .tells_all = s->tells_all};
     cmo_err err = nlocal < s->size ? cmo_sim_net(w->sim, r, &given.remote) : CMO_OK;
     if (!err) err = cmo_engine_create(&w->ranks[r].engine, &given);
     free(neighbours);

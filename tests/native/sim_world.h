@@ -38,6 +38,7 @@ typedef struct world_settings {
     int64_t stagger_ns;     /* greatest time between a rank's starts of two tasks */
     double timeout;         /* of every task, in virtual seconds; negative: never */
     int children;           /* communicators beside the first for which there is memory */
+    int tells_all;          /* as cmo_world has it */
 } world_settings;
 
 typedef struct world world;

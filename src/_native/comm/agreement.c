@@ -4,10 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Each who decides tells all others, in case that the coordinator dies before it has; beyond so many ranks only those
- * that are 1, 2, 4, … further. Who is told by nobody asks the next coordinator. */
-enum { TELL_ALL = 128 };
-
 /* ------------------------------------------------------------------ making and ending */
 
 static bool proposal_make(cmo_proposal *p, int size)
@@ -185,8 +181,10 @@ static void decide(cmo_agreement *a, uint64_t number, const cmo_proposal *p, boo
     const int size = a->comm->size, rank = a->comm->rank;
     proposal_copy(&a->decision, p, size);
     a->decided = number;
-    /* Whom nobody tells that others have gone on, and who hears them close, would take itself for the last one */
-    const bool to_all = coordinates || size <= TELL_ALL || p->kind == CMO_AGREE_SHRINK;
+    /* In case that the coordinator dies before it has told them; beyond so many ranks only those that are 1, 2, 4, …
+     * further. Who is told by nobody asks the next coordinator. But whom nobody tells that others have gone on in a
+     * shrink, and who hears them close, would take itself for the last one. */
+    const bool to_all = coordinates || size <= a->comm->engine->tells_all || p->kind == CMO_AGREE_SHRINK;
     for (int r = 0; r < size; r++) {
         const int distance = (r - rank + size) % size;
         if (to_all || !(distance & (distance - 1)) || a->asks[r]) tell_decision(a, r);

@@ -14,7 +14,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-enum { PASSES_PER_LOOK = 64 }; /* how often deadlines and abort words are looked at while polling */
+enum { PASSES_PER_LOOK = 64, /* how often deadlines and abort words are looked at while polling */
+       TELLS_ALL = 128 };
 
 cmo_comm *cmo_engine_world(cmo_engine *e) { return e->world; }
 const cmo_tunables *cmo_engine_tunables(const cmo_engine *e) { return &e->tunables; }
@@ -453,6 +454,7 @@ cmo_err cmo_engine_create(cmo_engine **out, const cmo_world *w)
     e->now_ctx = w->now_ctx;
     e->looked = cmo_engine_now(e);
     e->threadless = w->threadless;
+    e->tells_all = w->tells_all ? w->tells_all : TELLS_ALL;
     e->keeps_mappings = w->keeps_mappings || w->threadless;
     e->window = w->window;
     e->nlocal = w->nlocal;

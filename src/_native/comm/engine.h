@@ -33,6 +33,7 @@ typedef struct cmo_world {
     bool keeps_mappings;         /* the neighbours' windows belong to somebody else in this process: do not unmap
                                     them */
     bool threadless;             /* no progress thread, no epoll: simulation */
+    int tells_all;               /* among so many ranks each who decides an agreement tells all; 0: the usual number */
     bool (*interrupted)(void *); /* see base/wait.h */
     void *interrupt_ctx;
 } cmo_world;

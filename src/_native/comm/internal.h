@@ -202,6 +202,7 @@ struct cmo_engine {
     int64_t (*now)(void *);
     void *now_ctx;
     bool threadless, keeps_mappings;
+    int tells_all;               /* among so many ranks each who decides an agreement tells all others */
 
     cmo_recorder recorder;       /* the driver's */
     cmo_window *window;
