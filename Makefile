@@ -65,8 +65,7 @@ $(BUILD)/installed: $(VENV)/ready $(SOURCES)
 
 tools: $(VENV)/ready
 
-# The tests of Python mostly wait, for processes and for deadlines. The simulations, in virtual time, need a core and no
-# clock: they take what is left.
+# The simulations, in virtual time, need a processor and no clock: they take what the tests of Python leave of it.
 test: test-native $(BUILD)/installed
 	$(MAKE) -j2 test-simulation test-python
 
@@ -76,8 +75,9 @@ test-native: $(BUILD)/native/build.ninja
 test-simulation: $(BUILD)/native/build.ninja
 	$(IN_VENV) nice meson test -C "$(BUILD)/native" --print-errorlogs --suite simulation
 
+# Each file in one of some processes, which wait most of the time.
 test-python: $(BUILD)/installed
-	$(IN_VENV) pytest $(PYTEST_ARGS)
+	$(IN_VENV) pytest -n 3 --dist loadfile $(PYTEST_ARGS)
 
 $(BUILD)/native/build.ninja: | $(VENV)/ready
 	$(IN_VENV) meson setup "$(BUILD)/native" -Dtests=true -Dbuildtype=debugoptimized

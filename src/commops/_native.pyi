@@ -9,6 +9,7 @@ A failed call raises what `commops.errors` describes.
 from typing import Final
 
 KINDS: Final[dict[str, int]]
+MEANINGS: Final[dict[str, int]]
 """Number of each collective: "barrier", "broadcast", …"""
 
 OPS: Final[dict[str, int]]

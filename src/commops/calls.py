@@ -48,12 +48,19 @@ __all__ = [
 Call: TypeAlias = tuple[tuple[Any, ...], Callable[[Any], Any]]
 """A checked call: the arguments of the core, and what makes the result from what was allocated, or None."""
 
-OBJECTS = 1
-BY_FUNCTION = {"allreduce": 2, "reduce": 3, "reduce_scatter": 4, "scan": 5, "exscan": 6}
-OBJECTS_ALLREDUCE, OBJECTS_REDUCE, SPLIT, DUP, EMPTY = 7, 8, 9, 10, 11
+_KIND: dict[str, int] = native.KINDS
+_MEANING: dict[str, int] = native.MEANINGS
+
+OBJECTS = _MEANING["objects"]
+BY_FUNCTION = {
+    kind: _MEANING[f"{kind} by a function"]
+    for kind in ("allreduce", "reduce", "reduce_scatter", "scan", "exscan")
+}
+OBJECTS_ALLREDUCE = _MEANING["allreduce of objects"]
+OBJECTS_REDUCE = _MEANING["reduce of objects"]
+SPLIT, DUP, EMPTY = _MEANING["split"], _MEANING["dup"], _MEANING["empty"]
 """The `op` of a call that moves arrays: what these stand for, so that it fits no other call (cmo_meaning)."""
 
-_KIND: dict[str, int] = native.KINDS
 _UINT8 = code_of(np.dtype(np.uint8))
 
 

@@ -23,6 +23,10 @@ from .world import Died, World
 Fresh = Callable[..., World]
 
 
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def recorded(comm: Comm) -> list[flight.Call]:
     return flight.parse(comm._engine.flight()).calls
 
@@ -177,28 +181,73 @@ def test_who_is_missing_is_told_with_what_it_does(fresh: Fresh, stops: bool) -> 
         assert ("after allgather(1 × int64), number 1, at " in told) == ("answer" not in does), told
 
 
-def test_a_message_that_does_not_come_is_told_with_what_its_sender_does(fresh: Fresh) -> None:
-    def program(comm: Comm) -> list[str]:
+BESIDE = [Layout("aa", "shm"), Layout("aa", "tcp"), Layout("ab")]
+
+
+@pytest.mark.parametrize("layout", BESIDE, ids=str)
+@pytest.mark.parametrize("timeout", [0.3, 0.8])
+def test_a_message_that_does_not_come_is_told_with_what_its_sender_does(
+    fresh: Fresh, layout: Layout, timeout: float
+) -> None:
+    def program(comm: Comm, timeout: float) -> list[str]:
         if comm.rank == 1:
             comm.barrier()
             return []
-        comm.timeout = 0.3
+        comm.timeout = timeout
         texts = []
         for source in (1, commops.ANY):
             with pytest.raises(commops.CommTimeoutError) as caught:
                 comm.recv(source=source)
             texts.append(str(caught.value))
+        with pytest.raises(commops.CommTimeoutError) as caught:
+            comm.probe(source=1)
+        texts.append(str(caught.value))
         comm.timeout = 30
         comm.barrier()
         return texts
 
-    of_it, of_any = fresh(Layout("aa", "shm")).run(program)[0]
-    assert of_it.startswith(
-        "rank 1 has sent no message of any tag within 0.3 s; it is in barrier(), number 1, at "
-    )
-    assert of_any.startswith(
-        "no rank has sent a message of any tag within 0.3 s; rank 1 is in barrier(), number 1, at "
-    )
+    of_it, of_any, probed = fresh(layout).run(program, timeout)[0]
+    does = "is in barrier(), number 1, at "
+    assert of_it.startswith(f"rank 1 has sent no message of any tag within {timeout:g} s; it {does}")
+    assert of_any.startswith(f"no rank has sent a message of any tag within {timeout:g} s; rank 1 {does}")
+    assert probed.startswith(f"rank 1 has sent no message of any tag within {timeout:g} s; it {does}")
+
+
+@pytest.mark.parametrize("layout", BESIDE, ids=str)
+@pytest.mark.parametrize("call", ["recv", "send", "agree"])
+def test_a_rank_that_is_stopped_or_computes_is_told(fresh: Fresh, layout: Layout, call: str) -> None:
+    def program(comm: Comm, call: str) -> list[str]:
+        pids = comm.allgather(np.array(os.getpid()))
+        if comm.rank == 1:
+            comm.recv(source=0, tag=1)
+            time.sleep(1.5)  # what is told meanwhile is that it computes
+            os.kill(os.getpid(), signal.SIGSTOP)
+            comm.recv(source=0, tag=1)
+            return []
+        calls = {
+            "recv": lambda: comm.recv(source=1),
+            "send": lambda: comm.send(np.ones(1 << 22), 1),
+            "agree": lambda: comm.agree(True),
+        }
+        comm.send(np.ones(1), 1, 1)
+        texts = []
+        comm.timeout = 1
+        for _ in range(2):
+            with pytest.raises(commops.CommTimeoutError) as caught:
+                calls[call]()
+            texts.append(str(caught.value))
+            while len(texts) == 1 and state(pids[1]) != "T":
+                time.sleep(0.01)
+        os.kill(pids[1], signal.SIGCONT)
+        comm.timeout = 30
+        comm.send(np.ones(1), 1, 1)
+        return texts
+
+    computes, stopped = fresh(layout).run(program, call)[0]
+    assert " computes since " in computes
+    assert ", after recv from rank 0, at " in computes
+    # Whose memory is not here cannot say anything
+    assert ("is stopped (SIGSTOP), after" if layout.transport == "shm" else "does not answer") in stopped
 
 
 def test_what_is_no_recorder_is_refused() -> None:

@@ -224,6 +224,26 @@ def test_a_block_of_another_shape_is_refused_on_every_rank(fresh: Fresh, layout:
         assert f"float64 of shape (2, 3) to rank {last}, which expects float64 of shape (3, 2)" in text
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_who_has_closed_after_another_call_is_no_lost_rank(fresh: Fresh, layout: Layout) -> None:
+    def program(comm: Comm) -> None:
+        other = comm.dup()
+        if comm.rank == 0:
+            other.broadcast(np.zeros(3))
+            other.close()
+            for rank in range(1, comm.size):
+                comm.send(np.zeros(1), rank)
+        else:
+            comm.recv(source=0)
+            other.gather(np.zeros(3), root=0)  # waits for nobody
+            other.barrier()
+
+    closed, *others = fresh(layout, timeout=3600).outcomes(program)
+    assert closed is None
+    for text in errors(others, commops.MismatchError):
+        assert "number 1" in text or "collective 1" in text
+
+
 def test_a_root_that_is_done_may_close_after_different_calls(fresh: Fresh) -> None:
     def program(comm: Comm) -> None:
         if comm.rank == 0:

@@ -82,6 +82,7 @@ static void wire_seeds(void)
         {.kind = CMO_CREDIT, .aux = 4096},
         {.kind = CMO_BYE, .comm = 1},
         {.kind = CMO_ASK, .space = CMO_COLLECTIVE, .comm = 1, .seq = 9, .tag = CMO_ASK_TAG, .fingerprint = 1},
+        {.kind = CMO_DOING, .comm = 1, .length = CMO_DOING_BYTES},
         {.kind = CMO_FAIL, .comm = 1, .id = CMO_EMISMATCH, .aux = 1, .length = CMO_FAIL_BYTES},
     };
     enum { HEADERS = sizeof headers / sizeof *headers };

@@ -141,6 +141,7 @@ static void news_seeds(void)
         {.kind = CMO_BYE},
         {.kind = CMO_ASK, .space = CMO_COLLECTIVE, .tag = CMO_ASK_TAG},
         {.kind = CMO_ASK, .space = CMO_POINT, .tag = CMO_ASK_TAG},
+        {.kind = CMO_DOING, .length = CMO_DOING_BYTES},
         {.kind = CMO_FAIL, .id = CMO_EMISMATCH, .length = CMO_FAIL_BYTES},
         {.kind = CMO_FAIL, .id = CMO_EPEERLOST, .aux = 1, .length = CMO_FAIL_BYTES},
     };

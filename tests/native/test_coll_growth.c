@@ -17,8 +17,7 @@ enum { VECTOR = 10752, BLOCK = 16, SMALL = 1 }; /* elements of a byte; a vector 
                                                    number of ranks up to SOME leaves a rest */
 
 /* Ranks, or hosts. */
-static const int counts[] = {2, 3, 4, 7, 8, 12, 16, 28, 32, 56, 64, 96, 128, 168, 256, 336, 512, 1000, 2048, 3000,
-                             4096};
+static const int counts[] = {2, 3, 4, 7, 8, 12, 16, 28, 32, 56, 64, 96, 128, 168, 256, 336, 512, 1000, 2048, 4096};
 
 typedef struct cost {
     uint64_t steps;

@@ -1,5 +1,5 @@
-/* Every algorithm once among 1,000 ranks (those in which every rank talks to every other: among 128, since each link
- * takes memory at both ends), in segments of a few elements. */
+/* Every algorithm once among 1,000 ranks, in segments of a few elements. Those in which every rank talks to every other
+ * have 128, since each link takes memory at both ends; rings of hosts have 300, since n² messages take their time. */
 #include "check.h"
 #include "coll/coll.h"
 #include "coll_case.h"
@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MANY = 1000, SOME = 128, FEW = 40 };
+enum { MANY = 1000, RING = 300, SOME = 128, FEW = 40 };
 
 static const world_layout layouts[] = {WORLD_ONE_HOST, WORLD_OWN_HOSTS, WORLD_EVEN_HOSTS};
 static unsigned char used[256]; /* rows of cmo_algorithms */
@@ -16,7 +16,9 @@ static int ranks_for(cmo_kind kind, world_layout layout)
 {
     const char *quick = getenv("QUICK");
     if (quick && *quick != '0') return FEW;
-    return kind == CMO_ALLTOALL && layout != WORLD_ONE_HOST ? SOME : MANY;
+    if (layout != WORLD_ONE_HOST && kind == CMO_ALLTOALL) return SOME;
+    const bool rings = kind == CMO_ALLREDUCE || kind == CMO_REDUCE_SCATTER || kind == CMO_ALLGATHER;
+    return layout == WORLD_OWN_HOSTS && rings ? RING : MANY;
 }
 
 /* Calls of one kind, one after the other: tiny, and several segments long. */

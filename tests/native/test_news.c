@@ -230,14 +230,18 @@ static void test_who_asks_again_and_again_is_answered_once(void)
     close_unheard(&p);
     cmo_channel *c = world_comm(p.w, 1)->engine->channel[0];
     const cmo_header ask = {.kind = CMO_ASK, .space = CMO_COLLECTIVE, .comm = p.child[0]->id, .tag = CMO_ASK_TAG};
-    int answers = 0;
+    int byes = 0, doings = 0;
     for (int i = 0; i < 10; i++) {
         cmo_xfer *x;
         cmo_unexpected *m;
         cmo_match_arrived(c, &ask, NULL, &x, &m);
+        cmo_ask_heard(c);
     }
-    CMO_EACH(n, &c->control) answers++;
-    CHECK(answers == 1);
+    CMO_EACH(n, &c->control) {
+        byes += CMO_ENTRY(n, cmo_control, node)->data[0] == CMO_BYE;
+        doings += CMO_ENTRY(n, cmo_control, node)->data[0] == CMO_DOING;
+    }
+    CHECK(byes == 1 && doings == 1);
     world_destroy(p.w);
 }
 

@@ -67,30 +67,66 @@ static cmo_err outcome(cmo_op *op)
     return cmo_fail((cmo_err)p->error, "a rank cannot reserve shared memory for the new communicator");
 }
 
+/* Has it been left out, though it may be alive? */
+static bool is_left_out(const cmo_agreement *a, int r)
+{
+    return a->mute[r] != CMO_REFUSES && !a->alive[r] && !a->ended[r];
+}
+
+/* Whose vote is waited for. */
+static bool is_awaited(const cmo_agreement *a, int r)
+{
+    const uint8_t *has = a->proposing ? a->has_accepted : a->has_voted;
+    return a->leads ? a->alive[r] && !has[r] : a->missing[r];
+}
+
+static void list(const cmo_agreement *a, bool (*which)(const cmo_agreement *, int), char *out, size_t n)
+{
+    size_t at = 0;
+    out[0] = 0;
+    for (int r = 0; r < a->comm->size && at + 16 < n; r++)
+        if (which(a, r)) at += (size_t)snprintf(out + at, n - at, "%s%d", at ? ", " : "", r);
+}
+
+/* What the first of them do. */
+static void list_doing(const cmo_op *op, bool (*which)(const cmo_agreement *, int), char *out, size_t n)
+{
+    enum { MOST = 4 };
+    const cmo_agreement *a = op->comm->agreement;
+    size_t at = 0;
+    out[0] = 0;
+    for (int r = 0, told = 0; r < op->comm->size && told < MOST && at < n; r++) {
+        char doing[300] = "";
+        if (which(a, r)) cmo_ask_answer(op, r, doing, sizeof doing);
+        if (!doing[0]) continue;
+        at += (size_t)snprintf(out + at, n - at, "; rank %d %s", r, doing);
+        told++;
+    }
+}
+
 /* This side may not decide: without ranks that it cannot reach, or without some that live and have not called. */
 static cmo_err refusal(cmo_op *op)
 {
     const cmo_agreement *a = op->comm->agreement;
     cmo_comm *c = a->comm;
-    char ranks[CMO_TEXT / 2] = "";
+    char ranks[CMO_TEXT / 4], doing[CMO_TEXT / 2];
     const char *cause = NULL;
     int left = 0;
     bool reaches = true;
-    for (int r = 0; r < c->size; r++)
-        reaches &= a->alive[r] || a->ended[r] || a->mute[r] == CMO_REFUSES || !c->engine->dead[c->world[r]];
     for (int r = 0; r < c->size; r++) {
-        const size_t at = strlen(ranks);
         left += a->alive[r] || a->mute[r] == CMO_REFUSES;
-        if (a->mute[r] == CMO_REFUSES) continue;
-        if (!reaches && !a->alive[r]) c->lost[r] = 1;
-        if (a->alive[r] || a->ended[r]) continue;
-        if (at + 16 < sizeof ranks) snprintf(ranks + at, sizeof ranks - at, "%s%d", at ? ", " : "", r);
+        if (!is_left_out(a, r)) continue;
+        reaches &= !c->engine->dead[c->world[r]];
         if (!cause) cause = c->engine->cause[c->world[r]];
     }
+    list(a, is_left_out, ranks, sizeof ranks);
+    list_doing(op, is_left_out, doing, sizeof doing);
     if (reaches)
         return cmo_fail(CMO_ETIMEOUT,
                         "%s: no agreement within %g s, half of the time allowed; missing: %s, without which %d of %d "
-                        "ranks may not go on", name_of(op), op->timeout / 2, ranks, left, c->size);
+                        "ranks may not go on%s", name_of(op), op->timeout / 2, ranks, left, c->size, doing);
+    for (int r = 0; r < c->size; r++)
+        if (!a->alive[r] && a->mute[r] != CMO_REFUSES) c->lost[r] = 1;
     return cmo_fail(CMO_EPEERLOST,
                     "of %d ranks those that are left here, %d, may not go on: ranks %s cannot be reached (%.100s), and "
                     "may do so elsewhere", c->size, left, ranks, cause ? cause : "no answer");
@@ -111,14 +147,11 @@ static cmo_err agree_step(cmo_op *op)
 void cmo_agree_describe(const cmo_op *op, char *out, size_t n)
 {
     const cmo_agreement *a = op->comm->agreement;
-    size_t at = (size_t)snprintf(out, n, "%s: no agreement within %g s; missing:", name_of(op), op->timeout);
-    const size_t start = at;
-    const uint8_t *has = a->proposing ? a->has_accepted : a->has_voted;
-    for (int r = 0; r < op->comm->size && at + 16 < n; r++) {
-        const bool missing = a->leads ? a->alive[r] && !has[r] : a->missing[r];
-        if (missing) at += (size_t)snprintf(out + at, n - at, " %d", r);
-    }
-    if (at == start) snprintf(out + at, n - at, " %d, which has to collect the votes", a->coordinator);
+    char ranks[CMO_TEXT / 4], doing[CMO_TEXT / 2];
+    list(a, is_awaited, ranks, sizeof ranks);
+    list_doing(op, is_awaited, doing, sizeof doing);
+    if (!ranks[0]) snprintf(ranks, sizeof ranks, "%d, which has to collect the votes", a->coordinator);
+    snprintf(out, n, "%s: no agreement within %g s; missing: %s%s", name_of(op), op->timeout, ranks, doing);
 }
 
 static cmo_err enter(cmo_op *op, cmo_comm *c, cmo_agree_kind kind, uint64_t flag, double timeout, bool leaves)

@@ -26,13 +26,19 @@
  * one it is (comm/agreement.c).
  *
  * A message between two ranks may be waited for in vain too: from or to a rank that has closed the communicator, and
- * had no connection by which to say so. It is asked once, in an ASK frame of space POINT, which has no call to compare.
- * Who has closed answers with BYE; who closes later says BYE over the connection that there is now, and who dies ends
- * it. For a message from anybody, everybody is asked. */
+ * had no connection by which to say so. It is asked in an ASK frame of space POINT, which has no call to compare. Who
+ * has closed answers with BYE; who closes later says BYE over the connection that there is now, and who dies ends it.
+ * Everybody else answers what it does, in a DOING frame. For a message from anybody, everybody is asked.
+ *
+ * That is done once, and again shortly before the deadline, so that the error can tell what who is waited for does. A
+ * rank in an agreement asks for this only. */
 #include "comm/agree.h"
 #include "comm/internal.h"
 
-static const int64_t patience = CMO_SECOND / 4; /* how long a collective stands still before it is asked about */
+#include <stdio.h>
+
+static const int64_t patience = CMO_SECOND / 4; /* how long a call stands still before it is asked about */
+static const int64_t prompt = CMO_SECOND / 20;  /* who has not answered for so long does not */
 
 /* A number that changes when the call gets on. */
 static uint64_t progress_of(const cmo_op *op)
@@ -66,9 +72,9 @@ static void ask_peers(const cmo_comm *c, const cmo_op *op)
         }
 }
 
-static void ask_whether_there(const cmo_comm *c, int rank)
+static void ask_in_point(const cmo_comm *c, int rank)
 {
-    /* Whose memory we share says there that it has closed */
+    /* Whose memory we share shows there what it does, and says that it has closed */
     if (rank == c->rank || c->host[rank] == c->host[c->rank] || c->lost[rank] || c->left[rank]) return;
     cmo_channel *channel = cmo_channel_to(c->engine, c->world[rank]);
     if (!channel || channel->gone) return;
@@ -77,16 +83,53 @@ static void ask_whether_there(const cmo_comm *c, int rank)
     c->engine->moved = true;
 }
 
+/* How long before the time is up who is waited for is asked what it does. Who waits looks every tenth of a second. */
+static int64_t lead_of(const cmo_op *op)
+{
+    const int64_t part = cmo_time_of(op->timeout) / (op->endures ? 4 : 2); /* half of what an agreement may have */
+    return part < patience ? part : patience;
+}
+
 void cmo_ask_point(cmo_op *op, int64_t now)
 {
     const cmo_comm *c = op->comm;
-    const cmo_xfer *x = cmo_point_transfer(op);
-    if (x->state >= CMO_X_MOVING || c->failed) return;
-    if (!op->ask_at) op->ask_at = now + patience;
+    const int peer = op->endures ? -1 : cmo_point_transfer(op)->peer;
+    const bool ends = op->deadline != CMO_NEVER;
+    const int64_t last = ends ? op->deadline - lead_of(op) : CMO_NEVER;
+    if (c->failed && !op->endures) return;
+    if (!op->ask_at) { /* an agreement may be given up when half of the time has passed */
+        const int64_t first = !op->endures ? now + patience : ends ? last - cmo_time_of(op->timeout) / 2 : CMO_NEVER;
+        op->ask_at = first < last ? first : last;
+    }
     if (now < op->ask_at) return;
-    op->ask_at = CMO_NEVER;
+    op->ask_at = now < last ? last : CMO_NEVER;
+    op->asked_at = now;
     for (int r = 0; r < c->size; r++)
-        if (x->peer < 0 || x->peer == r) ask_whether_there(c, r);
+        if (peer < 0 || peer == r) ask_in_point(c, r);
+}
+
+void cmo_ask_answer(const cmo_op *op, int rank, char *out, size_t n)
+{
+    cmo_engine *e = op->engine;
+    const int world = op->comm->world[rank];
+    const cmo_channel *channel = e->channel[world];
+    cmo_describe_missing(e, world, out, n);
+    if (out[0] || !op->asked_at || rank == op->comm->rank || op->comm->host[rank] == op->comm->host[op->comm->rank] ||
+        e->dead[world])
+        return;
+    if (channel && channel->doing && channel->answered >= op->asked_at) snprintf(out, n, "%s", channel->doing);
+    else if (cmo_engine_now(e) - op->asked_at >= prompt) snprintf(out, n, "does not answer");
+}
+
+/* Who asks again before the answer has gone gets it once: it may ask without end, and read nothing. */
+void cmo_ask_heard(cmo_channel *channel)
+{
+    char doing[CMO_DOING_BYTES] = "";
+    CMO_EACH(n, &channel->control)
+        if (CMO_ENTRY(n, cmo_control, node)->data[0] == CMO_DOING) return;
+    cmo_describe_own(channel->engine, doing, sizeof doing);
+    cmo_channel_control(channel, &(cmo_header){.kind = CMO_DOING, .length = sizeof doing}, doing, sizeof doing);
+    channel->engine->moved = true;
 }
 
 /* ------------------------------------------------------------------ in shared memory */
@@ -123,6 +166,14 @@ static bool announced_another(const cmo_op *op, int i)
            theirs->fingerprint != op->fingerprint;
 }
 
+bool cmo_ask_compare(cmo_comm *c, int i)
+{
+    const cmo_comm *p = cmo_comm_with_pieces(c);
+    uint64_t seq, fingerprint;
+    if (!stands(p->piece[i], &seq, &fingerprint)) return false;
+    return cmo_failure_compare(c, cmo_comm_rank_of(c, p->world[p->locals[i]]), seq, fingerprint);
+}
+
 /* Compare ourselves with the ranks of our host. */
 static void look_around(cmo_comm *c, const cmo_op *op)
 {
@@ -130,12 +181,10 @@ static void look_around(cmo_comm *c, const cmo_op *op)
     if (!p->piece) return;
     stand(p->piece[p->local], c->seq, c->chain);
     for (int i = 0; i < p->nlocal && !c->failed; i++) {
-        int rank = cmo_comm_rank_of(c, p->world[p->locals[i]]);
-        uint64_t seq, fingerprint;
-        if (i == p->local) continue;
-        if (stands(p->piece[i], &seq, &fingerprint)) cmo_failure_compare(c, rank, seq, fingerprint);
+        if (i == p->local || cmo_ask_compare(c, i)) continue;
         for (const cmo_op *o = op; o && !c->failed; o = o->child)
-            if (announced_another(o, i)) cmo_failure_differs(c, rank, c->seq);
+            if (announced_another(o, i))
+                cmo_failure_differs(c, cmo_comm_rank_of(c, p->world[p->locals[i]]), c->seq);
     }
 }
 
@@ -148,11 +197,8 @@ void cmo_ask_last(cmo_comm *c)
     if (!p->piece) return;
     stand(p->piece[p->local], c->seq, c->chain);
     atomic_thread_fence(memory_order_seq_cst); /* of two who come here at once, one sees the other's words */
-    for (int i = 0; i < p->nlocal && !c->failed; i++) {
-        uint64_t seq, fingerprint;
-        if (i == p->local || !stands(p->piece[i], &seq, &fingerprint)) continue;
-        cmo_failure_compare(c, cmo_comm_rank_of(c, p->world[p->locals[i]]), seq, fingerprint);
-    }
+    for (int i = 0; i < p->nlocal && !c->failed; i++)
+        if (i != p->local) cmo_ask_compare(c, i);
 }
 
 /* ------------------------------------------------------------------ when */

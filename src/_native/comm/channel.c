@@ -67,6 +67,7 @@ void cmo_channel_free(cmo_channel *c)
     c->engine->channel[c->peer] = NULL;
     free(c->rx_buffer);
     free(c->rx_news);
+    free(c->doing);
     free(c);
 }
 
@@ -140,11 +141,12 @@ static cmo_err rx_begin(cmo_channel *c, const uint8_t *shape_bytes)
         c->rx_news = c->rx_payload = malloc(CMO_MAX_FAIL_BYTES);
         if (!c->rx_news) return cmo_fail(CMO_ENOMEM, "what rank %d tells of a failure", c->peer);
         break;
+    case CMO_DOING:
     case CMO_AGREE:
-        CMO_TRY(cmo_agree_check(h, c->engine->size));
+        if (h->kind == CMO_AGREE) CMO_TRY(cmo_agree_check(h, c->engine->size));
         free(c->rx_news);
         c->rx_news = c->rx_payload = malloc(h->length + 1);
-        if (!c->rx_news) return cmo_fail(CMO_ENOMEM, "what rank %d says in an agreement", c->peer);
+        if (!c->rx_news) return cmo_fail(CMO_ENOMEM, "what rank %d says", c->peer);
         break;
     case CMO_BYE:
         if (!cmo_match_keep(c, h, NULL)) cmo_bye_heard(c, h);
@@ -155,6 +157,7 @@ static cmo_err rx_begin(cmo_channel *c, const uint8_t *shape_bytes)
         cmo_match_arrived(c, h, NULL, &c->rx_xfer, &c->rx_unexpected);
         c->rx_xfer = NULL;
         c->rx_unexpected = NULL;
+        if (h->space == CMO_POINT) cmo_ask_heard(c);
         break;
     case CMO_NFRAMES: break;
     }
@@ -191,6 +194,13 @@ static cmo_err rx_whole(cmo_channel *c)
     if (h->kind == CMO_AGREE) {
         if (!cmo_match_keep(c, h, c->rx_news)) cmo_agree_heard(c, h, c->rx_news);
         free(c->rx_news);
+        c->rx_news = NULL;
+    }
+    if (h->kind == CMO_DOING) {
+        free(c->doing);
+        c->doing = (char *)c->rx_news;
+        c->doing[CMO_DOING_BYTES - 1] = 0;
+        c->answered = cmo_engine_now(c->engine);
         c->rx_news = NULL;
     }
     c->rx_xfer = NULL;

@@ -276,7 +276,7 @@ static void op_prepare(cmo_op *op, cmo_comm *comm, double timeout, bool shared)
     op->called = 0;
     op->recorded = 0;
     op->caller = cmo_flight_caller;
-    op->ask_at = 0;
+    op->ask_at = op->asked_at = 0;
     op->waited = op->given = op->brief = op->endures = op->overslept = op->timed = false;
     op->shared = op->apart = shared;
     op->advanced = 0;

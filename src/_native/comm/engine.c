@@ -204,7 +204,7 @@ static void pass_look(cmo_engine *e)
         cmo_op *op = CMO_ENTRY(n, cmo_op, node);
         cmo_failure_look(op->comm);
         if (op->deadline <= now) op_expire(e, op);
-        else if (!op->endures) cmo_ask_point(op, now);
+        else cmo_ask_point(op, now);
     }
 }
 

@@ -66,7 +66,7 @@ static void tell_remote(cmo_comm *c)
     c->has_told = true;
     cmo_told_write(payload, &c->told[c->rank]);
     memcpy(payload + CMO_TOLD_BYTES, c->failed_text, CMO_TEXT);
-    memcpy(payload + CMO_TOLD_BYTES + CMO_TEXT, c->told[c->rank].doing, CMO_DOING);
+    memcpy(payload + CMO_TOLD_BYTES + CMO_TEXT, c->told[c->rank].doing, CMO_DOING_BYTES);
     cmo_header h = {.kind = CMO_FAIL, .comm = c->id, .id = tells(c), .aux = (uint64_t)(lost_rank(c) + 1),
                     .fingerprint = (uint64_t)c->word.first_hand << 32 | (uint32_t)c->word.author,
                     .length = sizeof payload};
@@ -114,7 +114,7 @@ static void comm_fail(cmo_comm *comm, cmo_err err, const char *text, bool first_
     if (c->told || (c->told = calloc((size_t)c->size, sizeof *c->told))) {
         c->told[c->rank] = (cmo_told){.heard = true, .in_call = op != NULL, .seq = c->seq};
         memcpy(c->told[c->rank].recent, c->recent, sizeof c->recent);
-        cmo_describe_own(e, c->told[c->rank].doing, CMO_DOING);
+        cmo_describe_own(e, c->told[c->rank].doing, CMO_DOING_BYTES);
     }
     int64_t settle = err == CMO_EMISMATCH || err == CMO_ETIMEOUT ? settle_time
                      : err == CMO_EPEERLOST                      ? settle_time_lost : 0;
@@ -194,7 +194,7 @@ cmo_err cmo_failure_parse(const cmo_header *h, const uint8_t *payload, cmo_told 
     if (h->length != CMO_FAIL_BYTES)
         return cmo_fail(CMO_EPROTO, "a failure told in %llu bytes", (unsigned long long)h->length);
     CMO_TRY(cmo_told_parse(told, payload, CMO_TOLD_BYTES));
-    memcpy(told->doing, payload + CMO_TOLD_BYTES + CMO_TEXT, CMO_DOING - 1); /* its last byte is 0 */
+    memcpy(told->doing, payload + CMO_TOLD_BYTES + CMO_TEXT, CMO_DOING_BYTES - 1); /* its last byte is 0 */
     return CMO_OK;
 }
 
@@ -316,8 +316,12 @@ void cmo_bye_heard(cmo_channel *channel, const cmo_header *h)
     cmo_comm *c = cmo_engine_find(channel->engine, h->comm);
     if (h->comm == CMO_WORLD_ID) channel->parted = true; /* ours may be gone already */
     if (!c) return;
-    const int rank = cmo_comm_rank_of(c, channel->peer);
-    if (rank >= 0 && h->seq && !c->failed) cmo_failure_compare(c, rank, h->seq, h->fingerprint);
+    /* What it has called last is compared now, or when this rank calls as often */
+    const cmo_header last = {.kind = CMO_ASK, .space = CMO_COLLECTIVE, .comm = h->comm, .seq = h->seq,
+                             .tag = CMO_ASK_TAG, .fingerprint = h->fingerprint};
+    cmo_xfer *x;
+    cmo_unexpected *m;
+    if (h->seq && !c->failed) cmo_match_arrived(channel, &last, NULL, &x, &m);
     has_closed(c, channel->peer);
 }
 
@@ -402,6 +406,7 @@ void cmo_failure_look(cmo_comm *comm)
         if (i == p->local || !atomic_load_explicit(&p->piece[i]->closed, memory_order_acquire)) continue;
         const cmo_announcement *theirs = &p->piece[i]->announcement[op->seq % CMO_ANNOUNCEMENTS];
         if (atomic_load_explicit(&theirs->seq, memory_order_acquire) >= op->seq) continue;
+        if (cmo_ask_compare(c, i)) return;
         char text[CMO_TEXT];
         int rank = cmo_comm_rank_of(c, p->world[p->locals[i]]);
         snprintf(text, sizeof text, "rank %d has closed the communicator", rank);

@@ -75,6 +75,9 @@ typedef struct cmo_channel {
     bool parted;            /* it has closed the world communicator: its end is no failure */
     int news;               /* kept of it: FAIL, BYE, ASK and AGREE frames, see cmo_match_keep */
     uint64_t asked;         /* the last round of questions in which it got one; see engine->asks */
+    char *doing;            /* [CMO_DOING_BYTES] what it did when it was last asked, in its own words; "": it does not
+                               say. NULL: it has not answered; owned */
+    int64_t answered;       /* when that came */
 
     cmo_node control;       /* frames to be sent before any transfer's */
     cmo_node sends;         /* transfers to be announced, in the order in which they were posted */
@@ -98,7 +101,7 @@ typedef struct cmo_channel {
     uint64_t rx_left;
     cmo_xfer *rx_xfer;
     cmo_unexpected *rx_unexpected;
-    uint8_t *rx_news;       /* the payload of a FAIL or AGREE frame while it comes; owned */
+    uint8_t *rx_news;       /* the payload of a FAIL, AGREE or DOING frame while it comes; owned */
 } cmo_channel;
 
 /* The channel to a world rank, its link opened if it was not. NULL with a reason on failure. */
@@ -146,7 +149,14 @@ enum { CMO_ASK_TAG = -1 }; /* of ASK frames: no receive of a collective has it *
 
 void cmo_ask_look(cmo_comm *comm, int64_t now); /* has its collective been standing still for long? Then ask */
 void cmo_ask_last(cmo_comm *comm);                    /* at its end: have others of this host called else? */
-void cmo_ask_point(cmo_op *op, int64_t now);          /* has its message been waited for in vain so long? Then ask */
+void cmo_ask_point(cmo_op *op, int64_t now);          /* has its message, or agreement, been waited for in vain so
+                                                         long? Then ask */
+/* What a rank does, after it has been asked: as memory shows it, or as it has answered. "": it is not known. */
+void cmo_ask_answer(const cmo_op *op, int rank, char *out, size_t n);
+/* Has member i of this host, as it says in its piece, called something else as our collective of that number? Then the
+ * communicator fails. */
+bool cmo_ask_compare(cmo_comm *c, int i);
+void cmo_ask_heard(cmo_channel *channel);             /* a question whose answer is what this rank does */
 
 /* ------------------------------------------------------------------ failure.c */
 
@@ -159,7 +169,7 @@ void cmo_peer_lost(cmo_engine *e, int world, bool ended, const char *cause); /* 
 void cmo_net_failed(cmo_engine *e, const char *reason); /* no call of this rank to others can be made any more */
 /* A FAIL frame tells where its sender stood (comm/told.h), why the communicator failed, and what the sender does: texts
  * that end in it. */
-enum { CMO_FAIL_BYTES = CMO_TOLD_BYTES + CMO_TEXT + CMO_DOING };
+enum { CMO_FAIL_BYTES = CMO_TOLD_BYTES + CMO_TEXT + CMO_DOING_BYTES };
 /* What it says of its sender; a pure function. CMO_EPROTO for what no rank sends. */
 cmo_err cmo_failure_parse(const cmo_header *h, const uint8_t *payload, cmo_told *told);
 void cmo_failure_heard(cmo_channel *c, const cmo_header *h, const uint8_t *payload); /* a FAIL frame has come */

@@ -56,7 +56,8 @@ struct cmo_op {
     bool apart;                 /* who made it has not waited for it: an i… call */
     uint8_t known_as;           /* point to point: CMO_FLIGHT_… */
     double timeout;             /* seconds, for the message */
-    int64_t ask_at;             /* point to point: when to ask the peer whether it is still there; 0: not decided */
+    int64_t ask_at;             /* not a collective: when to ask whom it waits for (ask.c); 0: not decided */
+    int64_t asked_at;           /* when that was done last; 0: never */
     bool given;                 /* the role was handed to the thread that sleeps for it; under the engine's lock */
     bool overslept;             /* its deadline had long passed when anybody looked: this process stood still */
     bool timed;                 /* its start has been, exactly, and its end will be: in `called` */

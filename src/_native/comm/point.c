@@ -30,7 +30,7 @@ void cmo_point_describe(const cmo_op *op, char *out, size_t n)
     for (int r = 0, told = 0; r < c->size && told < MOST && at < n; r++) {
         char doing[300] = "";
         if (r == c->rank || (x->peer >= 0 && r != x->peer)) continue;
-        cmo_describe_missing(op->engine, c->world[r], doing, sizeof doing);
+        cmo_ask_answer(op, r, doing, sizeof doing);
         if (!doing[0]) continue;
         if (x->peer < 0) snprintf(who, sizeof who, "rank %d", r);
         at += (size_t)snprintf(out + at, n - at, "; %s %s", x->peer < 0 ? who : "it", doing);

@@ -3,6 +3,7 @@
 #define CMO_TOLD_H
 
 #include "comm/piece.h"
+#include "transport/wire.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -11,8 +12,7 @@
 enum {
     CMO_RECENT = 8,  /* collectives that error messages can tell of; as many as announcements (comm/piece.h) */
     CMO_RECENT_DIMS = 4, /* that they can tell of its array's shape */
-    CMO_UNTOLD = 255, /* instead of a number of dimensions */
-    CMO_DOING = 256  /* bytes of words on what a rank does, their end included */
+    CMO_UNTOLD = 255 /* instead of a number of dimensions */
 };
 
 typedef struct cmo_recent_call { /* a collective that was called; seq 0: none */
@@ -30,7 +30,8 @@ typedef struct cmo_told {
     bool in_call;
     uint64_t seq;            /* of the collective that it is in, or has called last */
     cmo_recent_call recent[CMO_RECENT]; /* its latest collectives, at [seq % CMO_RECENT] */
-    char doing[CMO_DOING];   /* in its own words, which are not checked; of who shares no memory with us; "": none */
+    char doing[CMO_DOING_BYTES]; /* in its own words, which are not checked; of who shares no memory with us; "":
+                                none */
 } cmo_told;
 
 /* On the wire, little-endian, without the words:

@@ -5,12 +5,12 @@ The shared library is called after this module, and holds the other modules of t
 from libc.stdint cimport int64_t
 
 from commops.core cimport (
-    CMO_ANY, CMO_EAUTH, CMO_EINTERRUPT, CMO_EINVAL, CMO_EMISMATCH, CMO_ENOMEM, CMO_EORDER, CMO_EREVOKED, CMO_ETIMEOUT,
-    CMO_ETYPE, CMO_MAX_DIMS, CMO_NDTYPES, CMO_NERRORS, CMO_NKINDS, CMO_NOPS, CMO_OK, CMO_PAGE, COMMOPS_VERSION,
-    cmo_dtype, cmo_dtype_name, cmo_err, cmo_err_name, cmo_isa_check, cmo_isa_name, cmo_kernel_for, cmo_kind,
-    cmo_kind_name, cmo_ntunables, cmo_piece_head_bytes, cmo_reason, cmo_redop, cmo_redop_name, cmo_shm_pipe_bytes,
-    cmo_tls, cmo_tls_close, cmo_tls_config, cmo_tls_open, cmo_tls_version, cmo_tunable_default, cmo_tunable_rows,
-    cmo_tunable_set, cmo_tunables, cmo_tunables_read
+    CMO_ANY, CMO_EAUTH, CMO_EINTERRUPT, CMO_EINVAL, CMO_EMISMATCH, CMO_ENOMEM, CMO_EORDER, CMO_EREVOKED,
+    CMO_ETIMEOUT, CMO_ETYPE, CMO_MAX_DIMS, CMO_NDTYPES, CMO_NERRORS, CMO_NKINDS, CMO_NMEANINGS, CMO_NOPS,
+    CMO_OBJECTS, CMO_OK, CMO_PAGE, COMMOPS_VERSION, cmo_dtype, cmo_dtype_name, cmo_err, cmo_err_name, cmo_isa_check,
+    cmo_isa_name, cmo_kernel_for, cmo_kind, cmo_kind_name, cmo_meaning_name, cmo_ntunables, cmo_piece_head_bytes,
+    cmo_reason, cmo_redop, cmo_redop_name, cmo_shm_pipe_bytes, cmo_tls, cmo_tls_close, cmo_tls_config, cmo_tls_open,
+    cmo_tls_version, cmo_tunable_default, cmo_tunable_rows, cmo_tunable_set, cmo_tunables, cmo_tunables_read
 )
 
 import numpy as np
@@ -18,6 +18,8 @@ import numpy as np
 from commops import errors
 
 KINDS = {cmo_kind_name(<cmo_kind>i).decode(): i for i in range(CMO_NKINDS)}
+MEANINGS = {cmo_meaning_name(i).decode(): i for i in range(CMO_NMEANINGS) if cmo_meaning_name(i)[0]}
+MEANINGS["objects"] = CMO_OBJECTS  # which bears the name of its kind
 OPS = {cmo_redop_name(<cmo_redop>i).decode(): i for i in range(CMO_NOPS)}
 DTYPES = [cmo_dtype_name(<cmo_dtype>i).decode() for i in range(CMO_NDTYPES)]
 ERRORS = [cmo_err_name(<cmo_err>i).decode() for i in range(CMO_NERRORS)]

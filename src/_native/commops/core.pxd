@@ -30,6 +30,9 @@ cdef extern from "commops.h" nogil:
     ctypedef enum cmo_kind:
         CMO_BARRIER, CMO_BROADCAST, CMO_ALLREDUCE, CMO_REDUCE, CMO_REDUCE_SCATTER, CMO_SCAN, CMO_GATHER, CMO_ALLGATHER
         CMO_ALLTOALL, CMO_NKINDS
+    ctypedef enum cmo_meaning:
+        CMO_OBJECTS, CMO_NMEANINGS
+    const char *cmo_meaning_name(unsigned meaning)
     ctypedef enum cmo_redop:
         CMO_NOPS
     ctypedef enum cmo_dtype:

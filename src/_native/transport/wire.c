@@ -41,6 +41,8 @@ cmo_err cmo_header_parse(cmo_header *h, const uint8_t in[CMO_HEADER_BYTES])
         return cmo_fail(CMO_EPROTO, "an error text of %llu bytes", (unsigned long long)h->length);
     if (h->kind == CMO_AGREE && h->length > CMO_MAX_AGREE_BYTES)
         return cmo_fail(CMO_EPROTO, "an agreement in %llu bytes", (unsigned long long)h->length);
+    if (h->kind == CMO_DOING && h->length != CMO_DOING_BYTES)
+        return cmo_fail(CMO_EPROTO, "what a rank does in %llu bytes", (unsigned long long)h->length);
     int bare = h->kind == CMO_CTS || h->kind == CMO_CREDIT || h->kind == CMO_BYE || h->kind == CMO_ASK;
     if (bare && h->length) return cmo_fail(CMO_EPROTO, "a frame of kind %u with a payload", h->kind);
     return CMO_OK;

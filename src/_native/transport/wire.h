@@ -24,7 +24,10 @@
  *            |                            |                     |                     | last call (seq, fingerprint)
  *     ASK    | 0, 0                       | 0                   | 0                   | none: sender waits in the call
  *            |                            |                     |                     | (seq, fingerprint) of `comm`,
- *            |                            |                     |                     | or in POINT for a message
+ *            |                            |                     |                     | or in POINT for a message or
+ *            |                            |                     |                     | an agreement: see comm/ask.c
+ *     DOING  | 0, bytes                   | 0                   | 0                   | what the sender does now, to
+ *            |                            |                     |                     | who has asked in POINT
  *     AGREE  | 0, bytes                   | 1 + sender's kind   | ballot              | see comm/ballot.h
  *
  * `space` says how a message is matched: in COLLECTIVE by (comm, source, seq, tag = phase and step of the algorithm),
@@ -40,10 +43,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CMO_HEADER_BYTES = 64, CMO_MAX_DIMS = 64, CMO_MAX_FAIL_BYTES = 4096, CMO_MAX_AGREE_BYTES = 1 << 20 };
+enum { CMO_HEADER_BYTES = 64, CMO_MAX_DIMS = 64, CMO_DOING_BYTES = 256, CMO_MAX_FAIL_BYTES = 4096,
+       CMO_MAX_AGREE_BYTES = 1 << 20 };
 
 typedef enum {
-    CMO_EAGER = 1, CMO_RTS, CMO_CTS, CMO_DATA, CMO_CREDIT, CMO_FAIL, CMO_BYE, CMO_ASK, CMO_AGREE, CMO_NFRAMES
+    CMO_EAGER = 1, CMO_RTS, CMO_CTS, CMO_DATA, CMO_CREDIT, CMO_FAIL, CMO_BYE, CMO_ASK, CMO_AGREE, CMO_DOING,
+    CMO_NFRAMES
 } cmo_frame_kind;
 typedef enum { CMO_POINT, CMO_COLLECTIVE, CMO_NSPACES } cmo_space;
 
