@@ -126,6 +126,7 @@ import json, subprocess, sys
 command = sys.argv[1:]
 if "--json" not in command:
     sys.exit(subprocess.run(command).returncode)
+print("more than a pipe holds\\n" * 10000, file=sys.stderr, flush=True)
 with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as top:
     for line in top.stdout:
         ranks = json.loads(line)

@@ -213,6 +213,28 @@ def test_a_message_that_does_not_come_is_told_with_what_its_sender_does(
     assert probed.startswith(f"rank 1 has sent no message of any tag within {timeout:g} s; it {does}")
 
 
+@pytest.mark.parametrize("layout", [Layout("aaa", "shm"), Layout("aaa", "tcp"), Layout("abc")], ids=str)
+def test_who_has_closed_is_told_so(fresh: Fresh, layout: Layout) -> None:
+    def program(comm: Comm) -> str:
+        other = comm.dup()
+        other.barrier()
+        text = ""
+        if comm.rank == 2:
+            other.close()
+        comm.barrier()
+        if comm.rank == 0:
+            other.timeout = 1
+            with pytest.raises(commops.CommTimeoutError) as caught:
+                other.recv()
+            text = str(caught.value)
+        comm.barrier()
+        return text
+
+    text = fresh(layout).run(program)[0]
+    assert "; rank 1 is in barrier(), number" in text
+    assert text.endswith("; rank 2 has closed the communicator")
+
+
 @pytest.mark.parametrize("layout", BESIDE, ids=str)
 @pytest.mark.parametrize("call", ["recv", "send", "agree"])
 def test_a_rank_that_is_stopped_or_computes_is_told(fresh: Fresh, layout: Layout, call: str) -> None:

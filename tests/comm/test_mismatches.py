@@ -224,6 +224,23 @@ def test_a_block_of_another_shape_is_refused_on_every_rank(fresh: Fresh, layout:
         assert f"float64 of shape (2, 3) to rank {last}, which expects float64 of shape (3, 2)" in text
 
 
+@pytest.mark.parametrize("layout", [Layout("aa", "tcp"), Layout("ab")], ids=str)
+def test_a_rank_that_is_far_ahead_hears_of_it(fresh: Fresh, layout: Layout) -> None:
+    def program(comm: Comm) -> None:
+        comm.broadcast(np.zeros(3))
+        if comm.rank == 0:
+            for _ in range(20):
+                comm.broadcast(np.zeros(3))
+        else:
+            comm.gather(np.zeros(4, np.int32), root=0)
+        comm.barrier()
+
+    for text in errors(fresh(layout, timeout=3600).outcomes(program), commops.MismatchError):
+        assert "number 2" in text
+        # Whoever notices it first names the other, and its own call if it still has it.
+        assert "gather(4 × int32, root=0)" in text or "rank 1 made another call" in text
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_who_has_closed_after_another_call_is_no_lost_rank(fresh: Fresh, layout: Layout) -> None:
     def program(comm: Comm) -> None:

@@ -224,6 +224,19 @@ static void test_news_of_no_communicator_do_not_pile_up(void)
     world_destroy(p.w);
 }
 
+/* What a peer says may fill what is kept of it, and still be heard, each word once, when the communicator is made. */
+static void test_all_that_is_kept_is_heard(void)
+{
+    pair p = make_pair();
+    cmo_channel *c = world_comm(p.w, 1)->engine->channel[0];
+    CHECK(cmo_match_keep(c, &(cmo_header){.kind = CMO_BYE, .comm = p.child[0]->id, .seq = 5, .fingerprint = 7}, NULL));
+    for (uint64_t i = 1; i < CMO_MOST_NEWS; i++)
+        CHECK(cmo_match_keep(c, &(cmo_header){.kind = CMO_BYE, .comm = 1000 + i, .seq = 1}, NULL));
+    make_other(&p);
+    CHECK(p.child[1]->left[0] && c->news <= CMO_MOST_NEWS);
+    world_destroy(p.w);
+}
+
 static void test_who_asks_again_and_again_is_answered_once(void)
 {
     pair p = make_pair();
@@ -327,6 +340,7 @@ int main(void)
     test_who_waits_for_a_message_of_who_has_closed_hears_of_it();
     test_who_is_late_is_waited_for();
     test_news_of_no_communicator_do_not_pile_up();
+    test_all_that_is_kept_is_heard();
     test_who_asks_again_and_again_is_answered_once();
     test_what_is_told_is_read_back();
     test_what_nobody_tells_is_refused();

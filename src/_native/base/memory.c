@@ -9,13 +9,13 @@
 
 enum { PATH = 1024, TEXT = 8192 };
 
-/* The number after `name` at the start of a line, times `unit`; 0: there is none. */
-static uint64_t number_in(const char *text, const char *name, uint64_t unit)
+/* The number after `name` at the start of a line; 0: there is none. */
+static uint64_t number_in(const char *text, const char *name)
 {
     const size_t n = strlen(name);
     for (const char *line = text; line; line = strchr(line, '\n')) {
         line += *line == '\n';
-        if (!strncmp(line, name, n)) return strtoull(line + n, NULL, 10) * unit;
+        if (!strncmp(line, name, n)) return strtoull(line + n, NULL, 10);
     }
     return 0;
 }
@@ -39,8 +39,8 @@ static bool left_in_group(const char *folder, uint64_t *left)
     if (!read_number(folder, two ? "memory.current" : "memory.usage_in_bytes", &used)) return false;
     snprintf(path, sizeof path, "%s/memory.stat", folder);
     cmo_read_file(path, text, sizeof text);
-    const uint64_t cached = number_in(text, two ? "inactive_file " : "total_inactive_file ", 1) +
-                            number_in(text, two ? "active_file " : "total_active_file ", 1);
+    const uint64_t cached = number_in(text, two ? "inactive_file " : "total_inactive_file ") +
+                            number_in(text, two ? "active_file " : "total_active_file ");
     used = used > cached ? used - cached : 0;
     *left = limit > used ? limit - used : 0;
     return true;
@@ -71,7 +71,7 @@ uint64_t cmo_memory_left_below(const char *root, char *limit, size_t n)
     limit[0] = 0;
     snprintf(path, sizeof path, "%.500s/proc/meminfo", root);
     if (cmo_read_file(path, text, sizeof text) && strstr(text, "MemAvailable:")) {
-        least = number_in(text, "MemAvailable:", 1024) + number_in(text, "SwapFree:", 1024);
+        least = 1024 * (number_in(text, "MemAvailable:") + number_in(text, "SwapFree:")); /* kB */
         snprintf(limit, n, "the memory of this system");
     }
     snprintf(path, sizeof path, "%.500s/proc/self/cgroup", root);

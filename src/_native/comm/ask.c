@@ -111,13 +111,15 @@ void cmo_ask_point(cmo_op *op, int64_t now)
 void cmo_ask_answer(const cmo_op *op, int rank, char *out, size_t n)
 {
     cmo_engine *e = op->engine;
-    const int world = op->comm->world[rank];
-    const cmo_channel *channel = e->channel[world];
-    cmo_describe_missing(e, world, out, n);
-    if (out[0] || !op->asked_at || rank == op->comm->rank || op->comm->host[rank] == op->comm->host[op->comm->rank] ||
-        e->dead[world])
-        return;
-    if (channel && channel->doing && channel->answered >= op->asked_at) snprintf(out, n, "%s", channel->doing);
+    const cmo_comm *c = op->comm;
+    const cmo_channel *channel = e->channel[c->world[rank]];
+    out[0] = 0;
+    if (c->left[rank]) snprintf(out, n, "has closed the communicator");
+    if (c->left[rank] || c->lost[rank]) return;
+    cmo_describe_missing(e, c->world[rank], out, n);
+    const bool asked = op->asked_at && channel && !channel->gone && c->host[rank] != c->host[c->rank];
+    if (out[0] || !asked) return;
+    if (channel->doing && channel->answered >= op->asked_at) snprintf(out, n, "%s", channel->doing);
     else if (cmo_engine_now(e) - op->asked_at >= prompt) snprintf(out, n, "does not answer");
 }
 

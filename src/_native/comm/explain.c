@@ -266,6 +266,7 @@ static void list_missing(const cmo_comm *c, char *out, size_t n, size_t at)
         char doing[300];
         if (standing_of(c, r, c->failed_seq) == ARRIVED) continue;
         cmo_describe_missing(c->engine, c->world[r], doing, sizeof doing);
+        if (c->left[r]) snprintf(doing, sizeof doing, "has closed the communicator");
         if (!doing[0] && !c->piece)
             snprintf(doing, sizeof doing, "%s", c->told[r].heard ? c->told[r].doing : "does not answer");
         if (!doing[0]) continue;

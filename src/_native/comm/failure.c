@@ -140,8 +140,14 @@ void cmo_comm_revoke(cmo_comm *c)
 
 void cmo_failure_differs(cmo_comm *comm, int rank, uint64_t seq)
 {
-    char text[CMO_TEXT];
-    snprintf(text, sizeof text, "rank %d made another call as number %llu", rank, (unsigned long long)seq);
+    char text[CMO_TEXT], call[256];
+    const cmo_recent_call *own = &comm->recent[seq % CMO_RECENT];
+    size_t at = (size_t)snprintf(text, sizeof text, "rank %d made another call as number %llu", rank,
+                                 (unsigned long long)seq);
+    if (own->seq == seq && !comm->outer) { /* theirs it may tell too late, or not any more */
+        cmo_describe_call(call, sizeof call, own);
+        snprintf(text + at, sizeof text - at, " than rank %d, which called %s", comm->rank, call);
+    }
     cmo_comm_fail(comm, CMO_EMISMATCH, text);
     tell_remote(cmo_comm_outermost(comm)); /* in a call or not: it is about one that we have made */
 }

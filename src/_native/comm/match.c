@@ -187,8 +187,10 @@ void cmo_match_whole(cmo_unexpected *m)
     if (m->claimed) unexpected_copy(m, m->claimed);
 }
 
+/* Make room for news of a communicator that does not exist here: of one peer no more than so much is kept. */
 static void match_forget_oldest_news(cmo_channel *c)
 {
+    if (c->news < CMO_MOST_NEWS) return;
     CMO_EACH(n, &c->engine->orphans) {
         cmo_unexpected *m = CMO_ENTRY(n, cmo_unexpected, node);
         if (m->channel != c || !is_news(&m->header)) continue;
@@ -199,7 +201,6 @@ static void match_forget_oldest_news(cmo_channel *c)
 
 static cmo_unexpected *unexpected_new(cmo_channel *c, const cmo_header *h, const uint64_t *shape)
 {
-    if (is_news(h) && c->news >= CMO_MOST_NEWS) match_forget_oldest_news(c);
     cmo_unexpected *m = calloc(1, sizeof *m);
     if (!m) return NULL;
     if (h->kind == CMO_EAGER && h->length && !(m->data = malloc(h->length))) {
@@ -277,6 +278,7 @@ void cmo_match_arrived(cmo_channel *c, const cmo_header *h, const uint64_t *shap
         return;
     }
     if (h->kind == CMO_ASK) match_forget_ask(where, c, h->comm);
+    if (h->kind == CMO_ASK && !comm) match_forget_oldest_news(c);
     cmo_unexpected *m = unexpected_new(c, h, shape);
     if (!m) {
         if (comm) cmo_comm_fail(comm, CMO_ENOMEM, "no memory for a message that came before its receive");
@@ -330,6 +332,7 @@ bool cmo_match_keep(cmo_channel *c, const cmo_header *h, const void *payload)
 {
     cmo_engine *e = c->engine;
     if (cmo_engine_find(e, h->comm) || is_closed(e, h->comm)) return false;
+    match_forget_oldest_news(c);
     cmo_unexpected *m = unexpected_new(c, h, NULL);
     if (m && h->length && (m->data = malloc(h->length))) memcpy(m->data, payload, h->length);
     if (m) cmo_list_append(&e->orphans, &m->node);

@@ -57,19 +57,26 @@ class Elsewhere:
         self.command = command
         self._ranks: list[Rank] = []
         self._arrived = threading.Event()
-        self._problem = ""
+        self._problem = self._complaint = ""
         self._process = begun(command, "--json", *arguments)
+        self._listens = threading.Thread(target=self._listen, daemon=True)
+        self._listens.start()
         threading.Thread(target=self._read, daemon=True).start()
+
+    def _listen(self) -> None:
+        """Keep the first line that it complains with; the rest is read so that it need not wait for room."""
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self._complaint = self._complaint or line.strip()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        assert self._process.stderr is not None
         try:
             for line in self._process.stdout:
                 self._ranks = unpacked(line)
                 self._arrived.set()
-            lines = self._process.stderr.read().split("\n")
-            self._problem = next((line for line in lines if line), f"exit code {self._process.wait()}")
+            self._listens.join()
+            self._problem = self._complaint or f"exit code {self._process.wait()}"
         except ValueError as error:
             self._problem = str(error)
         self._ranks = []
