@@ -16,7 +16,7 @@ IN_VENV := PATH="$(VENV)/bin:$$PATH"
 # A changed folder tells of files that are gone.
 SOURCES := $(shell find src meson.build meson.options pyproject.toml -name __pycache__ -prune -o ! -name '*.pyc' -print)
 
-.PHONY: help demo tools test test-native test-simulation test-python lint sanitize valgrind warnings \
+.PHONY: help demo test test-native test-simulation test-python lint sanitize valgrind warnings \
     aarch64-check dist bench bench-quick fuzz fuzz-corpus fuzzers soak editable clean
 .DELETE_ON_ERROR:
 
@@ -63,8 +63,6 @@ $(BUILD)/installed: $(VENV)/ready $(SOURCES)
 	$(IN_VENV) pip install --quiet --no-build-isolation -Cbuild-dir="$(BUILD)/wheel" '.[train,redis,bfloat16,tls]'
 	touch $@
 
-tools: $(VENV)/ready
-
 # The simulations, in virtual time, need a processor and no clock: they take what the tests of Python leave of it.
 test: test-native $(BUILD)/installed
 	$(MAKE) -j2 test-simulation test-python
@@ -75,9 +73,8 @@ test-native: $(BUILD)/native/build.ninja
 test-simulation: $(BUILD)/native/build.ninja
 	$(IN_VENV) nice meson test -C "$(BUILD)/native" --print-errorlogs --suite simulation
 
-# Each file in one of some processes, which wait most of the time.
 test-python: $(BUILD)/installed
-	$(IN_VENV) pytest -n 3 --dist loadfile $(PYTEST_ARGS)
+	$(IN_VENV) pytest $(PYTEST_ARGS)
 
 $(BUILD)/native/build.ninja: | $(VENV)/ready
 	$(IN_VENV) meson setup "$(BUILD)/native" -Dtests=true -Dbuildtype=debugoptimized

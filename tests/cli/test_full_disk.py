@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from .conftest import only_line
+
 SCRIPT = """
 import commops
 with commops.init() as comm:
@@ -24,6 +26,6 @@ def test_a_full_disk(command: list[str], tmp_path: Path) -> None:
             text=True, timeout=60, check=False,
         )  # fmt: skip
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    line = only_line(done.stderr)
     assert line.startswith("commops: ")
     assert line.endswith("No space left on device")

@@ -31,6 +31,12 @@ def until(holds: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
+def session(pid: int) -> int:
+    with contextlib.suppress(ProcessLookupError):  # of a rank that has ended, or does since
+        return os.getsid(pid) if pid else 0
+    return 0
+
+
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[str]:
     """Start two ranks, wait until they are stuck, and return what the job is known by."""
@@ -40,8 +46,7 @@ def job(tmp_path: Path) -> Iterator[str]:
     launcher = subprocess.Popen(command, cwd=tmp_path, env=environ, start_new_session=True)
     try:
         until(lambda: list(tmp_path.glob("asleep-*")))
-        ours = [rank for rank in flight.running() if rank.pid and os.getsid(rank.pid) == launcher.pid]
-        (name,) = {rank.recorder.job for rank in ours}
+        (name,) = {rank.recorder.job for rank in flight.running() if session(rank.pid) == launcher.pid}
         until(lambda: pids(name).keys() == {0, 1} and state(name, 0) == "in")
         yield name
     finally:
