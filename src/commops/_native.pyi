@@ -9,8 +9,10 @@ A failed call raises what `commops.errors` describes.
 from typing import Final
 
 KINDS: Final[dict[str, int]]
-MEANINGS: Final[dict[str, int]]
 """Number of each collective: "barrier", "broadcast", …"""
+
+MEANINGS: Final[dict[str, int]]
+"""Number of what the arrays of a call that only moves them stand for: "objects", "split", …"""
 
 OPS: Final[dict[str, int]]
 """Number of each reduction: "sum", "prod", …"""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,26 +15,22 @@ __all__ = ["fresh", "nursery", "worlds_of_a_test"]
 
 
 def remains(nursery: Nursery) -> dict[str, object]:
-    """Tell what these tests could leave here: processes and descriptors.
+    """Tell what these tests could leave: processes, descriptors here, files in memory.
 
     Ports, mappings and names of sockets are their processes' and go with them.
     """
-    return {"processes": nursery.ranks(), "descriptors": len(os.listdir("/proc/self/fd"))}
-
-
-def files_in_memory() -> set[str]:
-    return set(os.listdir("/dev/shm"))
+    return {
+        "processes": nursery.ranks(),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "shared memory": sorted(os.listdir("/dev/shm")),
+    }
 
 
 @pytest.fixture
 def nothing_remains(nursery: Nursery) -> Iterator[None]:
-    before, files = remains(nursery), files_in_memory()
+    before = remains(nursery)
     yield
     assert remains(nursery) == before
-    deadline = time.monotonic() + 5  # other tests, beside these, may have some for a moment
-    while files_in_memory() - files and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert files_in_memory() <= files
 
 
 @pytest.fixture
